@@ -1,0 +1,108 @@
+"""One contender in a process of its own: `python -m benchmarks.contenders WORKLOAD CONTENDER`.
+
+The child writes one JSON line when its input is loaded, and one for each command that the parent writes:
+`warm`, `pass` or `save PATH`; end of input ends it. Between its passes a contender is idle, so that the
+parent can interleave the contenders' passes finely.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from benchmarks.workloads import Call, Workload, load
+
+Pass = Callable[[], list[Any]]  # runs the whole workload once
+
+NAIVE = "tpe4-naive"
+BASELINES = ("plain", NAIVE, "tpe2-one-thread", "tpe4-one-thread")
+TORCHPOOL = ("torchpool-map", "torchpool-stdlib4", "torchpool-stdlib32")
+SEQUENTIAL = "torchpool-sequential"
+LABELS = {
+    "plain": "plain loop",
+    NAIVE: "TPE(4) naive",
+    "tpe2-one-thread": "TPE(2), 1 torch thread",
+    "tpe4-one-thread": "TPE(4), 1 torch thread",
+    "torchpool-map": "torchpool map",
+    "torchpool-stdlib4": "wrapped, stdlib TPE(4)",
+    "torchpool-stdlib32": "wrapped, stdlib TPE(32)",
+    SEQUENTIAL: "wrapped, plain loop",
+}
+
+
+def sequential(work: Workload, call: Call) -> Pass:
+    return lambda: [work.one(call, item) for item in work.items]
+
+
+def threaded(work: Workload, call: Call, workers: int) -> Pass:
+    """The stdlib loop. A fresh executor for each pass: starting it is part of what the user's script pays."""
+
+    def run() -> list[Any]:
+        with ThreadPoolExecutor(workers) as executor:
+            return list(executor.map(lambda item: work.one(call, item), work.items))
+
+    return run
+
+
+@contextmanager
+def make(name: str, work: Workload) -> Iterator[Pass]:
+    """Sets a contender up; set_num_threads, where called, comes before any thread starts, as it has to."""
+    if name == "plain":
+        yield sequential(work, work.model)
+    elif name == NAIVE:
+        yield threaded(work, work.model, 4)
+    elif name in ("tpe2-one-thread", "tpe4-one-thread"):
+        torch.set_num_threads(1)
+        yield threaded(work, work.model, int(name[3]))
+    else:
+        import torchpool
+
+        with torchpool.wrap(work.model, **work.wrap_options) as predict:
+            if name == "torchpool-map":
+                yield lambda: list(work.bulk(predict, work.items))
+            elif name == SEQUENTIAL:
+                yield sequential(work, predict)
+            else:
+                yield threaded(work, predict, int(name.removeprefix("torchpool-stdlib")))
+
+
+def status_mb(field: str) -> float:
+    """A line of /proc/self/status in MB. VmHWM is this program's own peak; getrusage adds its parent's."""
+    with open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+def main() -> None:
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints must not look like a reply
+    workload, contender = sys.argv[1:3]
+    work = load(workload)
+    print(json.dumps({"ready": True}), file=replies)
+    sys.stdin.readline()  # "warm": one whole pass that is not timed, the same for all
+    with make(contender, work) as run:
+        outputs = run()
+        print(json.dumps({"warm": True}), file=replies)
+        for line in sys.stdin:
+            command, _, argument = line.strip().partition(" ")
+            if command == "pass":
+                outputs.clear()
+                start = time.perf_counter()
+                outputs = run()
+                elapsed = time.perf_counter() - start
+                print(json.dumps({"seconds_per_item": elapsed / len(outputs)}), file=replies)
+            elif command == "save":
+                torch.save([dict(y) if hasattr(y, "keys") else y for y in outputs], argument)
+                print(json.dumps({"items": len(outputs), "peak_rss_mb": status_mb("VmHWM")}), file=replies)
+
+
+if __name__ == "__main__":
+    main()

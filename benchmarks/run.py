@@ -1,0 +1,112 @@
+"""The plain loop, thread pools and torchpool on every workload: `make demo` and `make bench`.
+
+python -m benchmarks.run --demo      a few rounds, the table only
+python -m benchmarks.run --json      more rounds, and a file under benchmarks/results/
+"""
+
+import argparse
+import datetime
+import json
+import time
+from pathlib import Path
+
+from benchmarks import machine
+from benchmarks.compare import Result, compare
+from benchmarks.contenders import BASELINES, LABELS, NAIVE, TORCHPOOL
+from benchmarks.workloads import WORKLOADS
+
+RESULTS = Path(__file__).parent / "results"
+TITLES = {
+    "lstm": "LSTMClassifier, 2,000 sequences of 1x50x10",
+    "cnn": "SimpleCNN, 1,000 digits of 1x1x28x28",
+    "documents": "MiniLM, 256 docstrings of the standard library",
+    "short": "MiniLM, their first sentences of at most 60 characters",
+}
+# More rounds where a pass is quick; the whole demo should take under three minutes on two idle cores.
+DEMO_ROUNDS = {"lstm": 4, "cnn": 4, "documents": 2, "short": 2}
+BENCH_ROUNDS = {"lstm": 15, "cnn": 15, "documents": 7, "short": 9}
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.1f} us"
+
+
+def best_pool(results: dict[str, Result]) -> float:
+    """Time per item of the best thread pool without torchpool, the naive one included."""
+    times = [results[name].best for name in BASELINES if name != "plain" and name in results]
+    return min((t for t in times if t == t), default=float("nan"))
+
+
+def table(results: dict[str, Result]) -> str:
+    naive = results[NAIVE].best if NAIVE in results else float("nan")
+    best = best_pool(results)
+    lines = [f"  {'':26}{'per item':>10}{'x naive':>9}{'x best':>9}{'difference':>12}{'peak RSS':>10}"]
+    for name, result in results.items():
+        if result.failure:
+            lines.append(f"  {LABELS[name]:26}failed: {result.failure}")
+            continue
+        lines.append(
+            f"  {LABELS[name]:26}{duration(result.best):>10}{naive / result.best:>9.2f}"
+            f"{best / result.best:>9.2f}{result.difference:>12.1e}{result.peak_rss_mb:>7.0f} MB"
+        )
+    return "\n".join(lines)
+
+
+def record(results: dict[str, Result], rounds: int) -> dict[str, object]:
+    return {
+        "rounds": rounds,
+        "best_pool_seconds_per_item": best_pool(results),
+        "contenders": {
+            name: {
+                "seconds_per_item": result.best,
+                "all_passes": result.seconds_per_item,
+                "largest_difference": result.difference,
+                "peak_rss_mb": round(result.peak_rss_mb),
+                **({"failure": result.failure.splitlines()[0]} if result.failure else {}),
+            }
+            for name, result in results.items()
+        },
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--demo", action="store_true", help="few rounds, no file")
+    parser.add_argument("--json", action="store_true", help="write benchmarks/results/<date>-<cpu>.json")
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=WORKLOADS)
+    parser.add_argument("--contenders", nargs="+", choices=LABELS, default=[*BASELINES, *TORCHPOOL])
+    parser.add_argument("--rounds", type=int, help="the same number of rounds for every workload")
+    args = parser.parse_args()
+
+    described = machine.describe()
+    print(f"{described['cpu']}, {described['cores_usable']} cores, torch {described['torch']}", flush=True)
+    names = list(dict.fromkeys(["plain", *args.contenders]))
+    report: dict[str, object] = {}
+    failed = False
+    started = time.perf_counter()
+    for workload in args.workloads:
+        rounds = args.rounds or (DEMO_ROUNDS if args.demo else BENCH_ROUNDS)[workload]
+        print(f"\n{TITLES[workload]}  (best of {rounds})", flush=True)
+        results = compare(workload, names, rounds)
+        print(table(results), flush=True)
+        report[workload] = record(results, rounds)
+        failed |= any(result.failure for result in results.values())
+    print("\nx naive, x best: times faster than TPE(4) naive, and than the best pool without torchpool")
+    print("difference: largest max|d| / max|eager| over all items")
+    print(f"{time.perf_counter() - started:.0f} s in all")
+
+    if args.json:
+        today = datetime.date.today().isoformat()
+        path = RESULTS / f"{today}-{machine.short_name()}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(
+            json.dumps({"date": today, "machine": described, "workloads": report}, indent=2) + "\n"
+        )
+        print(f"written: benchmarks/results/{path.name}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,97 @@
+#include <torch/csrc/jit/python/module_python.h>
+
+#include "bindings/bound_predictor.h"
+#include "predict/script_backend.h"
+
+namespace torchpool {
+
+namespace {
+
+py::dict histogram_to_python(const Histogram& histogram, double scale) {
+  const Histogram::Snapshot snapshot = histogram.snapshot();
+  py::dict result;
+  result["count"] = snapshot.count;
+  result["mean"] = snapshot.mean() * scale;
+  result["p50"] = static_cast<double>(snapshot.quantile(0.5)) * scale;
+  result["p99"] = static_cast<double>(snapshot.quantile(0.99)) * scale;
+  result["max"] = static_cast<double>(snapshot.max) * scale;
+  return result;
+}
+
+std::shared_ptr<BoundPredictor> make_predictor(std::shared_ptr<BoundRuntime> runtime, py::object target,
+                                               py::object learner, const std::string& name, std::int64_t queue_rows,
+                                               std::int64_t queue_bytes, bool reject, std::int64_t max_batch,
+                                               const py::object& script, const std::string& method) {
+  BoundPredictorOptions options;
+  options.name = name;
+  options.limits.rows = queue_rows;
+  options.limits.bytes = queue_bytes;
+  options.reject = reject;
+  options.max_batch = max_batch;
+  std::shared_ptr<Backend> backend;
+  if (!script.is_none()) {
+    const auto module = torch::jit::as_module(script);
+    if (!module) throw py::type_error("backend 'torchscript' needs a torch.jit.ScriptModule");
+    backend = std::make_shared<ScriptBackend>(*module, method);
+  }
+  return std::make_shared<BoundPredictor>(std::move(runtime), std::move(target), std::move(learner),
+                                          std::move(options), std::move(backend));
+}
+
+}  // namespace
+
+py::dict BoundPredictor::stats() const {
+  const auto count = [](const std::atomic<std::uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
+  py::dict result;
+  result["accepted"] = count(stats_->accepted);
+  result["resolved"] = stats_->resolved();
+  result["succeeded"] = count(stats_->succeeded);
+  result["failed"] = count(stats_->failed);
+  result["cancelled"] = count(stats_->cancelled);
+  result["expired"] = count(stats_->expired);
+  result["rejected"] = count(stats_->rejected);
+  result["inline"] = count(stats_->inlined);
+  result["waiting_rows"] = merge_->waiting_rows() + parallel_->waiting_rows() + serial_->waiting_rows();
+  result["running_batches"] = merge_->running() + parallel_->running() + serial_->running();
+  result["max_batch"] = options_.max_batch;
+  constexpr double kSeconds = 1e-9;
+  result["queue_seconds"] = histogram_to_python(stats_->queue_ns, kSeconds);
+  result["batch_seconds"] = histogram_to_python(stats_->batch_ns, kSeconds);
+  result["run_seconds"] = histogram_to_python(stats_->run_ns, kSeconds);
+  result["batch_rows"] = histogram_to_python(stats_->batch_rows, 1.0);
+  return result;
+}
+
+void register_predictor(py::module_& module) {
+  const auto options = [](int priority, std::optional<double> deadline) { return CallOptions{priority, deadline}; };
+  py::class_<BoundPredictor, std::shared_ptr<BoundPredictor>>(module, "Predictor", "Serves one model on a runtime.")
+      .def(py::init(&make_predictor), py::arg("runtime"), py::arg("target"), py::arg("learner"), py::kw_only(),
+           py::arg("name"), py::arg("queue_rows"), py::arg("queue_bytes"), py::arg("reject"), py::arg("max_batch"),
+           py::arg("script") = py::none(), py::arg("method") = "forward")
+      .def(
+          "call",
+          [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, int priority,
+                    std::optional<double> deadline) { return self.call(args, kwargs, options(priority, deadline)); },
+          py::arg("args"), py::arg("kwargs"), py::arg("priority") = 0, py::arg("deadline") = py::none())
+      .def(
+          "submit",
+          [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, py::object notified,
+                    bool to_loop, bool block, bool reject, int priority, std::optional<double> deadline) {
+            const Full full = block ? Full::kBlock : reject ? Full::kReject : Full::kByPolicy;
+            return self.submit(args, kwargs, options(priority, deadline), std::move(notified), to_loop, full);
+          },
+          py::arg("args"), py::arg("kwargs"), py::arg("notified") = py::none(), py::arg("to_loop") = false,
+          py::arg("block") = false, py::arg("reject") = false, py::arg("priority") = 0, py::arg("deadline") = py::none())
+      .def("learn", &BoundPredictor::learn_from, py::arg("args"), py::arg("kwargs"))
+      .def("is_known", &BoundPredictor::is_known, py::arg("args"), py::arg("kwargs"))
+      .def("run_plain", &BoundPredictor::run_plain, py::arg("args"), py::arg("kwargs"))
+      .def("set_max_batch", &BoundPredictor::set_max_batch)
+      .def("close", &BoundPredictor::close, py::arg("fail_waiting"))
+      .def("wait_drained", &BoundPredictor::wait_drained, py::arg("timeout") = py::none())
+      .def("stats", &BoundPredictor::stats)
+      .def("forget_learned", &BoundPredictor::forget_learned)
+      .def_property_readonly("closed", &BoundPredictor::closed)
+      .def_property_readonly("backend", &BoundPredictor::backend_name);
+}
+
+}  // namespace torchpool

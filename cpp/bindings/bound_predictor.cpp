@@ -1,0 +1,340 @@
+#include "bindings/bound_predictor.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <atomic>
+#include <cstring>
+
+#include "bindings/contract_from_python.h"
+#include "core/error.h"
+#include "predict/thread_scope.h"
+
+namespace torchpool {
+
+namespace {
+
+// A submitted input up to this size is copied at the call: the copy costs less than the trouble of an input that
+// changes under a waiting batch. Above it, a change is detected and refused.
+constexpr std::size_t kSnapshotBytes = 64 * 1024;
+
+at::Tensor copy_of(const at::Tensor& tensor) {
+  if (!tensor.is_cpu() || !tensor.is_contiguous()) return tensor.clone();
+  at::Tensor copy = at::empty(tensor.sizes(), tensor.options());
+  std::memcpy(copy.mutable_data_ptr(), tensor.const_data_ptr(), tensor.nbytes());
+  return copy;
+}
+
+MergeKey unmergeable_key() {
+  static std::atomic<std::uint64_t> next{1};
+  return {0, next.fetch_add(1, std::memory_order_relaxed)};
+}
+
+bool must_run_inline() { return Runtime::on_worker_thread() || Resolver::on_resolver_thread(); }
+
+void refuse_grad(const FlatCall& flat) {
+  if (!at::GradMode::is_enabled()) return;
+  for (const at::Tensor& leaf : flat.leaves) {
+    if (leaf.requires_grad()) {
+      throw py::type_error(
+          "an input requires grad, but a predictor computes no gradients: call it under torch.no_grad(), or pass "
+          "x.detach()");
+    }
+  }
+}
+
+}  // namespace
+
+BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, py::object target, py::object learner,
+                               BoundPredictorOptions options, std::shared_ptr<Backend> backend)
+    : runtime_(std::move(runtime)),
+      target_(std::move(target)),
+      learner_(std::move(learner)),
+      options_(std::move(options)),
+      stats_(std::make_shared<ChannelStats>()),
+      copies_(make_ref(learner_.attr("own"))) {
+  Runtime& core = runtime_->core();
+  if (!backend) backend = std::make_shared<PythonBackend>(target_);
+  handler_ = std::make_shared<Predictor>(std::move(backend), stats_, core.clock());
+  handler_->set_max_rows(options_.max_batch);
+  alone_ = std::make_shared<AloneHandler>(target_, stats_, core.clock());
+  ChannelOptions channel;
+  channel.name = options_.name;
+  channel.limits = options_.limits;
+  channel.lane = handler_->backend().lane();
+  channel.max_rows = options_.max_batch;
+  const py::gil_scoped_release release;  // the lane's threads start now and may want the lock
+  merge_ = core.open(channel, *handler_, stats_);
+  channel.lane = Lane::kInterpreter;
+  channel.max_rows = 1;
+  parallel_ = core.open(channel, *alone_, stats_);
+  channel.max_running = 1;
+  serial_ = core.open(channel, *alone_, stats_);
+}
+
+BoundPredictor::~BoundPredictor() {
+  close(true);
+  const py::gil_scoped_release release;
+  merge_.reset();
+  parallel_.reset();
+  serial_.reset();
+}
+
+const std::shared_ptr<Channel>& BoundPredictor::channel_of(Route route) const noexcept {
+  if (route == Route::kMerge) return merge_;
+  return route == Route::kParallel ? parallel_ : serial_;
+}
+
+// False when the call is of a kind that nothing is known of.
+bool BoundPredictor::take_apart(const py::tuple& args, const py::object& kwargs, Prepared& call) {
+  if (closed_) throw Closed("predictor '" + options_.name + "' is closed");
+  GilReclaimer::instance().drain();
+  PyObject* named = kwargs.is_none() ? nullptr : kwargs.ptr();
+  flatten_call(args.ptr(), named, call.flat);
+  refuse_grad(call.flat);
+  call.ambient = capture_ambient();
+  if (!call.flat.opaque.empty() || call.flat.leaves.empty() || call.ambient.must_run_here) return true;
+  call.variant = variants_.find_or_add(call.flat, call.ambient.torch_key, args.ptr(), named);
+  if (!call.variant) return true;
+  if (call.variant->route == Route::kUnknown) return false;
+  call.route = call.variant->route;
+  if (call.route == Route::kMerge) call.mismatch = call.variant->contract->fit(call.flat.leaves, call.shape);
+  return true;
+}
+
+void BoundPredictor::prepare(const py::tuple& args, const py::object& kwargs, Prepared& call) {
+  if (take_apart(args, kwargs, call)) return;
+  learn(*call.variant, args, kwargs);
+  call.route = call.variant->route;
+  if (call.route == Route::kMerge) call.mismatch = call.variant->contract->fit(call.flat.leaves, call.shape);
+}
+
+void BoundPredictor::install(Variant& variant, const py::tuple& learned) {
+  const auto route = route_from_string(learned[0].cast<std::string>());
+  variant.aliases = learned[3].cast<bool>();
+  if (route == Route::kMerge) variant.contract = contract_from_python(learned[1]);
+  if (!learned[2].is_none()) {
+    const bool bare = learned[2].attr("is_single_tensor").cast<bool>();
+    variant.result_form = std::make_shared<const PyResultForm>(bare ? nullptr : make_ref(learned[2]));
+  }
+  variant.route = route;
+}
+
+void BoundPredictor::learn(Variant& variant, const py::tuple& args, const py::object& kwargs) {
+  variant.route = Route::kLearning;
+  try {
+    install(variant, learner_.attr("learn")(variant.id, variant.form->names(), args, kwargs));
+  } catch (...) {
+    variants_.remove(variant);
+    throw;
+  }
+}
+
+// A call that departs from what earlier ones had in common. The learner runs it through the module itself: if the
+// module takes it, the answer is right and the contract may be widened; if not, the caller gets a typed error.
+py::object BoundPredictor::settle_mismatch(Prepared& call, const py::tuple& args, const py::object& kwargs) {
+  const Mismatch& mismatch = *call.mismatch;
+  const bool is_length = mismatch.kind == Mismatch::Kind::kFixedDim;
+  const auto settled = py::tuple(learner_.attr("mismatch")(call.variant->id, call.variant->form->names(), args, kwargs,
+                                                           mismatch.message, is_length));
+  if (!settled[1].is_none()) install(*call.variant, settled[1]);
+  return settled[0];
+}
+
+py::object BoundPredictor::try_plain(const py::tuple& args, const py::object& kwargs) {
+  at::NoGradGuard no_grad;
+  // A forked child's first OpenMP region on a thread that had one before the fork waits for threads that are gone.
+  const IntraOpScope one_thread(runtime_->inline_allowed() ? 0 : 1);
+  return py::reinterpret_steal<py::object>(
+      PyObject_Call(target_.ptr(), args.ptr(), kwargs.is_none() ? nullptr : kwargs.ptr()));
+}
+
+py::object BoundPredictor::run_plain(const py::tuple& args, const py::object& kwargs) {
+  py::object result = try_plain(args, kwargs);
+  if (!result) throw py::error_already_set();
+  return result;
+}
+
+// The model's own error; for an argument that is no tensor where tensors were learned, one that says so, from it.
+void BoundPredictor::refuse(const Prepared& call) {
+  if (call.flat.opaque.empty()) throw py::error_already_set();
+  py::error_already_set own;
+  const py::object typed = learner_.attr("refused_opaque")(call.flat.opaque);
+  if (typed.is_none()) throw own;
+  PyException_SetCause(typed.ptr(), py::object(own.value()).release().ptr());
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(typed.ptr())), typed.ptr());
+  throw py::error_already_set();
+}
+
+py::object BoundPredictor::run_here(const Prepared& call, const py::tuple& args, const py::object& kwargs) {
+  stats_->accepted.fetch_add(1, std::memory_order_relaxed);
+  stats_->inlined.fetch_add(1, std::memory_order_relaxed);
+  py::object result = try_plain(args, kwargs);
+  (result ? stats_->succeeded : stats_->failed).fetch_add(1, std::memory_order_relaxed);
+  if (!result) refuse(call);
+  if (call.variant && call.variant->aliases) return learner_.attr("own")(result);
+  return result;
+}
+
+std::shared_ptr<CallRequest> BoundPredictor::make_request(Prepared& call, const py::tuple& args,
+                                                          const py::object& kwargs, const CallOptions& options,
+                                                          py::object notified, bool to_loop, bool snapshot) {
+  RequestInfo info;
+  const bool merges = call.route == Route::kMerge;
+  if (merges) {
+    info = call.variant->contract->request_info(call.flat.leaves, call.shape, call.ambient.merge_key);
+  } else {
+    info.key = unmergeable_key();
+    for (const at::Tensor& leaf : call.flat.leaves) info.bytes += static_cast<std::int64_t>(leaf.nbytes());
+  }
+  info.priority = options.priority;
+  if (options.deadline) info.deadline = after_seconds(*options.deadline);
+  std::shared_ptr<CallRequest> request;
+  Reclaimer& reclaimer = GilReclaimer::instance();
+  if (notified.is_none()) {
+    request = std::make_shared<CallRequest>(info, reclaimer);
+  } else {
+    request = std::make_shared<NotifyingRequest>(info, reclaimer, to_loop ? runtime_->loops() : runtime_->futures(),
+                                                 make_ref(std::move(notified)));
+  }
+  request->ambient = call.ambient.state;
+  if (!merges && call.variant && call.variant->aliases) request->owner = copies_;
+  if (!call.variant) {
+    request->object = make_ref(py::make_tuple(args, kwargs.is_none() ? py::dict() : kwargs));
+    return request;
+  }
+  request->form = call.variant->form;
+  request->inputs = std::move(call.flat.leaves);
+  if (merges) {
+    request->contract = call.variant->contract;
+    request->shape = std::move(call.shape);
+    request->result_form = call.variant->result_form;
+  }
+  if (!snapshot) return request;
+  for (std::size_t i = 0; i < request->inputs.size(); ++i) {
+    at::Tensor& input = request->inputs[i];
+    if (input.nbytes() <= kSnapshotBytes) {
+      input = copy_of(input);
+    } else {
+      request->versions.resize(request->inputs.size(), -1);
+      if (!input.is_inference()) request->versions[i] = static_cast<std::int64_t>(input._version());
+    }
+  }
+  return request;
+}
+
+void BoundPredictor::admit(const std::shared_ptr<CallRequest>& request, Channel& channel, Full full) {
+  const bool rejects = full == Full::kReject || (full == Full::kByPolicy && options_.reject);
+  const bool slices = handles_signals();
+  const Admission admission = must_run_inline() ? Admission::kBypass : rejects ? Admission::kReject : Admission::kBlock;
+  for (;;) {
+    PushResult pushed = PushResult::kTimedOut;
+    {
+      const py::gil_scoped_release release;
+      pushed = channel.submit(request, admission, slices ? signal_slice() : kNever);
+    }
+    if (pushed == PushResult::kAdmitted) break;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  }
+  if (request->info.deadline != kNever) runtime_->core().watch_deadline(request);
+}
+
+py::object BoundPredictor::run_queued(Prepared& call, const py::tuple& args, const py::object& kwargs,
+                                      const CallOptions& options) {
+  const std::shared_ptr<Channel> channel = channel_of(call.route);
+  const auto request = make_request(call, args, kwargs, options, py::none(), false, false);
+  admit(request, *channel, Full::kByPolicy);
+  wait_for(*request, *channel, kNever);  // a deadline resolves the request itself
+  return take_result(*request);
+}
+
+py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs, const CallOptions& options) {
+  Prepared call;
+  prepare(args, kwargs, call);
+  if (call.mismatch) return settle_mismatch(call, args, kwargs);
+  // Nested: a worker that waited for another call could wait for itself. Torch modes and functorch cannot move.
+  if (must_run_inline() || call.ambient.must_run_here) return run_here(call, args, kwargs);
+  if (options.deadline) return run_queued(call, args, kwargs, options);
+  const bool any_thread = !call.variant || call.route == Route::kLearning || call.route == Route::kDirect ||
+                          call.route == Route::kParallel;
+  if (any_thread) return run_here(call, args, kwargs);
+  // Nothing runs or waits: handing the call over would only cost. It has all cores, as a lone call should.
+  if (runtime_->inline_allowed()) {
+    if (const InlineLease lease = runtime_->core().try_inline(*channel_of(call.route))) {
+      return run_here(call, args, kwargs);
+    }
+  }
+  return run_queued(call, args, kwargs, options);
+}
+
+Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
+                               py::object notified, bool to_loop, Full full) {
+  Prepared call;
+  prepare(args, kwargs, call);
+  if (call.mismatch) return Pending(settle_mismatch(call, args, kwargs));
+  if (must_run_inline() || call.ambient.must_run_here) {
+    try {
+      return Pending(run_here(call, args, kwargs));
+    } catch (py::error_already_set& error) {
+      return Pending::failed(error.value());
+    }
+  }
+  const std::shared_ptr<Channel> channel = channel_of(call.route);
+  auto request = make_request(call, args, kwargs, options, notified, to_loop, true);
+  Pending pending(request, channel);
+  // Before it is admitted: it may be done, and `notified` looked at, before this call returns.
+  if (!notified.is_none()) notified.attr("_pending") = py::cast(pending);
+  try {
+    admit(request, *channel, full);
+  } catch (...) {
+    request->forget_notified();
+    throw;
+  }
+  return pending;
+}
+
+void BoundPredictor::set_max_batch(std::int64_t rows) {
+  options_.max_batch = rows;
+  merge_->set_max_rows(rows);
+  handler_->set_max_rows(rows);
+}
+
+void BoundPredictor::close(bool fail_waiting) noexcept {
+  closed_ = true;
+  const py::gil_scoped_release release;
+  merge_->close(fail_waiting);
+  parallel_->close(fail_waiting);
+  serial_->close(fail_waiting);
+}
+
+bool BoundPredictor::wait_drained(std::optional<double> timeout) {
+  const TimePoint until = timeout ? after_seconds(*timeout) : kNever;
+  for (const auto& channel : {merge_, parallel_, serial_}) {
+    for (;;) {
+      bool drained = false;
+      {
+        const py::gil_scoped_release release;
+        drained = channel->wait_drained(std::min(until, signal_slice()));
+      }
+      if (drained) break;
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      if (Clock::steady().now() >= until) return false;
+    }
+  }
+  return true;
+}
+
+void BoundPredictor::learn_from(const py::tuple& args, const py::object& kwargs) {
+  Prepared call;
+  prepare(args, kwargs, call);
+}
+
+bool BoundPredictor::is_known(const py::tuple& args, const py::object& kwargs) {
+  Prepared call;
+  return take_apart(args, kwargs, call) && !call.mismatch;
+}
+
+void BoundPredictor::forget_learned() { variants_ = VariantTable(); }
+
+}  // namespace torchpool

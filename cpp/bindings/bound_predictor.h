@@ -1,0 +1,100 @@
+// A call's way from Python to a channel and back.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "bindings/bound_runtime.h"
+#include "bindings/pending.h"
+#include "bindings/python_backend.h"
+#include "bindings/variant.h"
+#include "predict/predictor.h"
+
+namespace torchpool {
+
+struct BoundPredictorOptions {
+  std::string name;
+  QueueLimits limits;
+  bool reject = false;  // a full queue refuses instead of blocking
+  std::int64_t max_batch = 32;
+};
+
+// What one call asks for beside its arguments.
+struct CallOptions {
+  std::int32_t priority = 0;
+  std::optional<double> deadline;  // seconds from the call
+};
+
+// How submit() deals with a full queue.
+enum class Full : std::uint8_t { kByPolicy, kBlock, kReject };
+
+class BoundPredictor {
+ public:
+  // `learner` answers for calls of an unknown kind: learn(variant, names, args, kwargs) and mismatch(variant, ...).
+  // `script` is a ScriptModule's C++ module and method, or empty for the python backend.
+  BoundPredictor(std::shared_ptr<BoundRuntime> runtime, py::object target, py::object learner,
+                 BoundPredictorOptions options, std::shared_ptr<Backend> backend);
+  ~BoundPredictor();
+
+  py::object call(const py::tuple& args, const py::object& kwargs, const CallOptions& options);
+  // `notified`: given to the runtime's futures (or loops) notifier once the request is done; None for none.
+  Pending submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options, py::object notified,
+                 bool to_loop, Full full);
+
+  // Learns how calls like this one are served, if that is not known yet; runs the model some times.
+  void learn_from(const py::tuple& args, const py::object& kwargs);
+  // False when a call would first have to be learned from, or does not fit what was learned.
+  bool is_known(const py::tuple& args, const py::object& kwargs);
+  // The model's own call on this thread, without gradients.
+  py::object run_plain(const py::tuple& args, const py::object& kwargs);
+  void set_max_batch(std::int64_t rows);
+  void close(bool fail_waiting) noexcept;
+  bool wait_drained(std::optional<double> timeout);
+  py::dict stats() const;
+  std::string backend_name() const { return handler_->backend().name(); }
+  bool closed() const noexcept { return closed_; }
+  void forget_learned();
+
+ private:
+  struct Prepared {
+    FlatCall flat;
+    Ambient ambient;
+    std::shared_ptr<Variant> variant;  // null: an opaque call
+    Route route = Route::kSerial;
+    CallShape shape;
+    std::optional<Mismatch> mismatch;
+  };
+  bool take_apart(const py::tuple& args, const py::object& kwargs, Prepared& call);
+  void prepare(const py::tuple& args, const py::object& kwargs, Prepared& call);
+  py::object try_plain(const py::tuple& args, const py::object& kwargs);
+  void learn(Variant& variant, const py::tuple& args, const py::object& kwargs);
+  static void install(Variant& variant, const py::tuple& learned);
+  py::object settle_mismatch(Prepared& call, const py::tuple& args, const py::object& kwargs);
+  [[noreturn]] void refuse(const Prepared& call);
+  py::object run_here(const Prepared& call, const py::tuple& args, const py::object& kwargs);
+  std::shared_ptr<CallRequest> make_request(Prepared& call, const py::tuple& args, const py::object& kwargs,
+                                            const CallOptions& options, py::object notified, bool to_loop,
+                                            bool snapshot);
+  const std::shared_ptr<Channel>& channel_of(Route route) const noexcept;
+  void admit(const std::shared_ptr<CallRequest>& request, Channel& channel, Full full);
+  py::object run_queued(Prepared& call, const py::tuple& args, const py::object& kwargs, const CallOptions& options);
+
+  std::shared_ptr<BoundRuntime> runtime_;
+  py::object target_;
+  py::object learner_;
+  BoundPredictorOptions options_;
+  std::shared_ptr<ChannelStats> stats_;
+  PyRef copies_;  // the learner's own(): a result with all its tensors copied
+  std::shared_ptr<Predictor> handler_;
+  std::shared_ptr<AloneHandler> alone_;
+  std::shared_ptr<Channel> merge_;
+  std::shared_ptr<Channel> parallel_;
+  std::shared_ptr<Channel> serial_;
+  VariantTable variants_;
+  bool closed_ = false;
+};
+
+void register_predictor(py::module_& module);
+
+}  // namespace torchpool

@@ -1,0 +1,36 @@
+// A Runtime with what Python adds: the gate of its interpreter lane and the threads that notify.
+#pragma once
+
+#include <memory>
+
+#include "bindings/resolver.h"
+#include "core/runtime.h"
+
+namespace torchpool {
+
+class BoundRuntime {
+ public:
+  // `notify_futures` and `notify_loops` are called with lists of what was given to submit().
+  BoundRuntime(int workers, py::object notify_futures, py::object notify_loops);
+  ~BoundRuntime();  // close()
+
+  Runtime& core() noexcept { return *core_; }
+  const std::shared_ptr<Resolver>& futures() const noexcept { return futures_; }
+  const std::shared_ptr<Resolver>& loops() const noexcept { return loops_; }
+  // A caller may run its own call on its own thread when nothing else is to do.
+  bool inline_allowed() const noexcept { return inline_allowed_; }
+  void forbid_inline() noexcept { inline_allowed_ = false; }
+  // Fails what waits with Closed, lets what runs finish, joins. Releases the interpreter's lock meanwhile. Idempotent.
+  void close();
+
+ private:
+  bool inline_allowed_ = true;
+  GilGate gate_;
+  std::shared_ptr<Resolver> futures_;
+  std::shared_ptr<Resolver> loops_;
+  std::unique_ptr<Runtime> core_;
+};
+
+void register_runtime(py::module_& module);
+
+}  // namespace torchpool

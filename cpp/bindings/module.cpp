@@ -1,0 +1,14 @@
+// The extension module: what Python sees, in the order that a call meets it.
+#include "bindings/bound_predictor.h"
+#include "bindings/bound_runtime.h"
+#include "bindings/errors.h"
+#include "bindings/pending.h"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "The C++ core of torchpool. Private: use the torchpool package.";
+  module.attr("torch_version") = TORCHPOOL_TORCH_VERSION;
+  torchpool::register_errors(module);
+  torchpool::register_runtime(module);
+  torchpool::register_pending(module);
+  torchpool::register_predictor(module);
+}

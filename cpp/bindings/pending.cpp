@@ -1,0 +1,99 @@
+#include "bindings/pending.h"
+
+#include <algorithm>
+#include <atomic>
+#include <limits>
+
+#include "bindings/python_backend.h"
+#include "core/error.h"
+
+namespace torchpool {
+
+namespace {
+
+// Python promises Ctrl-C within 0.1 s; a waiting main thread looks for signals twice as often.
+constexpr auto kSignalSlice = std::chrono::milliseconds(50);
+std::atomic<unsigned long> main_thread{0};
+
+Parker& own_parker() {
+  thread_local Parker parker;
+  return parker;
+}
+
+}  // namespace
+
+void set_main_thread() { main_thread.store(PyThread_get_thread_ident(), std::memory_order_relaxed); }
+
+bool handles_signals() { return PyThread_get_thread_ident() == main_thread.load(std::memory_order_relaxed); }
+
+TimePoint signal_slice() { return Clock::steady().now() + kSignalSlice; }
+
+Pending Pending::failed(py::object error) {
+  Pending pending{py::none()};
+  pending.error_ = std::move(error);
+  return pending;
+}
+
+TimePoint after_seconds(double seconds) {
+  if (!(seconds < 1e9)) return kNever;
+  return Clock::steady().now() + std::chrono::duration_cast<Duration>(std::chrono::duration<double>(std::max(seconds, 0.0)));
+}
+
+bool wait_for(CallRequest& request, Channel& channel, TimePoint until) {
+  if (request.done()) return true;
+  const bool slices = handles_signals();
+  for (;;) {
+    const TimePoint slice = slices ? std::min(until, signal_slice()) : until;
+    bool resolved = false;
+    {
+      const py::gil_scoped_release release;
+      resolved = request.wait_until(own_parker(), slice);
+    }
+    if (resolved) return true;
+    if (slices && PyErr_CheckSignals() != 0) {
+      channel.cancel(request);
+      throw py::error_already_set();
+    }
+    if (Clock::steady().now() >= until) return request.done();
+  }
+}
+
+py::object take_result(const CallRequest& request) {
+  if (request.error()) raise_to_python(request.error());
+  if (request.object) return borrow(request.object);
+  return static_cast<const PyResultForm&>(*request.result_form).rebuild(request.outputs);
+}
+
+bool Pending::cancel() noexcept {
+  if (!request_) return false;
+  return channel_->cancel(*request_) || request_->state() == RequestState::kCancelled;
+}
+
+bool Pending::wait(std::optional<double> timeout) {
+  if (!request_) return true;
+  return wait_for(*request_, *channel_, timeout ? after_seconds(*timeout) : kNever);
+}
+
+py::object Pending::result() {
+  if (error_) {
+    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error_.ptr())), error_.ptr());
+    throw py::error_already_set();
+  }
+  if (!request_) return ready_;
+  if (!request_->done()) throw Error("the request is not done; wait() for it first");
+  return take_result(*request_);
+}
+
+void register_pending(py::module_& module) {
+  set_main_thread();
+  py::class_<Pending>(module, "Pending", "A submitted call.")
+      .def_property_readonly("ready", &Pending::ready)
+      .def("done", &Pending::done)
+      .def("running", &Pending::running)
+      .def("cancelled", &Pending::cancelled)
+      .def("cancel", &Pending::cancel)
+      .def("wait", &Pending::wait, py::arg("timeout") = py::none())
+      .def("result", &Pending::result);
+}
+
+}  // namespace torchpool

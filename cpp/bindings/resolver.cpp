@@ -1,0 +1,57 @@
+#include "bindings/resolver.h"
+
+namespace torchpool {
+
+namespace {
+thread_local bool is_resolver_thread = false;
+}
+
+bool Resolver::on_resolver_thread() noexcept { return is_resolver_thread; }
+
+void Resolver::push(PyRef notified) noexcept {
+  MutexLock lock(mutex_);
+  waiting_.push_back(std::move(notified));
+  if (!thread_.joinable() && !closed_) thread_ = std::thread([this] { run(); });
+  if (waiting_.size() == 1) ready_.notify_one();
+}
+
+void Resolver::close() {
+  std::thread thread;
+  {
+    MutexLock lock(mutex_);
+    closed_ = true;
+    thread.swap(thread_);
+    ready_.notify_one();
+  }
+  if (thread.joinable()) thread.join();
+}
+
+void Resolver::run() {
+  is_resolver_thread = true;
+  GilGate gate;
+  std::vector<PyRef> lot;
+  for (;;) {
+    {
+      MutexLock lock(mutex_);
+      while (waiting_.empty() && !closed_) ready_.wait(mutex_);
+      if (waiting_.empty()) break;
+    }
+    gate.enter();  // before the lot is taken: it grows while the lock is waited for
+    {
+      MutexLock lock(mutex_);
+      lot.swap(waiting_);
+    }
+    try {
+      py::list notified(lot.size());
+      for (std::size_t i = 0; i < lot.size(); ++i) notified[i] = borrow(lot[i]);
+      lot.clear();
+      borrow(handler_)(notified);
+    } catch (py::error_already_set& error) {
+      error.discard_as_unraisable("torchpool: notifying of finished requests");
+    }
+    gate.leave();
+  }
+  GilGate::stop_thread();
+}
+
+}  // namespace torchpool

@@ -1,0 +1,53 @@
+// Tells Python of requests that are done: a thread of its own, so that workers never wait for the interpreter's lock.
+#pragma once
+
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "bindings/gil.h"
+#include "core/mutex.h"
+#include "predict/call_request.h"
+
+namespace torchpool {
+
+// Collects what is to be notified and hands it to `handler(list)` in lots: one hold of the lock for many. Futures and
+// asyncio have one each, so that a slow callback of a future delays no event loop.
+class Resolver {
+ public:
+  explicit Resolver(py::object handler) : handler_(make_ref(std::move(handler))) {}
+  // Never blocks on the interpreter's lock. The thread starts with the first call.
+  void push(PyRef notified) noexcept TP_EXCLUDES(mutex_);
+  // Hands over what is left and ends the thread. Requires that the lock is not held. Idempotent.
+  void close() TP_EXCLUDES(mutex_);
+  // True on a thread of any resolver: what runs there must not wait for another request.
+  static bool on_resolver_thread() noexcept;
+
+ private:
+  void run() TP_EXCLUDES(mutex_);
+
+  PyRef handler_;
+  Mutex mutex_;
+  CondVar ready_;
+  std::vector<PyRef> waiting_ TP_GUARDED_BY(mutex_);
+  bool closed_ TP_GUARDED_BY(mutex_) = false;
+  std::thread thread_ TP_GUARDED_BY(mutex_);
+};
+
+// A request that notifies a resolver instead of waking a waiter only.
+class NotifyingRequest : public CallRequest {
+ public:
+  NotifyingRequest(const RequestInfo& facts, Reclaimer& reclaimer, std::shared_ptr<Resolver> resolver, PyRef notified)
+      : CallRequest(facts, reclaimer), resolver_(std::move(resolver)), notified_(std::move(notified)) {}
+
+  void forget_notified() noexcept override { notified_.reset(); }
+
+ protected:
+  void on_resolved() noexcept override { resolver_->push(std::move(notified_)); }
+
+ private:
+  std::shared_ptr<Resolver> resolver_;
+  PyRef notified_;  // often refers back to this request; handed on at the end, so the cycle ends there
+};
+
+}  // namespace torchpool

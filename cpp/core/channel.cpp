@@ -1,0 +1,84 @@
+#include "core/channel.h"
+
+#include <utility>
+
+#include "core/error.h"
+#include "core/scheduler.h"
+#include "core/worker.h"
+
+namespace torchpool {
+namespace {
+
+thread_local int leases_of_this_thread = 0;
+
+}  // namespace
+
+Channel::Channel(std::shared_ptr<ChannelState> state) : state_(std::move(state)) {}
+
+Channel::~Channel() {
+  close(true);
+  if (scheduler_of_this_thread() == nullptr) wait_drained(kNever);
+}
+
+PushResult Channel::submit(const RequestPtr& request, Admission admission, TimePoint give_up) {
+  const PushResult result = state_->queue->push(request, admission, give_up);
+  if (result == PushResult::kAdmitted) state_->scheduler->notify(state_);
+  return result;
+}
+
+bool Channel::cancel(Request& request) noexcept {
+  if (!request.try_cancel()) return false;
+  state_->queue->forget(request);
+  if (state_->queue->waiting() == 0) state_->scheduler->notify_drained(*state_);
+  return true;
+}
+
+void Channel::close(bool fail_waiting) {
+  state_->open.store(false);
+  state_->queue->close();
+  if (!fail_waiting) return;
+  state_->queue->fail_waiting(std::make_exception_ptr(Closed("closed before the call started")));
+  state_->scheduler->notify_drained(*state_);
+}
+
+bool Channel::wait_drained(TimePoint until) {
+  return state_->scheduler->wait_drained(*state_, until);
+}
+
+void Channel::set_max_rows(std::int64_t rows) noexcept {
+  state_->max_rows.store(rows, std::memory_order_relaxed);
+}
+
+std::int64_t Channel::waiting_rows() const noexcept {
+  return state_->queue->waiting_rows();
+}
+
+int Channel::running() const noexcept {
+  return state_->running.load(std::memory_order_relaxed);
+}
+
+InlineLease::InlineLease(std::shared_ptr<ChannelState> state) noexcept : state_(std::move(state)) {
+  ++leases_of_this_thread;
+}
+
+bool InlineLease::held_by_this_thread() noexcept { return leases_of_this_thread > 0; }
+
+InlineLease& InlineLease::operator=(InlineLease&& other) noexcept {
+  if (this == &other) return *this;
+  give_back();
+  state_ = std::move(other.state_);
+  return *this;
+}
+
+int InlineLease::cores() const noexcept {
+  return state_ == nullptr ? 0 : state_->scheduler->cores();
+}
+
+void InlineLease::give_back() noexcept {
+  if (state_ == nullptr) return;
+  --leases_of_this_thread;
+  state_->scheduler->end_inline(state_);
+  state_.reset();
+}
+
+}  // namespace torchpool

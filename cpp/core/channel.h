@@ -1,0 +1,77 @@
+// One predictor's way into a runtime.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "core/admission_queue.h"
+#include "core/task.h"
+
+namespace torchpool {
+
+// Makes a task of a batch: what a predictor is to the runtime. Called on the worker with no lock held. What
+// it throws fails the batch.
+class BatchHandler {
+ public:
+  virtual ~BatchHandler() = default;
+  virtual std::unique_ptr<Task> make_task(Batch batch) = 0;
+};
+
+struct ChannelOptions {
+  std::string name;
+  Lane lane = Lane::kCompute;
+  std::int64_t max_rows = 1;  // of a batch
+  int max_running = 0;        // batches at a time; 0: as many as there are workers; 1: in order of arrival
+  QueueLimits limits;
+};
+
+struct ChannelState;
+
+// One stream of requests of one predictor in one lane: its queue, its statistics, its place in the runtime's
+// rotation. Safe to use and destroy after its runtime was closed or destroyed.
+class Channel {
+ public:
+  explicit Channel(std::shared_ptr<ChannelState> state);
+  // Closes, fails what waits, and waits for what runs. On a worker thread it does not wait, since what runs
+  // may be that very worker: the handler must then outlive the batches that run.
+  ~Channel();
+  Channel(const Channel&) = delete;
+  Channel& operator=(const Channel&) = delete;
+
+  // As AdmissionQueue::push, then wakes a worker.
+  PushResult submit(const RequestPtr& request, Admission admission, TimePoint give_up);
+  // Cancels where it has not started; frees its place. True when this call cancelled it.
+  bool cancel(Request& request) noexcept;
+  void close(bool fail_waiting);       // refuses from now on; idempotent
+  bool wait_drained(TimePoint until);  // nothing waits and nothing runs
+  void set_max_rows(std::int64_t rows) noexcept;
+  std::int64_t waiting_rows() const noexcept;
+  int running() const noexcept;
+
+ private:
+  friend class Runtime;
+  std::shared_ptr<ChannelState> state_;
+};
+
+// All idle cores, leased to a caller that runs its own call; given back at destruction. Work that arrives
+// meanwhile waits, as it would for a worker. Requires: not held while its channel is destroyed.
+class InlineLease {
+ public:
+  InlineLease() = default;
+  explicit InlineLease(std::shared_ptr<ChannelState> state) noexcept;  // of a granted Scheduler::try_inline
+  InlineLease(InlineLease&&) noexcept = default;
+  InlineLease& operator=(InlineLease&&) noexcept;
+  ~InlineLease() { give_back(); }
+  explicit operator bool() const noexcept { return state_ != nullptr; }
+  int cores() const noexcept;  // 0 when not granted
+  // True while this thread has one: what it submits then waits for itself, so nested calls must run on the spot.
+  // Requires: a lease is given back by the thread that got it.
+  static bool held_by_this_thread() noexcept;
+
+ private:
+  void give_back() noexcept;
+  std::shared_ptr<ChannelState> state_;
+};
+
+}  // namespace torchpool

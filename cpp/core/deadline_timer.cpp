@@ -1,0 +1,76 @@
+#include "core/deadline_timer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/admission_queue.h"
+
+namespace torchpool {
+
+void DeadlineTimer::watch(const RequestPtr& request) {
+  const TimePoint deadline = request->info.deadline;
+  if (deadline == kNever) return;
+  MutexLock lock(mutex_);
+  if (stopping_) return;
+  if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
+  if (heap_.size() >= sweep_at_) sweep_locked();
+  const bool first = heap_.empty() || deadline < heap_.front().deadline;
+  heap_.push_back({deadline, request});
+  std::push_heap(heap_.begin(), heap_.end());
+  if (first) changed_.notify_one();
+}
+
+// A weak reference keeps the memory of its request: what is gone is dropped once it may be half of the heap.
+void DeadlineTimer::sweep_locked() {
+  std::erase_if(heap_, [](const Entry& entry) { return entry.request.expired(); });
+  std::make_heap(heap_.begin(), heap_.end());
+  sweep_at_ = std::max(kFirstSweep, heap_.size() * 2);
+}
+
+void DeadlineTimer::stop() {
+  std::thread thread;
+  {
+    MutexLock lock(mutex_);
+    stopping_ = true;
+    thread = std::move(thread_);
+    changed_.notify_one();
+  }
+  if (thread.joinable()) thread.join();
+}
+
+std::size_t DeadlineTimer::watched() const {
+  MutexLock lock(mutex_);
+  return heap_.size();
+}
+
+void DeadlineTimer::run() {
+  for (;;) {
+    std::vector<Entry> due;
+    {
+      MutexLock lock(mutex_);
+      while (!stopping_ && (heap_.empty() || heap_.front().deadline > clock_.now())) {
+        clock_.wait_until(changed_, mutex_, heap_.empty() ? kNever : heap_.front().deadline);
+      }
+      if (stopping_) {
+        due.swap(heap_);
+        return;
+      }
+      const TimePoint now = clock_.now();
+      while (!heap_.empty() && heap_.front().deadline <= now) {
+        std::pop_heap(heap_.begin(), heap_.end());
+        due.push_back(std::move(heap_.back()));
+        heap_.pop_back();
+      }
+    }
+    for (const Entry& entry : due) {
+      if (const RequestPtr request = entry.request.lock()) expire(request);
+    }
+  }
+}
+
+void DeadlineTimer::expire(const RequestPtr& request) noexcept {
+  if (!request->try_expire()) return;
+  if (const std::shared_ptr<AdmissionQueue> queue = request->place_.lock()) queue->forget(*request);
+}
+
+}  // namespace torchpool

@@ -1,0 +1,35 @@
+// Puts one thread to sleep until another one wakes it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "core/clock.h"
+
+namespace torchpool {
+
+// Requires: one thread parks at a time; any thread may unpark.
+// Guarantees: an unpark before a park is remembered (once) and costs no system call; what the unparking
+// thread wrote before is visible after. Destruction: legal once every unpark has been received by a park (or
+// has returned) and no thread parks.
+class Parker {
+ public:
+  explicit Parker(Clock& clock = Clock::steady()) : clock_(clock) {}
+
+  void park() { park_until(kNever); }
+  // False when `until` passed without a permit.
+  bool park_until(TimePoint until) TP_EXCLUDES(mutex_);
+  void unpark() TP_EXCLUDES(mutex_);
+  // Takes a permit that is there already, without waiting.
+  bool try_take() noexcept;
+
+ private:
+  enum State : std::uint32_t { kEmpty, kPermit, kParked };
+
+  Clock& clock_;
+  std::atomic<std::uint32_t> state_{kEmpty};  // enters and leaves kParked under mutex_
+  Mutex mutex_;
+  CondVar cv_;
+};
+
+}  // namespace torchpool

@@ -1,0 +1,83 @@
+#include "core/request.h"
+
+#include <utility>
+
+#include "core/error.h"
+#include "core/stats.h"
+
+namespace torchpool {
+
+const char* to_string(RequestState state) noexcept {
+  switch (state) {
+    case RequestState::kCreated:
+      return "created";
+    case RequestState::kQueued:
+      return "queued";
+    case RequestState::kRunning:
+      return "running";
+    case RequestState::kSucceeded:
+      return "succeeded";
+    case RequestState::kFailed:
+      return "failed";
+    case RequestState::kCancelled:
+      return "cancelled";
+    case RequestState::kExpired:
+      return "expired";
+  }
+  return "unknown";
+}
+
+bool Request::mark_queued(std::shared_ptr<ChannelStats> stats) noexcept {
+  if (state() != RequestState::kCreated) return false;
+  stats_ = std::move(stats);
+  // Counted before the step: from then on another thread may resolve it, and accepted must not lag behind
+  // resolved.
+  if (stats_ != nullptr) stats_->accepted.fetch_add(1, std::memory_order_relaxed);
+  state_.store(RequestState::kQueued, std::memory_order_release);
+  return true;
+}
+
+bool Request::try_start() noexcept {
+  RequestState expected = RequestState::kQueued;
+  return state_.compare_exchange_strong(expected, RequestState::kRunning, std::memory_order_acq_rel);
+}
+
+bool Request::try_cancel() noexcept {
+  if (state() != RequestState::kQueued) return false;
+  return finish(RequestState::kQueued, RequestState::kCancelled,
+                std::make_exception_ptr(Cancelled("the call was cancelled before it started")));
+}
+
+bool Request::try_expire() noexcept {
+  const RequestState seen = state();
+  if (seen != RequestState::kQueued && seen != RequestState::kRunning) return false;
+  const auto error = std::make_exception_ptr(DeadlineExceeded("the deadline of the call passed"));
+  return finish(RequestState::kQueued, RequestState::kExpired, error) ||
+         finish(RequestState::kRunning, RequestState::kExpired, error);
+}
+
+bool Request::succeed() noexcept {
+  return finish(RequestState::kRunning, RequestState::kSucceeded, nullptr);
+}
+
+bool Request::fail(std::exception_ptr error) noexcept {
+  return finish(RequestState::kQueued, RequestState::kFailed, error) ||
+         finish(RequestState::kRunning, RequestState::kFailed, error);
+}
+
+bool Request::finish(RequestState from, RequestState to, const std::exception_ptr& error) noexcept {
+  if (!state_.compare_exchange_strong(from, to, std::memory_order_acq_rel)) return false;
+  error_ = error;
+  if (stats_ != nullptr) {
+    std::atomic<std::uint64_t>& counter = to == RequestState::kSucceeded   ? stats_->succeeded
+                                          : to == RequestState::kFailed    ? stats_->failed
+                                          : to == RequestState::kCancelled ? stats_->cancelled
+                                                                           : stats_->expired;
+    counter.fetch_add(1, std::memory_order_relaxed);
+  }
+  completion_.resolve();
+  on_resolved();
+  return true;
+}
+
+}  // namespace torchpool

@@ -1,0 +1,98 @@
+#include "core/runtime.h"
+
+#include <stdexcept>
+#include <utility>
+
+#include "core/error.h"
+#include "core/scheduler.h"
+#include "core/topology.h"
+#include "core/worker.h"
+
+namespace torchpool {
+
+Runtime::Runtime(RuntimeOptions options)
+    : options_(std::move(options)),
+      workers_(options_.workers > 0 ? options_.workers : usable_cores(read_topology())),
+      clock_(options_.clock != nullptr ? *options_.clock : Clock::steady()),
+      scheduler_(std::make_shared<Scheduler>(workers_, clock_)),
+      timer_(clock_) {}
+
+Runtime::~Runtime() {
+  close();
+}
+
+std::shared_ptr<Channel> Runtime::open(ChannelOptions options, BatchHandler& handler,
+                                       std::shared_ptr<ChannelStats> stats) {
+  ensure_started(options.lane);
+  auto state = std::make_shared<ChannelState>(std::move(options), handler, std::move(stats), scheduler_,
+                                              clock_, workers_);
+  scheduler_->add_channel(state);
+  return std::make_shared<Channel>(std::move(state));
+}
+
+void Runtime::post(Lane lane, std::unique_ptr<Task> task) {
+  ensure_started(lane);
+  TaskRun run;
+  run.task = std::move(task);
+  run.lane = lane;
+  scheduler_->post(std::move(run));
+}
+
+InlineLease Runtime::try_inline(Channel& channel) {
+  return scheduler_->try_inline(*channel.state_) ? InlineLease(channel.state_) : InlineLease();
+}
+
+void Runtime::watch_deadline(const RequestPtr& request) {
+  timer_.watch(request);
+}
+
+void Runtime::ensure_started(Lane lane) {
+  std::atomic<bool>& up = lane_up_[static_cast<std::size_t>(lane)];
+  if (up.load(std::memory_order_acquire)) return;
+  MutexLock lock(start_mutex_);
+  if (up.load(std::memory_order_relaxed)) return;
+  if (scheduler_->stopping()) throw Closed("the runtime is closed");
+  const LaneHooks& hooks = lane == Lane::kCompute ? options_.compute : options_.interpreter;
+  scheduler_->add_workers(lane, workers_);
+  ThreadPool::Hooks thread_hooks;
+  thread_hooks.start = hooks.start;
+  thread_hooks.stop = hooks.stop;
+  // `hooks` lives as long as this runtime, which joins; the scheduler may be needed by a channel for longer.
+  thread_hooks.body = [scheduler = scheduler_, lane, &hooks](int worker) {
+    run_worker(*scheduler, scheduler->worker(lane, worker), hooks);
+  };
+  try {
+    pools_[static_cast<std::size_t>(lane)] = std::make_unique<ThreadPool>(workers_, std::move(thread_hooks));
+  } catch (...) {
+    scheduler_->remove_workers(lane);
+    throw;
+  }
+  up.store(true, std::memory_order_release);
+}
+
+void Runtime::close() {
+  if (scheduler_of_this_thread() == scheduler_.get())
+    throw std::logic_error("a runtime cannot be closed by its worker");
+  scheduler_->close();
+  {
+    MutexLock lock(start_mutex_);
+    for (const std::unique_ptr<ThreadPool>& pool : pools_) {
+      if (pool != nullptr) pool->join();
+    }
+  }
+  timer_.stop();
+}
+
+int Runtime::workers() const noexcept {
+  return workers_;
+}
+
+Clock& Runtime::clock() const noexcept {
+  return clock_;
+}
+
+bool Runtime::on_worker_thread() noexcept {
+  return scheduler_of_this_thread() != nullptr;
+}
+
+}  // namespace torchpool

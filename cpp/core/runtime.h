@@ -1,0 +1,75 @@
+// Workers and cores shared by all predictors of a process.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <functional>
+#include <memory>
+
+#include "core/channel.h"
+#include "core/deadline_timer.h"
+#include "core/event.h"
+#include "core/task.h"
+#include "core/thread_pool.h"
+#include "core/topology.h"
+
+namespace torchpool {
+
+// Run on the worker's own thread, with no lock of the core but the one that keeps starts apart.
+struct LaneHooks {
+  // A throw rolls the start of the lane back and is thrown from the open() or post() that started it.
+  std::function<void(int worker)> start;
+  std::function<void(int worker)> idle;  // before it parks; must not throw
+  std::function<void(int worker)> stop;  // must not throw
+  LaneGate* gate = nullptr;              // outlives the runtime's close()
+};
+
+struct RuntimeOptions {
+  int workers = 0;         // and cores to lease; 0: usable_cores()
+  Clock* clock = nullptr;  // null: Clock::steady()
+  LaneHooks compute;
+  LaneHooks interpreter;
+};
+
+class Scheduler;
+
+// A lane's workers start with the first open() or post() for it: an unused lane costs no threads.
+class Runtime {
+ public:
+  explicit Runtime(RuntimeOptions options = {});
+  ~Runtime();  // close(); not on a worker's thread
+  Runtime(const Runtime&) = delete;
+  Runtime& operator=(const Runtime&) = delete;
+
+  // Throws Closed. The handler must outlive the channel.
+  std::shared_ptr<Channel> open(ChannelOptions options, BatchHandler& handler,
+                                std::shared_ptr<ChannelStats> stats);
+  // A task that is not a batch. Throws Closed.
+  void post(Lane lane, std::unique_ptr<Task> task);
+  // Granted only when nothing runs and nothing waits anywhere, and the channel is open.
+  InlineLease try_inline(Channel& channel);
+  // Expires the request at its deadline, queued or running, whoever waits for it. Requires: it was submitted.
+  void watch_deadline(const RequestPtr& request);
+
+  // Refuses new work, fails what waits with Closed, drops tasks between two steps, lets steps that run end,
+  // joins the workers. Idempotent; std::logic_error on a thread of its own workers.
+  void close();
+  int workers() const noexcept;
+  Clock& clock() const noexcept;
+  // True on a thread of any runtime's workers.
+  static bool on_worker_thread() noexcept;
+
+ private:
+  void ensure_started(Lane lane) TP_EXCLUDES(start_mutex_);
+
+  const RuntimeOptions options_;
+  const int workers_;
+  Clock& clock_;
+  const std::shared_ptr<Scheduler> scheduler_;
+  DeadlineTimer timer_;
+  std::array<std::atomic<bool>, 2> lane_up_{};
+  Mutex start_mutex_;  // held while threads start and join; no other lock is taken before it
+  std::array<std::unique_ptr<ThreadPool>, 2> pools_ TP_GUARDED_BY(start_mutex_);
+};
+
+}  // namespace torchpool

@@ -1,0 +1,159 @@
+// Who runs what next on which cores: the state that a runtime, its channels and its workers share.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <unordered_set>
+#include <vector>
+
+#include "core/channel.h"
+#include "core/event.h"
+#include "core/parker.h"
+
+namespace torchpool {
+
+class Scheduler;
+
+// What a Channel, the rotation and running batches share, so that each may go first.
+struct ChannelState {
+  ChannelState(ChannelOptions options, BatchHandler& batch_handler,
+               std::shared_ptr<ChannelStats> channel_stats, std::shared_ptr<Scheduler> runtime_scheduler,
+               Clock& clock, int workers);
+
+  const std::string name;
+  const Lane lane;
+  const int max_running;
+  std::atomic<std::int64_t> max_rows;
+  BatchHandler& handler;
+  const std::shared_ptr<ChannelStats> stats;
+  const std::shared_ptr<AdmissionQueue> queue;
+  const std::shared_ptr<Scheduler> scheduler;
+
+  std::atomic<bool> open{true};
+  // Written under the scheduler's mutex, read without.
+  std::atomic<int> running{0};  // batches from their pick until their task is destroyed, and inline calls
+  std::atomic<bool> in_rotation{false};  // sequentially consistent: see Scheduler::notify
+  CondVar drained;                       // with the scheduler's mutex
+};
+using ChannelStatePtr = std::shared_ptr<ChannelState>;
+
+// A task with what its end has to account for.
+struct TaskRun {
+  std::unique_ptr<Task> task;
+  ChannelStatePtr channel;  // null for a posted one
+  TimePoint started{};
+  Lane lane = Lane::kCompute;
+};
+
+// A worker as the scheduler sees it.
+struct WorkerSlot {
+  WorkerSlot(int worker_index, Lane worker_lane) : index(worker_index), lane(worker_lane) {}
+  const int index;
+  const Lane lane;
+  Parker parker;
+  bool woken = false;  // it is the one of its lane that is on its way to work; under the scheduler's mutex
+};
+
+// What a worker got to do: a step of `run.task`, or a batch of `run.channel` where there is no task yet.
+struct Assignment {
+  TaskRun run;
+  BatchLimits limits;
+  int cores = 0;   // to use
+  int leased = 0;  // to give back
+};
+
+// Rules, per lane:
+// - One rotation (first in, first out) of channels with waiting work and of tasks that are ready to step.
+// - A worker may take from it while a core is idle. A lane that runs nothing may take one item even so, on a
+// core that
+//   another lane uses: a batch that waits for the interpreter must not stop compute work, nor a busy compute
+//   lane starve the interpreter's.
+// - At most one worker is on its way to work; once it has taken, it wakes the next one if anything is left.
+// - Workers are woken last parked first: that one's caches are warm.
+class Scheduler : public std::enable_shared_from_this<Scheduler> {
+ public:
+  Scheduler(int cores, Clock& clock) : cores_(cores), clock_(clock), idle_cores_(cores) {}
+
+  // The slots of a lane's workers, which are about to start; undone by remove_workers() when they could not.
+  void add_workers(Lane lane, int workers) TP_EXCLUDES(mutex_);
+  void remove_workers(Lane lane) TP_EXCLUDES(mutex_);
+  WorkerSlot& worker(Lane lane, int index) TP_EXCLUDES(mutex_);
+
+  void add_channel(const ChannelStatePtr& channel) TP_EXCLUDES(mutex_);  // throws Closed
+  void post(TaskRun run) TP_EXCLUDES(mutex_);                            // throws Closed
+  // After a push: sees to it that the channel is served.
+  void notify(const ChannelStatePtr& channel) TP_EXCLUDES(mutex_);
+  // After waiting requests left in another way than by a batch.
+  void notify_drained(ChannelState& channel) TP_EXCLUDES(mutex_);
+  bool wait_drained(ChannelState& channel, TimePoint until) TP_EXCLUDES(mutex_);
+
+  bool try_inline(ChannelState& channel) TP_EXCLUDES(mutex_);
+  void end_inline(const ChannelStatePtr& channel) TP_EXCLUDES(mutex_);
+
+  // The steps of a worker's round. True when there may be work (then pick()), false when it was marked as
+  // parked (then park and ask again) - or when stopping() ends it.
+  bool expect_work(WorkerSlot& worker) TP_EXCLUDES(mutex_);
+  bool stopping() const noexcept { return stopping_.load(std::memory_order_acquire); }
+  bool pick(WorkerSlot& worker, Assignment& assignment) TP_EXCLUDES(mutex_);
+  // After the batch was taken: puts the channel back, leases the remaining cores if nothing else waits, else
+  // wakes the next worker.
+  void started(WorkerSlot& worker, Assignment& assignment) TP_EXCLUDES(mutex_);
+  // The ends of a step. Each gives the cores back. The task was destroyed:
+  void finished(WorkerSlot& worker, Assignment& assignment) TP_EXCLUDES(mutex_);
+  // It steps again behind the other work / once the event is set. False when the runtime closes: nothing was
+  // done, and the task is to be destroyed.
+  bool again(WorkerSlot& worker, Assignment& assignment) TP_EXCLUDES(mutex_);
+  bool suspend(WorkerSlot& worker, Assignment& assignment, Event& event) TP_EXCLUDES(mutex_);
+
+  // Refuses, fails what waits with Closed, destroys the tasks that are between two steps, and lets the
+  // workers end.
+  void close() TP_EXCLUDES(mutex_);
+  Clock& clock() const noexcept { return clock_; }
+  int cores() const noexcept { return cores_; }
+
+ private:
+  class Suspended;  // a task that waits for its event
+  friend class Suspended;
+
+  // Either a channel or a task.
+  struct Ready {
+    ChannelStatePtr channel;
+    TaskRun run;
+  };
+  struct LaneState {
+    std::vector<std::unique_ptr<WorkerSlot>> workers;
+    std::vector<WorkerSlot*> parked;
+    std::deque<Ready> rotation;
+    int busy = 0;         // workers between pick() and the end of the step
+    bool waking = false;  // one worker is on its way to work
+  };
+  // Parkers to unpark once the mutex is free, at most one a lane.
+  struct Wake {
+    std::array<WorkerSlot*, 2> workers{};
+    void now() const;
+  };
+
+  LaneState& lane_locked(Lane lane) TP_REQUIRES(mutex_) { return lanes_[static_cast<std::size_t>(lane)]; }
+  bool runnable_locked(const LaneState& lane) const TP_REQUIRES(mutex_);
+  std::int64_t share_locked(const LaneState& lane, const ChannelState& channel) const TP_REQUIRES(mutex_);
+  void enter_rotation_locked(const ChannelStatePtr& channel) TP_REQUIRES(mutex_);
+  void enter_rotation_locked(TaskRun run) TP_REQUIRES(mutex_);
+  void leave_channel_locked(const ChannelStatePtr& channel) TP_REQUIRES(mutex_);
+  Wake give_back_locked(WorkerSlot& worker, Assignment& assignment) TP_REQUIRES(mutex_);
+  Wake wake_locked() TP_REQUIRES(mutex_);
+  void destroy_runs(std::vector<TaskRun> runs) TP_EXCLUDES(mutex_);
+
+  const int cores_;
+  Clock& clock_;
+  Mutex mutex_;
+  std::atomic<bool> stopping_{false};  // written under the mutex
+  int idle_cores_ TP_GUARDED_BY(mutex_);
+  bool inline_call_ TP_GUARDED_BY(mutex_) = false;  // a caller has all cores
+  std::array<LaneState, 2> lanes_ TP_GUARDED_BY(mutex_);
+  std::unordered_set<std::shared_ptr<Suspended>> suspended_ TP_GUARDED_BY(mutex_);
+  std::vector<std::weak_ptr<ChannelState>> channels_ TP_GUARDED_BY(mutex_);
+};
+
+}  // namespace torchpool

@@ -1,0 +1,51 @@
+// Counters and histograms of one channel; written without locks, read while they move.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+
+#include "core/clock.h"
+
+namespace torchpool {
+
+// Powers of two: bucket i counts values in [2^(i-1), 2^i), bucket 0 counts zero.
+class Histogram {
+ public:
+  static constexpr int kBuckets = 48;
+  struct Snapshot {
+    std::array<std::uint64_t, kBuckets> buckets{};
+    std::uint64_t count = 0;
+    std::uint64_t sum = 0;
+    std::uint64_t max = 0;
+    double mean() const noexcept;
+    // Upper edge of the bucket that holds the q-th value, at most `max`.
+    std::uint64_t quantile(double q) const noexcept;
+  };
+  void record(std::uint64_t value) noexcept;
+  Snapshot snapshot() const noexcept;
+
+ private:
+  std::array<std::atomic<std::uint64_t>, kBuckets> buckets_{};
+  std::atomic<std::uint64_t> sum_{0};
+  std::atomic<std::uint64_t> max_{0};
+};
+
+// accepted == succeeded + failed + cancelled + expired once everything is resolved, on every way out.
+struct ChannelStats {
+  std::atomic<std::uint64_t> accepted{0};
+  std::atomic<std::uint64_t> succeeded{0};
+  std::atomic<std::uint64_t> failed{0};
+  std::atomic<std::uint64_t> cancelled{0};
+  std::atomic<std::uint64_t> expired{0};
+  std::atomic<std::uint64_t> rejected{0};  // never accepted
+  std::atomic<std::uint64_t> inlined{
+      0};              // run on their caller's thread; counted as accepted and succeeded / failed too
+  Histogram queue_ns;  // admission to start
+  Histogram batch_ns;  // start to resolved, per batch
+  Histogram run_ns;    // the backend alone, per batch
+  Histogram batch_rows;
+  std::uint64_t resolved() const noexcept;
+};
+
+}  // namespace torchpool

@@ -1,0 +1,110 @@
+#include "core/worker.h"
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include "core/stats.h"
+
+namespace torchpool {
+namespace {
+
+thread_local const Scheduler* current_scheduler = nullptr;
+
+class Worker {
+ public:
+  Worker(Scheduler& scheduler, WorkerSlot& slot, const LaneHooks& hooks)
+      : scheduler_(scheduler), slot_(slot), hooks_(hooks) {}
+
+  void run() {
+    while (!scheduler_.stopping()) {
+      if (!scheduler_.expect_work(slot_)) {
+        if (scheduler_.stopping()) return;
+        if (hooks_.idle) hooks_.idle(slot_.index);
+        slot_.parker.park();
+        continue;
+      }
+      // Entered before anything is taken or leased: it may take long, and the batch grows meanwhile.
+      if (hooks_.gate != nullptr) hooks_.gate->enter();
+      Assignment assignment;
+      if (scheduler_.pick(slot_, assignment)) work(assignment);
+      leave_gate();
+    }
+  }
+
+ private:
+  void leave_gate() noexcept {
+    if (hooks_.gate != nullptr) hooks_.gate->leave();
+  }
+
+  void work(Assignment& assignment) {
+    TaskRun& run = assignment.run;
+    if (run.task == nullptr) {
+      make_task(assignment);
+    } else {
+      scheduler_.started(slot_, assignment);
+    }
+    if (run.task == nullptr) {
+      end(assignment);
+      return;
+    }
+    WorkerContext context{slot_.index, slot_.lane, assignment.cores, hooks_.gate};
+    const Step step = run.task->step(context);
+    if (step.kind == Step::Kind::kDone) {
+      end(assignment);
+      return;
+    }
+    leave_gate();
+    const bool kept = step.kind == Step::Kind::kAgain ? scheduler_.again(slot_, assignment)
+                                                      : scheduler_.suspend(slot_, assignment, *step.event);
+    if (!kept) end(assignment);
+  }
+
+  // Leaves no task behind when nothing was waiting any more or no task could be made.
+  void make_task(Assignment& assignment) {
+    TaskRun& run = assignment.run;
+    Batch batch = run.channel->queue->take(assignment.limits);
+    scheduler_.started(slot_, assignment);
+    if (batch.empty()) return;
+    run.started = scheduler_.clock().now();
+    run.channel->stats->batch_rows.record(static_cast<std::uint64_t>(batch.rows()));
+    BatchRescue rescue;
+    try {
+      run.task = run.channel->handler.make_task(std::move(batch));
+    } catch (...) {
+      rescue.fail_all(std::current_exception());
+    }
+  }
+
+  // The task goes first, with the gate as it left it: what it owns may need the interpreter, and its
+  // requests' memory must not outlive it. Only then does its batch stop counting as running.
+  void end(Assignment& assignment) {
+    TaskRun& run = assignment.run;
+    const bool ran = run.task != nullptr;
+    run.task.reset();
+    leave_gate();
+    if (ran && run.channel != nullptr) {
+      const auto took = std::max(Duration::zero(), Duration(scheduler_.clock().now() - run.started));
+      run.channel->stats->batch_ns.record(static_cast<std::uint64_t>(took.count()));
+    }
+    scheduler_.finished(slot_, assignment);
+  }
+
+  Scheduler& scheduler_;
+  WorkerSlot& slot_;
+  const LaneHooks& hooks_;
+};
+
+}  // namespace
+
+void run_worker(Scheduler& scheduler, WorkerSlot& slot, const LaneHooks& hooks) {
+  current_scheduler = &scheduler;
+  Worker(scheduler, slot, hooks).run();
+  current_scheduler = nullptr;
+}
+
+const Scheduler* scheduler_of_this_thread() noexcept {
+  return current_scheduler;
+}
+
+}  // namespace torchpool

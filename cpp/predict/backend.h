@@ -1,0 +1,50 @@
+// What runs a batch.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/task.h"
+
+namespace torchpool {
+
+// How a call's tensors sit among its arguments (and which other values it was called with). The bindings know; layers
+// below pass it on.
+class CallForm {
+ public:
+  virtual ~CallForm() = default;
+};
+
+// How the tensors of a result sit in the model's own output type.
+class ResultForm {
+ public:
+  virtual ~ResultForm() = default;
+};
+
+struct BackendResult {
+  std::vector<at::Tensor> outputs;
+  std::shared_ptr<const ResultForm> form;
+};
+
+// The caller's thread-local state that a run must see (autocast, ...). Empty: the plain state.
+class AmbientState {
+ public:
+  virtual ~AmbientState() = default;
+};
+
+// Requires: run() may be called from several workers at once. The tensors handed over may be dropped by run().
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string name() const = 0;
+  virtual Lane lane() const noexcept = 0;
+  // Whatever the model raises comes out as an exception. Returned tensors are referred to by nobody else who could
+  // drop them later under a lock that a worker must not wait for.
+  virtual BackendResult run(const CallForm& form, std::vector<at::Tensor> inputs, const AmbientState* ambient,
+                            WorkerContext& context) = 0;
+};
+
+}  // namespace torchpool

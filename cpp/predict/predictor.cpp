@@ -1,0 +1,149 @@
+#include "predict/predictor.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+
+#include <utility>
+
+#include "core/error.h"
+#include "predict/collate.h"
+#include "predict/split.h"
+#include "predict/thread_scope.h"
+
+namespace torchpool {
+
+namespace {
+
+class BatchTask : public Task {
+ public:
+  BatchTask(std::shared_ptr<Predictor> predictor, Batch batch)
+      : predictor_(std::move(predictor)), batch_(std::move(batch)) {}
+  Step step(WorkerContext& context) noexcept override {
+    predictor_->run(batch_, context);
+    return Step::done();
+  }
+
+ private:
+  std::shared_ptr<Predictor> predictor_;
+  Batch batch_;
+};
+
+void check_unwritten(const CallRequest& request) {
+  for (std::size_t i = 0; i < request.versions.size(); ++i) {
+    if (request.versions[i] >= 0 && request.versions[i] != request.inputs[i]._version()) {
+      throw Error("input '" + request.contract->inputs[i].name +
+                  "' was written to after it was submitted and before its result was ready; inputs above 64 KiB are "
+                  "not copied at the call: wait for the result, or submit a clone()");
+    }
+  }
+}
+
+bool can_run_in_parts(const CallRequest& request) {
+  for (const InputSpec& spec : request.contract->inputs) {
+    if (spec.stacked) return false;
+  }
+  for (const OutputSpec& spec : request.contract->outputs) {
+    if (!spec.batch_dim) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+std::unique_ptr<Task> Predictor::make_task(Batch batch) {
+  return std::make_unique<BatchTask>(shared_from_this(), std::move(batch));
+}
+
+void Predictor::run(const Batch& batch, WorkerContext& context) noexcept {
+  std::vector<std::shared_ptr<CallRequest>> members;
+  members.reserve(batch.size());
+  for (const RequestPtr& request : batch.requests()) {
+    members.push_back(std::static_pointer_cast<CallRequest>(request));
+  }
+  run_members(members, context);
+}
+
+// Halves a failing batch until the calls that fail stand alone: k bad calls among n cost about k log2(n) more runs,
+// where running all n alone again would let one bad call slow down all its neighbours.
+void Predictor::run_members(Members members, WorkerContext& context) noexcept {
+  std::exception_ptr error;
+  try {
+    run_together(members, context);
+    return;
+  } catch (...) {
+    error = std::current_exception();
+  }
+  if (members.size() == 1) {
+    members.front()->fail(std::exchange(error, nullptr));
+    return;
+  }
+  error = nullptr;  // it holds the batch's data through its traceback; each call raises its own
+  if (context.gate != nullptr) context.gate->enter();
+  run_members(members.first(members.size() / 2), context);
+  if (context.gate != nullptr) context.gate->enter();
+  run_members(members.subspan(members.size() / 2), context);
+}
+
+BackendResult Predictor::run_backend(const CallRequest& like, std::vector<at::Tensor> inputs, WorkerContext& context) {
+  const TimePoint start = clock_.now();
+  BackendResult result = backend_->run(*like.form, std::move(inputs), like.ambient.get(), context);
+  stats_->run_ns.record(static_cast<std::uint64_t>((clock_.now() - start).count()));
+  return result;
+}
+
+void Predictor::run_together(Members members, WorkerContext& context) {
+  at::NoGradGuard no_grad;
+  set_intra_op_threads(context.cores);
+  const Contract& contract = *members.front()->contract;
+  std::vector<Member> parts;
+  parts.reserve(members.size());
+  std::int64_t rows = 0;
+  for (const auto& member : members) {
+    check_unwritten(*member);
+    parts.push_back({&member->inputs, &member->shape});
+    rows += member->shape.rows;
+  }
+  if (const auto max_rows = max_rows_.load(std::memory_order_relaxed);
+      members.size() == 1 && rows > max_rows && can_run_in_parts(*members.front())) {
+    run_in_parts(*members.front(), max_rows, context);
+    return;
+  }
+  std::vector<std::int64_t> padded_to;
+  BackendResult result = run_backend(*members.front(), collate(contract, parts, padded_to), context);
+  context.leave_gate();
+  check_outputs(contract, result.outputs, rows);
+  std::int64_t row = 0;
+  const bool whole = members.size() == 1 && !contract.aliases;
+  for (const auto& member : members) {
+    member->outputs = split(contract, result.outputs, member->shape, padded_to, row, whole);
+    if (result.form) member->result_form = result.form;
+    row += member->shape.rows;
+  }
+  result.outputs.clear();
+  for (const auto& member : members) member->succeed();
+}
+
+void Predictor::run_in_parts(CallRequest& request, std::int64_t max_rows, WorkerContext& context) {
+  const Contract& contract = *request.contract;
+  std::vector<std::vector<at::Tensor>> parts(contract.outputs.size());
+  for (std::int64_t row = 0; row < request.shape.rows; row += max_rows) {
+    const std::int64_t rows = std::min(max_rows, request.shape.rows - row);
+    std::vector<at::Tensor> inputs;
+    for (std::size_t i = 0; i < contract.inputs.size(); ++i) {
+      const auto batch_dim = contract.inputs[i].batch_dim;
+      inputs.push_back(batch_dim ? request.inputs[i].narrow(*batch_dim, row, rows) : request.inputs[i]);
+    }
+    if (context.gate != nullptr) context.gate->enter();
+    BackendResult result = run_backend(request, std::move(inputs), context);
+    check_outputs(contract, result.outputs, rows);
+    for (std::size_t i = 0; i < parts.size(); ++i) parts[i].push_back(std::move(result.outputs[i]));
+    if (result.form) request.result_form = result.form;
+  }
+  context.leave_gate();
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    request.outputs.push_back(at::cat(parts[i], *contract.outputs[i].batch_dim));
+  }
+  request.succeed();
+}
+
+}  // namespace torchpool

@@ -1,0 +1,22 @@
+"""Run PyTorch predict loops at the speed of the hardware: wrap the model, keep the loop."""
+
+from torchpool import _compatibility as _compatibility  # first: says why the extension cannot be loaded
+from torchpool._build_info import VERSION as __version__
+from torchpool._core import Closed, QueueFull
+from torchpool.contract import Contract
+from torchpool.predictor import Predictor
+from torchpool.report import Explanation
+from torchpool.runtime import Runtime, default_runtime
+from torchpool.wrap import wrap
+
+__all__ = [
+    "Closed",
+    "Contract",
+    "Explanation",
+    "Predictor",
+    "QueueFull",
+    "Runtime",
+    "__version__",
+    "default_runtime",
+    "wrap",
+]

@@ -1,0 +1,87 @@
+"""A call's arguments as tensors and back, in the same order as the extension takes them apart."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def as_call(example: Any) -> Call:
+    """One call's arguments: a tuple is positional, a mapping is keywords, anything else is the one argument."""
+    if isinstance(example, tuple):
+        return example, {}
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (example,), {}
+
+
+def is_leaf(value: Any) -> bool:
+    """Whether a value is taken as a tensor of the call; subclasses of Tensor are left to the model."""
+    return type(value) in (torch.Tensor, torch.nn.Parameter)
+
+
+def tensors(call: Call) -> list[torch.Tensor]:
+    """The call's tensors: positional arguments first, then keywords by name."""
+    args, kwargs = call
+    found = list(_tensors(args))
+    for name in sorted(kwargs):
+        found.extend(_tensors(kwargs[name]))
+    return found
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if is_leaf(value):
+        yield value
+    elif type(value) in (tuple, list):
+        for item in value:
+            yield from _tensors(item)
+    elif type(value) is dict:
+        for item in value.values():
+            yield from _tensors(item)
+
+
+def replace_tensors(call: Call, leaves: Sequence[torch.Tensor]) -> Call:
+    """The same call with other tensors in their places."""
+    rest = iter(leaves)
+
+    def put(value: Any) -> Any:
+        if is_leaf(value):
+            return next(rest)
+        if type(value) in (tuple, list):
+            return type(value)(put(item) for item in value)
+        if type(value) is dict:
+            return {key: put(item) for key, item in value.items()}
+        return value
+
+    args, kwargs = call
+    new_args = tuple(put(value) for value in args)
+    replaced = {name: put(kwargs[name]) for name in sorted(kwargs)}
+    return new_args, {name: replaced[name] for name in kwargs}
+
+
+def parameter_names(target: Callable[..., Any]) -> list[str]:
+    """Names of the positional parameters of what is called; empty where it cannot be told."""
+    function = target.forward if isinstance(target, torch.nn.Module) else target
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def readable_names(paths: Sequence[str], parameters: Sequence[str]) -> list[str]:
+    """Leaf paths ("0", "mask", "1[0]") with positions replaced by the parameters' names."""
+
+    def readable(path: str) -> str:
+        head, bracket, rest = path.partition("[")
+        if head.isdecimal():
+            index = int(head)
+            head = parameters[index] if index < len(parameters) else f"args[{index}]"
+        return head + bracket + rest
+
+    return [readable(path) for path in paths]

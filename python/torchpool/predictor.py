@@ -1,0 +1,332 @@
+"""The predictor: a model's stand-in that answers calls in shared batches."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import itertools
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchpool import _core, aio, mapping
+from torchpool.arguments import Call, as_call
+from torchpool.contract import Contract
+from torchpool.futures import Future
+from torchpool.learner import Learner, sane_max_batch
+from torchpool.report import Explanation, explain
+from torchpool.runtime import Runtime, default_runtime
+
+if TYPE_CHECKING:
+    from torchpool.wrap import Options
+
+_NOT_PROBED = (
+    "a plain callable is not probed unless example= or batch= is given (probing runs it about a dozen times)"
+)
+
+
+class Calls:
+    """The ways to call a predictor, each at the same priority and deadline."""
+
+    _predictor: Predictor
+    _priority: int = 0
+    _deadline: float | None = None
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """The model's output for these arguments, computed in a batch with other calls'.
+
+        Raises what the model raises for this call alone; TypeError or ValueError for arguments that it refuses;
+        QueueFull, Closed; TimeoutError past the deadline.
+        """
+        return self._predictor._open_core().call(args, kwargs, self._priority, self._deadline)
+
+    def submit(self, /, *args: Any, **kwargs: Any) -> Future:
+        """A future of the call. Inputs above 64 KiB must not be written until it is done; smaller ones are copied."""
+        future = Future()
+        pending = self._submit(args, kwargs, notified=future)
+        if pending.ready:
+            future._pending = pending
+            future._settle()
+        return future
+
+    def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any], **options: Any) -> _core.Pending:
+        core = self._predictor._open_core()
+        return core.submit(args, kwargs, priority=self._priority, deadline=self._deadline, **options)
+
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        buffersize: int | None = None,
+        ordered: bool = True,
+        progress: bool = False,
+        return_exceptions: bool = False,
+    ) -> mapping.MapIterator:
+        """Results of calls with one argument from each iterable, as the built-in map; work starts at once.
+
+        At most `buffersize` calls are in flight (by default enough to keep all workers busy), so iterables may be
+        endless; a tensor or an array is taken row by row. `timeout` counts seconds from this call. With
+        `return_exceptions` a failed call's exception stands in its result's place; otherwise it is raised and the
+        rest is cancelled, as it is when the iterator is closed early. `progress=True` shows tqdm's bar.
+        """
+        if not iterables:
+            raise TypeError("map() needs at least one iterable")
+        rows = [mapping.rows_of(iterable) for iterable in iterables]
+        calls: Iterator[Call] = ((args, {}) for args in zip(*rows, strict=False))
+        return self._map(calls, rows[0], timeout, buffersize, ordered, progress, return_exceptions)
+
+    def starmap(
+        self,
+        iterable: Iterable[Any],
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+        ordered: bool = True,
+        progress: bool = False,
+        return_exceptions: bool = False,
+    ) -> mapping.MapIterator:
+        """As map, for one iterable of calls: a tuple is positional arguments, a mapping (such as a tokenizer's
+        output) keyword arguments."""
+        calls = map(_star_call, iterable)
+        return self._map(calls, iterable, timeout, buffersize, ordered, progress, return_exceptions)
+
+    def _map(
+        self,
+        calls: Iterator[Call],
+        source: Any,
+        timeout: float | None,
+        buffersize: int | None,
+        ordered: bool,
+        progress: bool,
+        return_exceptions: bool,
+    ) -> mapping.MapIterator:
+        if buffersize is not None and (not isinstance(buffersize, int) or buffersize < 1):
+            raise ValueError(f"buffersize must be an int of at least 1, or None, got {buffersize!r}")
+        total = len(source) if progress and hasattr(source, "__len__") else None
+        return mapping.MapIterator(
+            self._submit,
+            calls,
+            ahead=buffersize or self._predictor._look_ahead,
+            timeout=timeout,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            bar=mapping.progress_bar(total) if progress else None,
+        )
+
+    async def acall(self, /, *args: Any, **kwargs: Any) -> Any:
+        """As a call, awaited. Cancelling the task takes the call out of its queue; the loop is never blocked."""
+        core = self._predictor._open_core()
+        if not core.is_known(args, kwargs):
+            return await asyncio.to_thread(self, *args, **kwargs)  # learning runs the model some times
+        awaited = aio.Awaited()
+        submit = functools.partial(self._submit, args, kwargs, notified=awaited, to_loop=True)
+        try:
+            pending = submit(reject=True)
+        except _core.QueueFull:
+            if self._predictor._options.overflow == "reject":
+                raise
+            pending = await asyncio.to_thread(submit, block=True)
+        if pending.ready:
+            return pending.result()
+        return await awaited.wait()
+
+    async def amap(
+        self, iterable: Iterable[Any], *, buffersize: int | None = None, return_exceptions: bool = False
+    ) -> AsyncIterator[Any]:
+        """As map over one iterable, for `async for`: results in order, at most `buffersize` calls in flight."""
+        ahead = buffersize or self._predictor._look_ahead
+        source = iter(mapping.rows_of(iterable))
+        tasks: list[asyncio.Task[Any]] = []
+        try:
+            while True:
+                for item in itertools.islice(source, ahead - len(tasks)):
+                    tasks.append(asyncio.ensure_future(self.acall(item)))
+                if not tasks:
+                    return
+                results = await asyncio.gather(tasks.pop(0), return_exceptions=True)
+                if isinstance(results[0], BaseException) and not (
+                    return_exceptions and isinstance(results[0], Exception)
+                ):
+                    raise results[0]
+                yield results[0]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Predictor(Calls):
+    """Answers a model's calls in shared batches; made by `torchpool.wrap`. Thread-safe, picklable.
+
+    A context manager: leaving it waits for what is in flight and closes. Other attributes of the model are reached
+    by `predictor.model`.
+    """
+
+    def __init__(self, model: Callable[..., Any], options: Options, runtime: Runtime | None) -> None:
+        from torchpool.wrap import module_of
+
+        self._predictor = self
+        self._model = model
+        self._options = options
+        self._runtime = runtime
+        self._module = module_of(model)
+        self._max_batch = options.max_batch or 32
+        self._saved: tuple[Contract, ...] = options.saved
+        self._closed = False
+        self.__wrapped__ = model
+        self.__name__ = options.name
+        self.__doc__ = model.__doc__
+        self._open()
+        for args, kwargs in options.examples:
+            self._core.learn(args, kwargs)
+
+    def _open(self) -> None:
+        options = self._options
+        self._used_runtime = self._runtime or default_runtime()
+        self._generation = self._used_runtime._generation
+        probed = self._module is not None or options.examples or options.batch is not None or options.saved
+        scripted = options.backend == "torchscript"
+        self._learner = Learner(
+            self._model,
+            self._module,
+            _plain_runner(weakref.ref(self)),
+            examples=options.examples,
+            batch=options.batch,
+            saved=self._saved,
+            pad=options.pad,
+            alone=None if options.merging and probed else "merging is off (batch=False)" if probed else _NOT_PROBED,
+            needs_spec=scripted,
+            on_merge=_max_batch_setter(weakref.ref(self)),
+        )
+        self._core = _core.Predictor(
+            self._used_runtime._core,
+            self._model,
+            self._learner,
+            name=options.name,
+            queue_rows=options.queue_size,
+            queue_bytes=options.queue_bytes,
+            reject=options.overflow == "reject",
+            max_batch=self._max_batch,
+            script=self._module if scripted else None,
+            method=getattr(self._model, "__name__", "forward") if self._model is not self._module else "forward",
+        )
+
+    def _open_core(self) -> _core.Predictor:
+        if self._generation != self._used_runtime._generation:
+            # This is a forked child: its runtime was started afresh. What was learned is still true.
+            _core.leak(self._core)
+            self._saved = tuple(self._learner.contracts()) or self._saved
+            self._open()
+        return self._core
+
+    @property
+    def _look_ahead(self) -> int:
+        # Enough for every worker to have a full batch running and two more to choose near lengths from.
+        return max(64, 4 * self._max_batch * self._used_runtime.workers)
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        """What was wrapped."""
+        return self._model
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        target = self._model.forward if isinstance(self._model, torch.nn.Module) else self._model
+        return inspect.signature(target)
+
+    def options(self, *, priority: int = 0, deadline: float | None = None) -> View:
+        """A light view whose calls have this priority (higher first) and deadline (seconds from each call)."""
+        if deadline is not None and not deadline > 0:
+            raise ValueError(f"deadline must be a positive number of seconds, or None, got {deadline!r}")
+        return View(self, priority, deadline)
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the start, what waits and runs now, and times in seconds (mean, p50, p99, max)."""
+        return {"name": self._options.name, "workers": self._used_runtime.workers, **self._open_core().stats()}
+
+    def explain(self) -> Explanation:
+        """How calls are served and why: backend, contract, and for each choice not taken the reason."""
+        return explain(self._options.name, self._open_core().backend, self._max_batch, self._learner)
+
+    def refresh(self) -> None:
+        """Forgets what was learned, for a module that was changed in a way that its calls do not show."""
+        self._saved = ()
+        self._learner.kinds.clear()
+        self._open_core().forget_learned()
+
+    def close(self, wait: bool = True, cancel_pending: bool = False) -> None:
+        """Refuses calls from now on. What is in flight is finished, or with `cancel_pending` what has not started
+        fails with Closed; `wait` waits for it. Idempotent."""
+        self._closed = True
+        core = self._open_core()
+        core.close(cancel_pending)
+        if wait:
+            core.wait_drained()
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._runtime is not None:
+            raise TypeError("a predictor on a Runtime of its own cannot be pickled; wrap without runtime= or wrap again")
+        return _rebuild, (self._model, self._options, tuple(self._learner.contracts()))
+
+    def __repr__(self) -> str:
+        return f"<torchpool.Predictor {self._options.name} ({self._core.backend}){' closed' if self._closed else ''}>"
+
+
+class View(Calls):
+    """A predictor seen at another priority and deadline; made by `Predictor.options`."""
+
+    def __init__(self, predictor: Predictor, priority: int, deadline: float | None) -> None:
+        self._predictor = predictor
+        self._priority = priority
+        self._deadline = deadline
+
+    def __repr__(self) -> str:
+        return f"<{self._predictor!r} at priority={self._priority}, deadline={self._deadline}>"
+
+
+def _rebuild(model: Callable[..., Any], options: Options, contracts: tuple[Contract, ...]) -> Predictor:
+    import dataclasses
+
+    if contracts and options.merging:
+        options = dataclasses.replace(options, saved=contracts)
+    return Predictor(model, options, None)
+
+
+def _star_call(item: Any) -> Call:
+    if isinstance(item, tuple | Mapping):
+        return as_call(item)
+    raise TypeError(
+        f"starmap() takes tuples of positional or mappings of keyword arguments, got {type(item).__name__}; "
+        "for single arguments use map()"
+    )
+
+
+# The learner must not keep its predictor: a dropped predictor is to be freed at once, not by the cycle collector.
+
+
+def _plain_runner(ref: weakref.ref[Predictor]) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+    def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        predictor = ref()
+        assert predictor is not None
+        return predictor._core.run_plain(args, kwargs)
+
+    return run
+
+
+def _max_batch_setter(ref: weakref.ref[Predictor]) -> Callable[[Contract], None]:
+    def set_max_batch(contract: Contract) -> None:
+        predictor = ref()
+        if predictor is not None and predictor._options.max_batch is None:
+            predictor._max_batch = sane_max_batch(contract.row_seconds)
+            predictor._core.set_max_batch(predictor._max_batch)
+
+    return set_max_batch

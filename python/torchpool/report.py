@@ -1,0 +1,91 @@
+"""What `explain()` says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torchpool.contract import Contract
+from torchpool.learner import Learner
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How a predictor serves its calls, and why. Print it; save `to_dict()` and pass it back as `wrap(batch=...)`."""
+
+    name: str
+    backend: str
+    max_batch: int
+    contracts: tuple[Contract, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that json can write."""
+        return {
+            "name": self.name,
+            "backend": self.backend,
+            "max_batch": self.max_batch,
+            "contracts": [contract.to_dict() for contract in self.contracts],
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Explanation:
+        """What `to_dict` wrote. Raises ValueError on anything else."""
+        try:
+            return cls(
+                name=str(data["name"]),
+                backend=str(data["backend"]),
+                max_batch=int(data["max_batch"]),
+                contracts=tuple(Contract.from_dict(item) for item in data["contracts"]),
+                notes=tuple(map(str, data["notes"])),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not an explanation: {error!r}") from error
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: backend {self.backend}, at most {self.max_batch} rows a batch"]
+        for contract in self.contracts:
+            lines += ["", *_describe(contract)]
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def _describe(contract: Contract) -> list[str]:
+    names = ", ".join(spec.name for spec in contract.inputs)
+    if contract.mode == "merge":
+        lines = [f"calls with ({names}) share batches"]
+    else:
+        lines = [f"calls with ({names}) run alone{', in order' if contract.serial else ''}: {contract.reason}"]
+    for spec in contract.inputs:
+        sizes = ", ".join(str(size) for size in spec.sizes)
+        rows = "stacked" if spec.stacked else "shared by all rows" if spec.batch_dim is None else f"rows in dim {spec.batch_dim}"
+        pad = "" if spec.pad is None else f", padded with {spec.pad}"
+        lines.append(f"  input  {spec.name}: {str(spec.dtype).removeprefix('torch.')} ({sizes}), {rows}{pad}")
+    for output in contract.outputs:
+        rows = "the same for every call" if output.batch_dim is None else f"rows in dim {output.batch_dim}"
+        trims = "".join(
+            f", dim {trim.dim} cut to {trim.scale}*{trim.symbol}{trim.offset:+d}" for trim in output.trims
+        )
+        lines.append(f"  output {output.name}: {rows}{trims}")
+    if contract.mode == "merge" and contract.reason:
+        lines.append(f"  not padded: {contract.reason}")
+    lines += [f"  {'ok ' if check.passed else 'no '} {check.name}: {check.detail}" for check in contract.checks]
+    return lines
+
+
+def explain(name: str, backend: str, max_batch: int, learner: Learner) -> Explanation:
+    """The explanation of a predictor's present state."""
+    notes = []
+    kinds = list(learner.kinds.values())
+    if not kinds:
+        notes.append("nothing learned yet: the contract is learned from the first call")
+    for kind in kinds:
+        if kind.contract is None:
+            notes.append(f"calls with ({', '.join(kind.names)}) run alone: {kind.reason}")
+    for what, times in learner.opaque.items():
+        notes.append(f"{times} calls ran alone: {what}, which cannot be merged")
+    return Explanation(name, backend, max_batch, tuple(learner.contracts()), tuple(notes))

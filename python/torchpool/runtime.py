@@ -1,0 +1,81 @@
+"""Workers and cores that all predictors of a process share."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+
+from torchpool import _core, aio, futures
+
+_runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
+_lock = threading.Lock()
+_default: Runtime | None = None
+_in_forked_child = False
+
+
+class Runtime:
+    """Native workers, one per leased core.
+
+    `workers` defaults to the cores that this process may use: the affinity mask and a container's CPU quota count,
+    hyper-threads do not. Threads start with the first work.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        if workers is not None and (not isinstance(workers, int) or workers < 1):
+            raise ValueError(f"workers must be an int of at least 1, got {workers!r}")
+        self._requested = workers or 0
+        self._open()
+        _runtimes.add(self)
+
+    def _open(self) -> None:
+        self._core = _core.Runtime(self._requested, futures.notify, aio.notify)
+        if _in_forked_child:
+            self._core.forbid_inline()
+        self._generation = getattr(self, "_generation", -1) + 1
+
+    @property
+    def workers(self) -> int:
+        """How many batches can run at a time, and how many cores there are to lease."""
+        return self._core.workers
+
+    def close(self) -> None:
+        """Fails what waits with `Closed`, lets what runs finish, and joins the workers. Idempotent."""
+        self._core.close()
+
+    def _after_fork(self) -> None:
+        # The workers did not survive the fork, and nothing that they held may be touched: the old core is leaked.
+        _core.leak(self._core)
+        self._open()
+
+    def __repr__(self) -> str:
+        return f"<torchpool.Runtime workers={self.workers} ({_core.describe_topology()})>"
+
+
+def default_runtime() -> Runtime:
+    """The Runtime of every predictor that is not given another."""
+    global _default
+    with _lock:
+        if _default is None:
+            _default = Runtime()
+        return _default
+
+
+def _close_all() -> None:
+    # Plain atexit: user threads, and executors that finish their work at exit, have ended by now and were served.
+    for runtime in list(_runtimes):
+        runtime.close()
+
+
+def _after_fork() -> None:
+    global _lock, _in_forked_child
+    _lock = threading.Lock()
+    _in_forked_child = True
+    _core.after_fork_in_child()
+    for runtime in list(_runtimes):
+        runtime._after_fork()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,171 @@
+"""wrap(): from a model to a predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from torchpool.arguments import Call, as_call
+from torchpool.contract import Contract
+from torchpool.predictor import Predictor
+from torchpool.report import Explanation
+from torchpool.runtime import Runtime
+
+Batch = Mapping[str, Any] | Explanation | Contract | bool | None
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that wrap() was given beside the model, checked."""
+
+    examples: tuple[Call, ...]
+    batch: Mapping[str, int] | None
+    saved: tuple[Contract, ...]
+    merging: bool
+    pad: Mapping[str, float | int | bool]
+    backend: str
+    max_batch: int | None
+    queue_size: int
+    queue_bytes: int
+    overflow: str
+    name: str
+
+
+def wrap(
+    model: Callable[..., Any],
+    *,
+    example: Any = None,
+    batch: Batch = None,
+    pad: Any = None,
+    backend: Literal["auto", "python", "torchscript"] = "auto",
+    max_batch: int | None = None,
+    queue_size: int | None = None,
+    queue_bytes: int | None = None,
+    overflow: Literal["block", "reject"] = "block",
+    runtime: Runtime | None = None,
+    name: str | None = None,
+) -> Predictor:
+    """A predictor of a model: called like it from any thread, with the same results, in shared batches.
+
+    model: an nn.Module or ScriptModule in eval mode, a bound method of one, or any callable from tensors to tensors.
+    example: one call's arguments (a tensor; a tuple is positional, a mapping is keywords), or a list of calls that
+        shows which lengths vary. Without it a module's contract is learned from its first call; a plain callable is
+        probed (run about a dozen times) only when `example` or `batch` is given, and runs alone otherwise.
+    batch: None finds which dims hold independent rows, by probing; a mapping {input or output name: dim} states it
+        (None as dim: shared by all rows), and is proven; an Explanation (or its `to_dict()`) skips probing; False
+        turns merging off.
+    pad: {input name: value} for right-padding calls of different lengths, or a tokenizer; used only where proven.
+    backend: "auto" takes torchscript for ScriptModules, python for the rest.
+    max_batch: rows of a batch; by default chosen from the measured time of a row so that a batch takes about 10 ms.
+    queue_size, queue_bytes: rows and bytes that may wait (4,096 rows, 256 MiB).
+    overflow: what a call does that finds the queue full: "block" until there is room, or "reject" with QueueFull.
+    runtime: the workers to run on; by default those that all predictors of the process share.
+
+    Raises TypeError or ValueError for options that make no sense, for a model that is in train mode where that
+    changes results, and for a `batch` that the proof contradicts.
+    """
+    if not callable(model):
+        raise TypeError(f"model must be callable, got {type(model).__name__}")
+    stated, saved, merging = _read_batch(batch)
+    options = Options(
+        examples=_read_examples(example),
+        batch=stated,
+        saved=saved,
+        merging=merging,
+        pad=_read_pad(pad),
+        backend=_read_backend(model, backend),
+        max_batch=_at_least_one("max_batch", max_batch),
+        queue_size=_at_least_one("queue_size", queue_size) or 4096,
+        queue_bytes=_at_least_one("queue_bytes", queue_bytes) or 256 << 20,
+        overflow=_one_of("overflow", overflow, ("block", "reject")),
+        name=name if name is not None else _name_of(model),
+    )
+    return Predictor(model, options, runtime)
+
+
+def module_of(model: Callable[..., Any]) -> torch.nn.Module | None:
+    """The module whose state and train mode a call depends on."""
+    if isinstance(model, torch.nn.Module):
+        return model
+    owner = getattr(model, "__self__", None)
+    return owner if isinstance(owner, torch.nn.Module) else None
+
+
+def _name_of(model: Callable[..., Any]) -> str:
+    return getattr(model, "__qualname__", None) or type(model).__name__
+
+
+def _at_least_one(name: str, value: int | None) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"{name} must be an int of at least 1, or None, got {value!r}")
+    return value
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+def _read_backend(model: Callable[..., Any], backend: str) -> str:
+    _one_of("backend", backend, ("auto", "python", "torchscript"))
+    scripted = isinstance(module_of(model), torch.jit.ScriptModule)
+    if backend == "torchscript" and not scripted:
+        raise TypeError(
+            f"backend 'torchscript' needs a ScriptModule (torch.jit.load, script or trace) or a method of one, "
+            f"got {type(model).__name__}"
+        )
+    return ("torchscript" if scripted else "python") if backend == "auto" else backend
+
+
+def _read_examples(example: Any) -> tuple[Call, ...]:
+    if example is None:
+        return ()
+    if isinstance(example, list):
+        if not example:
+            raise ValueError("example is an empty list: give at least one call's arguments")
+        return tuple(as_call(one) for one in example)
+    return (as_call(example),)
+
+
+def _read_batch(batch: Batch) -> tuple[Mapping[str, int] | None, tuple[Contract, ...], bool]:
+    if batch is None:
+        return None, (), True
+    if batch is False:
+        return None, (), False
+    if isinstance(batch, Explanation):
+        return None, batch.contracts, True
+    if isinstance(batch, Contract):
+        return None, (batch,), True
+    if isinstance(batch, Mapping):
+        if "contracts" in batch:
+            return None, Explanation.from_dict(batch).contracts, True
+        for key, dim in batch.items():
+            if not isinstance(key, str) or (dim is not None and not isinstance(dim, int)):
+                raise ValueError(f"batch must map names to dims, got {key!r}: {dim!r}")
+        return dict(batch), (), True
+    raise TypeError(
+        f"batch must be None, False, a mapping of names to dims, or what explain() returned, got {batch!r}"
+    )
+
+
+def _read_pad(pad: Any) -> dict[str, float | int | bool]:
+    if pad is None:
+        return {}
+    if isinstance(pad, Mapping):
+        for name, value in pad.items():
+            if not isinstance(name, str) or not isinstance(value, bool | int | float):
+                raise ValueError(f"pad must map input names to numbers, got {name!r}: {value!r}")
+        return dict(pad)
+    if getattr(pad, "pad_token_id", None) is not None:
+        if getattr(pad, "padding_side", "right") != "right":
+            raise ValueError("pad: the tokenizer pads on the left; only right-padding is supported")
+        return {
+            "input_ids": int(pad.pad_token_id),
+            "attention_mask": 0,
+            "token_type_ids": int(getattr(pad, "pad_token_type_id", 0)),
+        }
+    raise TypeError(f"pad must be a mapping of input names to values or a tokenizer with a pad token, got {pad!r}")

@@ -1,0 +1,166 @@
+#include "core/batch_former.h"
+
+#include <random>
+
+#include "core/test_support.h"
+
+namespace torchpool::testing {
+namespace {
+
+using std::chrono::milliseconds;
+using Places = std::vector<std::size_t>;
+
+const TimePoint kStart = TimePoint{} + std::chrono::hours(1);
+
+// One request a millisecond.
+class Waiting {
+ public:
+  Waiting(std::initializer_list<Spec> specs) {
+    for (const Spec& spec : specs) add(spec);
+  }
+  void add(const Spec& spec) {
+    infos_.push_back(make_info(spec));
+    infos_.back().arrival = kStart + milliseconds(infos_.size() - 1);
+  }
+  Places form(const BatchLimits& limits) const {
+    std::vector<const RequestInfo*> pointers;
+    for (const RequestInfo& info : infos_) pointers.push_back(&info);
+    return form_batch(pointers, limits);
+  }
+
+ private:
+  std::vector<RequestInfo> infos_;
+};
+
+TEST(FormBatchTest, NothingWaitsNothingForms) {
+  EXPECT_EQ(Waiting({}).form({.max_rows = 8}), Places{});
+}
+
+TEST(FormBatchTest, TakesInOrderUpToMaxRows) {
+  const Waiting waiting{{}, {}, {}, {}};
+  EXPECT_EQ(waiting.form({.max_rows = 3}), (Places{0, 1, 2}));
+  EXPECT_EQ(waiting.form({.max_rows = 8}), (Places{0, 1, 2, 3}));
+  EXPECT_EQ(waiting.form({.max_rows = 1}), (Places{0}));
+}
+
+TEST(FormBatchTest, AddsUpRowsAndStopsAtTheFirstThatDoesNotFit) {
+  const Waiting waiting{{.rows = 3}, {.rows = 3}, {.rows = 4}, {.rows = 1}};
+  EXPECT_EQ(waiting.form({.max_rows = 8}), (Places{0, 1}));
+  EXPECT_EQ(waiting.form({.max_rows = 10}), (Places{0, 1, 2}));
+}
+
+TEST(FormBatchTest, ARequestLargerThanTheLimitsRunsAlone) {
+  const Waiting waiting{{.rows = 20}, {.rows = 1}};
+  EXPECT_EQ(waiting.form({.max_rows = 8}), (Places{0}));
+  EXPECT_EQ(waiting.form({.max_rows = 64, .share_rows = 4}), (Places{0}));
+}
+
+TEST(FormBatchTest, AShareLimitsRowsToo) {
+  const Waiting waiting{{}, {}, {}, {}, {}, {}};
+  EXPECT_EQ(waiting.form({.max_rows = 8, .share_rows = 2}), (Places{0, 1}));
+  EXPECT_EQ(waiting.form({.max_rows = 4, .share_rows = 5}), (Places{0, 1, 2, 3}));
+}
+
+TEST(FormBatchTest, OnlyTheSameKeyAndPriorityMerge) {
+  const Waiting waiting{{.key = 1}, {.key = 2}, {.key = 1, .priority = -1}, {.key = 1}};
+  EXPECT_EQ(waiting.form({.max_rows = 8}), (Places{0, 3}));
+}
+
+TEST(FormBatchTest, BothHalvesOfTheKeyCount) {
+  RequestInfo a;
+  RequestInfo b;
+  b.key.low = 1;
+  const std::vector<const RequestInfo*> waiting{&a, &b};
+  EXPECT_EQ(form_batch(waiting, {.max_rows = 8}), (Places{0}));
+}
+
+TEST(FormBatchTest, HigherPriorityGoesFirst) {
+  const Waiting waiting{{.priority = 0}, {.priority = 2}, {.priority = 1}, {.priority = 2}};
+  EXPECT_EQ(waiting.form({.max_rows = 8}), (Places{1, 3}));
+}
+
+TEST(FormBatchTest, EarliestDeadlineSeeds) {
+  const Waiting waiting{{.key = 1},
+                        {.key = 2, .deadline = kStart + milliseconds(500)},
+                        {.key = 3, .deadline = kStart + milliseconds(200)},
+                        {.key = 2}};
+  EXPECT_EQ(waiting.form({.max_rows = 8}), (Places{2}));
+}
+
+TEST(FormBatchTest, PriorityGoesBeforeDeadline) {
+  const Waiting waiting{{.key = 1, .deadline = kStart + milliseconds(5)}, {.key = 2, .priority = 1}};
+  EXPECT_EQ(waiting.form({.max_rows = 8}), (Places{1}));
+}
+
+TEST(FormBatchTest, WithoutADeadlineItIsDueAfterItsPatience) {
+  const TimePoint late = kStart + kPatience + milliseconds(1);
+  EXPECT_EQ((Waiting{{.key = 1}, {.key = 2, .deadline = late}}).form({.max_rows = 8}), (Places{0}));
+  EXPECT_EQ((Waiting{{.key = 1}, {.key = 2, .deadline = late - milliseconds(2)}}).form({.max_rows = 8}),
+            (Places{1}));
+}
+
+TEST(FormBatchTest, PacksTheNearestLengths) {
+  // The seed has 10; 100s would waste most of the batch.
+  const Waiting waiting{{.length = 10},  {.length = 100}, {.length = 11},
+                        {.length = 100}, {.length = 9},   {.length = 10}};
+  EXPECT_EQ(waiting.form({.max_rows = 8}), (Places{0, 2, 4, 5}));
+  EXPECT_EQ(waiting.form({.max_rows = 2}), (Places{0, 5}));
+  EXPECT_EQ(waiting.form({.max_rows = 3}), (Places{0, 2, 5}));  // 11 and 9 are as near: the earlier
+}
+
+TEST(FormBatchTest, StopsWherePaddingGetsTooLarge) {
+  // 50 + 100 in 2 x 100: a quarter is padding. One more of 50 makes a third.
+  const Waiting waiting{{.length = 100}, {.length = 50}, {.length = 50}};
+  EXPECT_EQ(waiting.form({.max_rows = 8, .max_padding = 0.25}), (Places{0, 1}));
+  EXPECT_EQ(waiting.form({.max_rows = 8, .max_padding = 0.24}), (Places{0}));
+  EXPECT_EQ(waiting.form({.max_rows = 8, .max_padding = 0.34}), (Places{0, 1, 2}));
+  EXPECT_EQ(waiting.form({.max_rows = 8, .max_padding = 0.0}), (Places{0}));
+}
+
+TEST(FormBatchTest, RowsWeighInThePadding) {
+  const Waiting light{{.rows = 9, .length = 100}, {.rows = 1, .length = 1}};
+  EXPECT_EQ(light.form({.max_rows = 64, .max_padding = 0.1}), (Places{0, 1}));
+  const Waiting heavy{{.rows = 1, .length = 100}, {.rows = 9, .length = 1}};
+  EXPECT_EQ(heavy.form({.max_rows = 64, .max_padding = 0.5}), (Places{0}));
+}
+
+TEST(FormBatchTest, WithoutLengthsThereIsNoPadding) {
+  const Waiting waiting{{.rows = 2}, {.rows = 5}, {.rows = 1}};
+  EXPECT_EQ(waiting.form({.max_rows = 8, .max_padding = 0.0}), (Places{0, 1, 2}));
+}
+
+TEST(FormBatchTest, EveryRequestIsTakenOnceWhateverTheMix) {
+  std::mt19937 random(7);
+  for (int round = 0; round < 50; ++round) {
+    std::vector<RequestInfo> infos;
+    for (int i = 0; i < 60; ++i) {
+      Spec spec;
+      spec.rows = 1 + static_cast<std::int64_t>(random() % 5);
+      spec.length = static_cast<std::int64_t>(random() % 40);
+      spec.key = random() % 3;
+      spec.priority = static_cast<int>(random() % 2);
+      if (random() % 3 == 0) spec.deadline = kStart + milliseconds(random() % 3000);
+      infos.push_back(make_info(spec));
+      infos.back().arrival = kStart + milliseconds(i);
+    }
+    std::vector<const RequestInfo*> waiting;
+    for (const RequestInfo& info : infos) waiting.push_back(&info);
+    std::size_t taken = 0;
+    while (!waiting.empty()) {
+      const Places places = form_batch(waiting, {.max_rows = 8});
+      ASSERT_FALSE(places.empty());
+      ASSERT_TRUE(std::is_sorted(places.begin(), places.end()));
+      std::int64_t rows = 0;
+      for (const std::size_t place : places) rows += waiting[place]->rows;
+      EXPECT_LE(rows, 8);
+      taken += places.size();
+      for (auto place = places.rbegin(); place != places.rend(); ++place) {
+        waiting.erase(waiting.begin() + static_cast<std::ptrdiff_t>(*place));
+      }
+    }
+    EXPECT_EQ(taken, infos.size());
+  }
+}
+
+}  // namespace
+}  // namespace torchpool::testing
