@@ -59,15 +59,9 @@ Ambient capture_ambient() {
   return ambient;
 }
 
-AmbientScope::AmbientScope(const AmbientState* state) {
+AmbientScope::AmbientScope(const AmbientState* state) : torch_(state) {
   if (state == nullptr) return;
   const auto& captured = static_cast<const PyAmbientState&>(*state);
-  torch_ = std::make_unique<at::ThreadLocalStateGuard>(captured.torch_state);
-  inference_.emplace(false);  // what a module caches in forward must be fit for training later
-  // The cache of casted weights is cleared when the caller leaves autocast; what a worker puts into it later would
-  // outlive a change of the weights.
-  at::autocast::set_autocast_cache_enabled(false);
-  c10::GradMode::set_enabled(false);
   if (captured.context) {
     context_ = borrow(captured.context).attr("copy")();
     if (PyContext_Enter(context_.ptr()) != 0) throw py::error_already_set();

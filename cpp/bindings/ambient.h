@@ -1,11 +1,7 @@
 // The caller's thread-local state that changes what a model computes.
 #pragma once
 
-#include <ATen/ThreadLocalState.h>
-#include <c10/core/InferenceMode.h>
-
 #include <memory>
-#include <optional>
 
 #include "bindings/gil.h"
 #include "predict/backend.h"
@@ -14,7 +10,6 @@ namespace torchpool {
 
 class PyAmbientState : public AmbientState {
  public:
-  at::ThreadLocalState torch_state;
   PyRef context;  // a contextvars.Context, or null where the caller has set no variable
 };
 
@@ -38,8 +33,7 @@ class __attribute__((visibility("hidden"))) AmbientScope {
   AmbientScope& operator=(const AmbientScope&) = delete;
 
  private:
-  std::unique_ptr<at::ThreadLocalStateGuard> torch_;
-  std::optional<c10::InferenceMode> inference_;
+  AmbientTorchScope torch_;
   py::object context_;
 };
 

@@ -21,7 +21,7 @@ py::dict histogram_to_python(const Histogram& histogram, double scale) {
 std::shared_ptr<BoundPredictor> make_predictor(std::shared_ptr<BoundRuntime> runtime, py::object target,
                                                py::object learner, const std::string& name, std::int64_t queue_rows,
                                                std::int64_t queue_bytes, bool reject, std::int64_t max_batch,
-                                               const py::object& script, const std::string& method) {
+                                               const py::list& module_dicts, const py::object& script, const std::string& method) {
   BoundPredictorOptions options;
   options.name = name;
   options.limits.rows = queue_rows;
@@ -35,7 +35,7 @@ std::shared_ptr<BoundPredictor> make_predictor(std::shared_ptr<BoundRuntime> run
     backend = std::make_shared<ScriptBackend>(*module, method);
   }
   return std::make_shared<BoundPredictor>(std::move(runtime), std::move(target), std::move(learner),
-                                          std::move(options), std::move(backend));
+                                          module_dicts, std::move(options), std::move(backend));
 }
 
 }  // namespace
@@ -67,7 +67,7 @@ void register_predictor(py::module_& module) {
   py::class_<BoundPredictor, std::shared_ptr<BoundPredictor>>(module, "Predictor", "Serves one model on a runtime.")
       .def(py::init(&make_predictor), py::arg("runtime"), py::arg("target"), py::arg("learner"), py::kw_only(),
            py::arg("name"), py::arg("queue_rows"), py::arg("queue_bytes"), py::arg("reject"), py::arg("max_batch"),
-           py::arg("script") = py::none(), py::arg("method") = "forward")
+           py::arg("module_dicts"), py::arg("script") = py::none(), py::arg("method") = "forward")
       .def(
           "call",
           [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, int priority,

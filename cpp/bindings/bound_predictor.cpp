@@ -4,11 +4,13 @@
 #include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 
 #include "bindings/contract_from_python.h"
 #include "core/error.h"
+#include "predict/script_backend.h"
 #include "predict/thread_scope.h"
 
 namespace torchpool {
@@ -26,12 +28,30 @@ at::Tensor copy_of(const at::Tensor& tensor) {
   return copy;
 }
 
+// (args, kwargs) of a call that cannot be taken apart, with those tensors copied that stand among the arguments
+// themselves: one inside another object is the caller's to leave alone.
+py::tuple copy_arguments(const py::tuple& args, const py::dict& kwargs) {
+  const auto copied = [](const py::handle& value) -> py::object {
+    const bool small = THPVariable_CheckExact(value.ptr()) && THPVariable_Unpack(value.ptr()).nbytes() <= kSnapshotBytes;
+    if (!small) return py::reinterpret_borrow<py::object>(value);
+    return py::reinterpret_steal<py::object>(THPVariable_Wrap(THPVariable_Unpack(value.ptr()).detach().clone()));
+  };
+  py::tuple new_args(args.size());
+  for (std::size_t i = 0; i < args.size(); ++i) new_args[i] = copied(args[i]);
+  py::dict new_kwargs;
+  for (const auto& [name, value] : kwargs) new_kwargs[name] = copied(value);
+  return py::make_tuple(new_args, new_kwargs);
+}
+
 MergeKey unmergeable_key() {
   static std::atomic<std::uint64_t> next{1};
   return {0, next.fetch_add(1, std::memory_order_relaxed)};
 }
 
-bool must_run_inline() { return Runtime::on_worker_thread() || Resolver::on_resolver_thread(); }
+// What waited here could wait for itself.
+bool must_run_inline() {
+  return Runtime::on_worker_thread() || Resolver::on_resolver_thread() || InlineLease::held_by_this_thread();
+}
 
 void refuse_grad(const FlatCall& flat) {
   if (!at::GradMode::is_enabled()) return;
@@ -47,13 +67,14 @@ void refuse_grad(const FlatCall& flat) {
 }  // namespace
 
 BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, py::object target, py::object learner,
-                               BoundPredictorOptions options, std::shared_ptr<Backend> backend)
+                               const py::list& module_dicts, BoundPredictorOptions options, std::shared_ptr<Backend> backend)
     : runtime_(std::move(runtime)),
       target_(std::move(target)),
       learner_(std::move(learner)),
       options_(std::move(options)),
       stats_(std::make_shared<ChannelStats>()),
-      copies_(make_ref(learner_.attr("own"))) {
+      copies_(make_ref(learner_.attr("own"))),
+      training_(module_dicts) {
   Runtime& core = runtime_->core();
   if (!backend) backend = std::make_shared<PythonBackend>(target_);
   handler_ = std::make_shared<Predictor>(std::move(backend), stats_, core.clock());
@@ -90,24 +111,46 @@ const std::shared_ptr<Channel>& BoundPredictor::channel_of(Route route) const no
 bool BoundPredictor::take_apart(const py::tuple& args, const py::object& kwargs, Prepared& call) {
   if (closed_) throw Closed("predictor '" + options_.name + "' is closed");
   GilReclaimer::instance().drain();
+  if (training_.changed()) {  // what was proven in one mode says nothing of the other
+    learner_.attr("forget")();
+    forget_learned();
+  }
   PyObject* named = kwargs.is_none() ? nullptr : kwargs.ptr();
   flatten_call(args.ptr(), named, call.flat);
   refuse_grad(call.flat);
   call.ambient = capture_ambient();
-  if (!call.flat.opaque.empty() || call.flat.leaves.empty() || call.ambient.must_run_here) return true;
-  call.variant = variants_.find_or_add(call.flat, call.ambient.torch_key, args.ptr(), named);
+  const auto& leaves = call.flat.leaves;
+  if (!call.flat.opaque.empty() || leaves.empty() || call.ambient.must_run_here) return true;
+  call.variant = variants_.find_or_add(call.flat, call.ambient.torch_key, args.ptr(), named, schema());
   if (!call.variant) return true;
-  if (call.variant->route == Route::kUnknown) return false;
+  if (call.variant->route == Route::kUnknown) {
+    // Empty tensors tell nothing of rows: answered by the model, learned from the next call.
+    if (std::none_of(leaves.begin(), leaves.end(), [](const at::Tensor& leaf) { return leaf.numel() == 0; })) {
+      return false;
+    }
+    call.variant = nullptr;
+    return true;
+  }
   call.route = call.variant->route;
-  if (call.route == Route::kMerge) call.mismatch = call.variant->contract->fit(call.flat.leaves, call.shape);
+  if (call.route == Route::kMerge) call.mismatch = call.variant->contract->fit(leaves, call.shape);
   return true;
 }
 
 void BoundPredictor::prepare(const py::tuple& args, const py::object& kwargs, Prepared& call) {
-  if (take_apart(args, kwargs, call)) return;
-  learn(*call.variant, args, kwargs);
+  for (;;) {
+    if (!take_apart(args, kwargs, call)) learn(*call.variant, args, kwargs);
+    if (!call.variant || call.variant->route != Route::kLearning) break;
+    // A module with buffers must not be run while another thread probes it, or its state would be lost.
+    if (must_run_inline() || !learner_.attr("wait_learned")(call.variant->id).cast<bool>()) return;
+  }
+  if (!call.variant) return;
   call.route = call.variant->route;
   if (call.route == Route::kMerge) call.mismatch = call.variant->contract->fit(call.flat.leaves, call.shape);
+}
+
+const c10::FunctionSchema* BoundPredictor::schema() const {
+  const auto* script = dynamic_cast<const ScriptBackend*>(&handler_->backend());
+  return script == nullptr ? nullptr : &script->schema();
 }
 
 void BoundPredictor::install(Variant& variant, const py::tuple& learned) {
@@ -200,11 +243,13 @@ std::shared_ptr<CallRequest> BoundPredictor::make_request(Prepared& call, const 
   }
   request->ambient = call.ambient.state;
   if (!merges && call.variant && call.variant->aliases) request->owner = copies_;
-  if (!call.variant) {
-    request->object = make_ref(py::make_tuple(args, kwargs.is_none() ? py::dict() : kwargs));
+  if (!call.flat.opaque.empty() || call.flat.leaves.empty()) {
+    py::dict named = kwargs.is_none() ? py::dict() : py::reinterpret_borrow<py::dict>(kwargs);
+    request->object = make_ref(snapshot ? copy_arguments(args, named) : py::make_tuple(args, named));
     return request;
   }
-  request->form = call.variant->form;
+  request->form = call.variant ? call.variant->form
+                               : make_form(args.ptr(), kwargs.is_none() ? nullptr : kwargs.ptr(), nullptr);
   request->inputs = std::move(call.flat.leaves);
   if (merges) {
     request->contract = call.variant->contract;
@@ -228,14 +273,15 @@ void BoundPredictor::admit(const std::shared_ptr<CallRequest>& request, Channel&
   const bool rejects = full == Full::kReject || (full == Full::kByPolicy && options_.reject);
   const bool slices = handles_signals();
   const Admission admission = must_run_inline() ? Admission::kBypass : rejects ? Admission::kReject : Admission::kBlock;
-  for (;;) {
-    PushResult pushed = PushResult::kTimedOut;
+  // With room, without letting go of the interpreter's lock: a release at each of a thousand submits would hand it to
+  // a worker, and wait to get it back, a thousand times.
+  PushResult pushed = channel.submit(request, admission, TimePoint::min());
+  while (pushed != PushResult::kAdmitted) {
     {
       const py::gil_scoped_release release;
       pushed = channel.submit(request, admission, slices ? signal_slice() : kNever);
     }
-    if (pushed == PushResult::kAdmitted) break;
-    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    if (pushed != PushResult::kAdmitted && PyErr_CheckSignals() != 0) throw py::error_already_set();
   }
   if (request->info.deadline != kNever) runtime_->core().watch_deadline(request);
 }
@@ -332,7 +378,7 @@ void BoundPredictor::learn_from(const py::tuple& args, const py::object& kwargs)
 
 bool BoundPredictor::is_known(const py::tuple& args, const py::object& kwargs) {
   Prepared call;
-  return take_apart(args, kwargs, call) && !call.mismatch;
+  return take_apart(args, kwargs, call) && !call.mismatch && call.route != Route::kLearning;
 }
 
 void BoundPredictor::forget_learned() { variants_ = VariantTable(); }

@@ -8,6 +8,7 @@
 #include "bindings/bound_runtime.h"
 #include "bindings/pending.h"
 #include "bindings/python_backend.h"
+#include "bindings/training_watch.h"
 #include "bindings/variant.h"
 #include "predict/predictor.h"
 
@@ -32,9 +33,9 @@ enum class Full : std::uint8_t { kByPolicy, kBlock, kReject };
 class BoundPredictor {
  public:
   // `learner` answers for calls of an unknown kind: learn(variant, names, args, kwargs) and mismatch(variant, ...).
-  // `script` is a ScriptModule's C++ module and method, or empty for the python backend.
+  // `module_dicts` are those of the modules whose train mode changes results; `backend` null: the python backend.
   BoundPredictor(std::shared_ptr<BoundRuntime> runtime, py::object target, py::object learner,
-                 BoundPredictorOptions options, std::shared_ptr<Backend> backend);
+                 const py::list& module_dicts, BoundPredictorOptions options, std::shared_ptr<Backend> backend);
   ~BoundPredictor();
 
   py::object call(const py::tuple& args, const py::object& kwargs, const CallOptions& options);
@@ -60,11 +61,12 @@ class BoundPredictor {
   struct Prepared {
     FlatCall flat;
     Ambient ambient;
-    std::shared_ptr<Variant> variant;  // null: an opaque call
+    std::shared_ptr<Variant> variant;  // null: a call that nothing is learned from
     Route route = Route::kSerial;
     CallShape shape;
     std::optional<Mismatch> mismatch;
   };
+  const c10::FunctionSchema* schema() const;
   bool take_apart(const py::tuple& args, const py::object& kwargs, Prepared& call);
   void prepare(const py::tuple& args, const py::object& kwargs, Prepared& call);
   py::object try_plain(const py::tuple& args, const py::object& kwargs);
@@ -91,6 +93,7 @@ class BoundPredictor {
   std::shared_ptr<Channel> merge_;
   std::shared_ptr<Channel> parallel_;
   std::shared_ptr<Channel> serial_;
+  TrainingWatch training_;
   VariantTable variants_;
   bool closed_ = false;
 };

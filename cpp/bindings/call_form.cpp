@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "bindings/script_form.h"
 #include "core/error.h"
 
 namespace torchpool {
@@ -148,21 +149,6 @@ struct Flattener {
   }
 };
 
-// What TorchScript takes for a plain value; None for what it does not know (its schema check then names it).
-c10::IValue script_value(PyObject* object) {
-  if (PyBool_Check(object)) return object == Py_True;
-  if (PyLong_CheckExact(object)) {
-    int overflow = 0;
-    const long long value = PyLong_AsLongLongAndOverflow(object, &overflow);
-    return overflow == 0 ? c10::IValue(static_cast<std::int64_t>(value)) : c10::IValue();
-  }
-  if (PyFloat_CheckExact(object)) return PyFloat_AS_DOUBLE(object);
-  if (PyUnicode_CheckExact(object)) return std::string(py::str(py::handle(object)));
-  if (THPDevice_Check(object)) return reinterpret_cast<THPDevice*>(object)->device;
-  if (THPDtype_Check(object)) return static_cast<std::int64_t>(reinterpret_cast<THPDtype*>(object)->scalar_type);
-  return {};
-}
-
 struct FormBuilder {
   std::vector<Node> nodes;
   std::vector<std::string> names;
@@ -185,7 +171,6 @@ struct FormBuilder {
   bool value(PyObject* object, const std::string& /*path*/) {
     Node value = node(Node::Kind::kValue);
     value.value = make_ref(py::reinterpret_borrow<py::object>(object));
-    value.script_value = script_value(object);
     nodes.push_back(std::move(value));
     return true;
   }
@@ -232,26 +217,6 @@ py::object build_node(const std::vector<Node>& nodes, std::size_t& at, const std
   throw Error("unreachable: unknown node kind");
 }
 
-c10::IValue build_script_node(const std::vector<Node>& nodes, std::size_t& at, std::vector<at::Tensor>& leaves,
-                              std::size_t& leaf) {
-  const Node& node = nodes[at++];
-  if (node.kind == Node::Kind::kTensor) return std::move(leaves.at(leaf++));
-  if (node.kind == Node::Kind::kValue) return node.script_value;
-  std::vector<c10::IValue> elements;
-  elements.reserve(node.count);
-  for (std::size_t i = 0; i < node.count; ++i) elements.push_back(build_script_node(nodes, at, leaves, leaf));
-  if (node.kind == Node::Kind::kTuple) return c10::ivalue::Tuple::create(std::move(elements));
-  const c10::TypePtr type = elements.empty() ? c10::TypePtr(c10::TensorType::get()) : elements.front().type();
-  if (node.kind == Node::Kind::kList) {
-    c10::impl::GenericList list(type);
-    for (auto& element : elements) list.push_back(std::move(element));
-    return list;
-  }
-  c10::impl::GenericDict dict(c10::StringType::get(), type);
-  for (std::size_t i = 0; i < elements.size(); ++i) dict.insert(node.names[i], std::move(elements[i]));
-  return dict;
-}
-
 }  // namespace
 
 void flatten_call(PyObject* args, PyObject* kwargs, FlatCall& flat) {
@@ -268,9 +233,10 @@ void flatten_call(PyObject* args, PyObject* kwargs, FlatCall& flat) {
   walk_call(args, kwargs, flattener);
 }
 
-std::shared_ptr<PyCallForm> make_form(PyObject* args, PyObject* kwargs) {
+std::shared_ptr<PyCallForm> make_form(PyObject* args, PyObject* kwargs, const c10::FunctionSchema* schema) {
   FormBuilder builder;
   walk_call(args, kwargs, builder);
+  if (schema != nullptr) assign_script_types(builder.nodes, *schema);
   return std::make_shared<PyCallForm>(std::move(builder.nodes), std::move(builder.names));
 }
 
@@ -280,17 +246,6 @@ std::pair<py::tuple, py::dict> PyCallForm::build(const std::vector<at::Tensor>& 
   auto args = py::reinterpret_borrow<py::tuple>(build_node(nodes_, at, leaves, leaf));
   auto kwargs = py::reinterpret_borrow<py::dict>(build_node(nodes_, at, leaves, leaf));
   return {std::move(args), std::move(kwargs)};
-}
-
-void PyCallForm::arguments(std::vector<at::Tensor> inputs, std::vector<c10::IValue>& positional,
-                           std::unordered_map<std::string, c10::IValue>& keyword) const {
-  std::size_t at = 1;  // inside the args tuple
-  std::size_t leaf = 0;
-  for (std::size_t i = 0; i < nodes_.front().count; ++i) {
-    positional.push_back(build_script_node(nodes_, at, inputs, leaf));
-  }
-  const Node& named = nodes_[at++];
-  for (const std::string& name : named.names) keyword.emplace(name, build_script_node(nodes_, at, inputs, leaf));
 }
 
 }  // namespace torchpool

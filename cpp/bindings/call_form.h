@@ -19,6 +19,7 @@ class PyCallForm : public ScriptCallForm {
     Kind kind = Kind::kTensor;
     std::size_t count = 0;
     PyRef value;                     // kValue: the object
+    c10::TypePtr script_type;        // what a script's schema has there; null without a schema
     c10::IValue script_value;        // kValue: the same for a script, made while the lock is held
     std::vector<PyRef> keys;         // kDict: of the elements
     std::vector<std::string> names;  // kDict: the same as text
@@ -49,6 +50,7 @@ struct FlatCall {
 // Takes tensors, None, bool, int, float, str, dtypes, devices, enum members and tuples, lists and dicts of these apart.
 // `args` is a tuple; `kwargs` a dict or null. Requires the interpreter's lock.
 void flatten_call(PyObject* args, PyObject* kwargs, FlatCall& flat);
-std::shared_ptr<PyCallForm> make_form(PyObject* args, PyObject* kwargs);
+// `schema`: of the script that is to be called, or null.
+std::shared_ptr<PyCallForm> make_form(PyObject* args, PyObject* kwargs, const c10::FunctionSchema* schema);
 
 }  // namespace torchpool

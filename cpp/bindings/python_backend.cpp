@@ -90,6 +90,7 @@ void AloneHandler::run(CallRequest& request, WorkerContext& context) noexcept {
   try {
     at::NoGradGuard no_grad;
     const AmbientScope scope(request.ambient.get());
+    request.check_unwritten();
     if (request.form) {
       auto [args, kwargs] = static_cast<const PyCallForm&>(*request.form).build(request.inputs);
       request.object = make_ref(call(target_, args, kwargs));

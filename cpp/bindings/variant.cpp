@@ -38,7 +38,7 @@ const char* to_string(Route route) noexcept {
 }
 
 std::shared_ptr<Variant> VariantTable::find_or_add(const FlatCall& call, std::uint64_t torch_key, PyObject* args,
-                                                   PyObject* kwargs) {
+                                                   PyObject* kwargs, const c10::FunctionSchema* schema) {
   const auto found = by_structure_.find(call.key);
   if (found != by_structure_.end()) {
     for (const auto& variant : found->second) {
@@ -53,19 +53,10 @@ std::shared_ptr<Variant> VariantTable::find_or_add(const FlatCall& call, std::ui
     variant->leaves.push_back({tensor.scalar_type(), tensor.dim(), tensor.device()});
   }
   variant->torch_key = torch_key;
-  variant->form = make_form(args, kwargs);
+  variant->form = make_form(args, kwargs, schema);
   by_structure_[call.key].push_back(variant);
   ++count_;
   return variant;
-}
-
-std::shared_ptr<Variant> VariantTable::at(std::int64_t id) const {
-  for (const auto& [structure, variants] : by_structure_) {
-    for (const auto& variant : variants) {
-      if (variant->id == id) return variant;
-    }
-  }
-  throw py::key_error("no variant " + std::to_string(id));
 }
 
 void VariantTable::remove(const Variant& variant) {

@@ -48,8 +48,8 @@ class VariantTable {
  public:
   static constexpr std::size_t kMaxVariants = 64;
   // The variant of a call; null when it would be one too many.
-  std::shared_ptr<Variant> find_or_add(const FlatCall& call, std::uint64_t torch_key, PyObject* args, PyObject* kwargs);
-  std::shared_ptr<Variant> at(std::int64_t id) const;
+  std::shared_ptr<Variant> find_or_add(const FlatCall& call, std::uint64_t torch_key, PyObject* args, PyObject* kwargs,
+                                       const c10::FunctionSchema* schema);
   void remove(const Variant& variant);
 
  private:

@@ -61,7 +61,9 @@ InlineLease::InlineLease(std::shared_ptr<ChannelState> state) noexcept : state_(
   ++leases_of_this_thread;
 }
 
-bool InlineLease::held_by_this_thread() noexcept { return leases_of_this_thread > 0; }
+bool InlineLease::held_by_this_thread() noexcept {
+  return leases_of_this_thread > 0;
+}
 
 InlineLease& InlineLease::operator=(InlineLease&& other) noexcept {
   if (this == &other) return *this;

@@ -65,8 +65,8 @@ class InlineLease {
   ~InlineLease() { give_back(); }
   explicit operator bool() const noexcept { return state_ != nullptr; }
   int cores() const noexcept;  // 0 when not granted
-  // True while this thread has one: what it submits then waits for itself, so nested calls must run on the spot.
-  // Requires: a lease is given back by the thread that got it.
+  // True while this thread has one: what it submits then waits for itself, so nested calls must run on the
+  // spot. Requires: a lease is given back by the thread that got it.
   static bool held_by_this_thread() noexcept;
 
  private:

@@ -14,6 +14,7 @@ bool Completion::done() const noexcept {
 
 void Completion::resolve() noexcept {
   const std::uintptr_t seen = word_.exchange(kDone, std::memory_order_acq_rel);
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): the word holds an address or one of two small numbers
   if (seen > kDone) reinterpret_cast<Parker*>(seen)->unpark();
 }
 

@@ -27,17 +27,22 @@ bool Parker::park_until(TimePoint until) {
   }
 }
 
+// Nothing of the parker may be touched once its owner can take the permit, which may then be gone. Without
+// the mutex the permit is therefore the last write; with it, it goes only to a thread that is parked, which
+// leaves only with the mutex. A thread that was parked and gave up in between gets its permit by another
+// round.
 void Parker::unpark() {
   std::uint32_t seen = kEmpty;
-  while (seen != kParked) {
-    // Nothing of the parker may be touched after the permit is in: its owner may be gone.
-    if (state_.compare_exchange_weak(seen, kPermit, std::memory_order_acq_rel)) return;
+  for (;;) {
+    if (seen != kParked) {
+      if (state_.compare_exchange_weak(seen, kPermit, std::memory_order_acq_rel)) return;
+      continue;
+    }
+    MutexLock lock(mutex_);
+    if (!state_.compare_exchange_strong(seen, kPermit, std::memory_order_acq_rel)) continue;
+    cv_.notify_one();
+    return;
   }
-  // Under the mutex, because a parked thread leaves only with it: it cannot leave, and end, before the
-  // notification.
-  MutexLock lock(mutex_);
-  state_.store(kPermit, std::memory_order_release);
-  cv_.notify_one();
 }
 
 }  // namespace torchpool

@@ -60,7 +60,7 @@ bool Request::succeed() noexcept {
   return finish(RequestState::kRunning, RequestState::kSucceeded, nullptr);
 }
 
-bool Request::fail(std::exception_ptr error) noexcept {
+bool Request::fail(const std::exception_ptr& error) noexcept {
   return finish(RequestState::kQueued, RequestState::kFailed, error) ||
          finish(RequestState::kRunning, RequestState::kFailed, error);
 }

@@ -70,7 +70,7 @@ class Request : public std::enable_shared_from_this<Request> {
   // Running -> Succeeded / Queued | Running -> Failed. False when expiry came first: the result is then
   // dropped.
   bool succeed() noexcept;
-  bool fail(std::exception_ptr error) noexcept;
+  bool fail(const std::exception_ptr& error) noexcept;
 
   bool wait_until(Parker& parker, TimePoint until) { return completion_.wait_until(parker, until); }
   // Null on success. Requires: done().

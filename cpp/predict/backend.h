@@ -1,9 +1,12 @@
 // What runs a batch.
 #pragma once
 
+#include <ATen/ThreadLocalState.h>
 #include <ATen/core/Tensor.h>
+#include <c10/core/InferenceMode.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,10 +32,21 @@ struct BackendResult {
   std::shared_ptr<const ResultForm> form;
 };
 
-// The caller's thread-local state that a run must see (autocast, ...). Empty: the plain state.
+// The caller's thread-local state that a run must see (autocast, ...). Null where it is the plain one.
 class AmbientState {
  public:
   virtual ~AmbientState() = default;
+  at::ThreadLocalState torch_state;
+};
+
+// Puts a captured torch state on this thread for a scope; nothing for null.
+class AmbientTorchScope {
+ public:
+  explicit AmbientTorchScope(const AmbientState* state);
+
+ private:
+  std::optional<at::ThreadLocalStateGuard> torch_;
+  std::optional<c10::InferenceMode> inference_;
 };
 
 // Requires: run() may be called from several workers at once. The tensors handed over may be dropped by run().

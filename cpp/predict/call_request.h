@@ -46,6 +46,9 @@ class CallRequest : public Request {
   // What the bindings keep with it: the arguments of an opaque call, then its result. Its deleter may run anywhere.
   std::shared_ptr<void> object;
 
+  // Throws Error when an input that was not copied has been written since it was submitted.
+  void check_unwritten() const;
+
   // Drops whom it would have told of its end; for a request that was not admitted.
   virtual void forget_notified() noexcept {}
 

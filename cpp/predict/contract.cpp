@@ -9,8 +9,9 @@ namespace torchpool {
 
 namespace {
 
-// Shared inputs up to this size are compared by content, larger ones by identity (address and version).
-constexpr std::int64_t kCompareContentBytes = 4096;
+// Shared inputs up to this size are compared by content, larger ones by identity (address and version). The same bound
+// up to which submitted inputs are copied: a copy's original may be gone and its address used again.
+constexpr std::int64_t kCompareContentBytes = 64 * 1024;
 
 // Two independent 64-bit mixes (the finalizer of splitmix64, Steele et al. 2014) make a 128-bit key: at a billion
 // distinct keys the chance that any two agree is below 1e-20.
@@ -46,8 +47,9 @@ std::string describe(const InputSpec& spec) { return "input '" + spec.name + "'"
 void add_shared_input(KeyHasher& hasher, const at::Tensor& tensor) {
   for (const auto size : tensor.sizes()) hasher.add(static_cast<std::uint64_t>(size));
   const auto bytes = static_cast<std::int64_t>(tensor.nbytes());
-  if (bytes <= kCompareContentBytes && tensor.is_cpu() && tensor.is_contiguous()) {
-    hasher.add_bytes(tensor.const_data_ptr(), static_cast<std::size_t>(bytes));
+  if (bytes <= kCompareContentBytes && tensor.is_cpu()) {
+    const at::Tensor dense = tensor.contiguous();
+    hasher.add_bytes(dense.const_data_ptr(), static_cast<std::size_t>(bytes));
     return;
   }
   hasher.add(reinterpret_cast<std::uintptr_t>(tensor.const_data_ptr()));

@@ -28,16 +28,6 @@ class BatchTask : public Task {
   Batch batch_;
 };
 
-void check_unwritten(const CallRequest& request) {
-  for (std::size_t i = 0; i < request.versions.size(); ++i) {
-    if (request.versions[i] >= 0 && request.versions[i] != request.inputs[i]._version()) {
-      throw Error("input '" + request.contract->inputs[i].name +
-                  "' was written to after it was submitted and before its result was ready; inputs above 64 KiB are "
-                  "not copied at the call: wait for the result, or submit a clone()");
-    }
-  }
-}
-
 bool can_run_in_parts(const CallRequest& request) {
   for (const InputSpec& spec : request.contract->inputs) {
     if (spec.stacked) return false;
@@ -99,7 +89,7 @@ void Predictor::run_together(Members members, WorkerContext& context) {
   parts.reserve(members.size());
   std::int64_t rows = 0;
   for (const auto& member : members) {
-    check_unwritten(*member);
+    member->check_unwritten();
     parts.push_back({&member->inputs, &member->shape});
     rows += member->shape.rows;
   }

@@ -2,8 +2,6 @@
 
 #include <c10/core/InferenceMode.h>
 
-#include "core/error.h"
-
 namespace torchpool {
 
 namespace {
@@ -19,9 +17,6 @@ void collect(const c10::IValue& value, std::vector<at::Tensor>& leaves) {
     for (const auto& element : value.toListRef()) collect(element, leaves);
   } else if (value.isGenericDict()) {
     for (const auto& entry : value.toGenericDict()) collect(entry.value(), leaves);
-  } else if (!value.isNone()) {
-    throw Error("a scripted model returned a " + value.tagKind() +
-                ", which cannot be split into rows; wrap it with batch=False");
   }
 }
 
@@ -36,14 +31,15 @@ std::vector<at::Tensor> flatten_result(const c10::IValue& result) {
 ScriptBackend::ScriptBackend(const torch::jit::Module& module, const std::string& method)
     : method_(module.get_method(method)) {}
 
-BackendResult ScriptBackend::run(const CallForm& form, std::vector<at::Tensor> inputs, const AmbientState* /*ambient*/,
+BackendResult ScriptBackend::run(const CallForm& form, std::vector<at::Tensor> inputs, const AmbientState* ambient,
                                  WorkerContext& /*context*/) {
   std::vector<c10::IValue> positional;
   std::unordered_map<std::string, c10::IValue> keyword;
   static_cast<const ScriptCallForm&>(form).arguments(std::move(inputs), positional, keyword);
   BackendResult result;
   {
-    c10::InferenceMode inference;
+    const AmbientTorchScope scope(ambient);
+    const c10::InferenceMode inference;
     result.outputs = flatten_result(method_(std::move(positional), keyword));
   }
   return result;

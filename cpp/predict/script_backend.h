@@ -22,6 +22,7 @@ class ScriptCallForm : public CallForm {
 class ScriptBackend : public Backend {
  public:
   ScriptBackend(const torch::jit::Module& module, const std::string& method);
+  const c10::FunctionSchema& schema() const { return method_.function().getSchema(); }
   std::string name() const override { return "torchscript"; }
   Lane lane() const noexcept override { return Lane::kCompute; }
   BackendResult run(const CallForm& form, std::vector<at::Tensor> inputs, const AmbientState* ambient,
@@ -31,8 +32,8 @@ class ScriptBackend : public Backend {
   torch::jit::Method method_;
 };
 
-// Tensors of a script's result in the order of its containers. Throws Error for anything but tensors, tuples, lists,
-// dicts and None.
+// Tensors of a script's result in the order of its containers. Numbers, strings and None among them are the same in
+// every run, or the contract would not merge; they stand in the result's form.
 std::vector<at::Tensor> flatten_result(const c10::IValue& result);
 
 }  // namespace torchpool

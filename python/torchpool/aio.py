@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from torchpool import _core
+from torchpool.futures import without_our_frame
 
 
 class Awaited:
@@ -13,24 +14,26 @@ class Awaited:
 
     __slots__ = ("_pending", "future", "loop")
 
-    _pending: _core.Pending
+    _pending: _core.Pending | None  # set by the extension; given up once it is settled, since it holds the inputs
 
     def __init__(self) -> None:
+        self._pending = None
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
 
     def settle(self) -> None:
         """Hands the outcome to the future; on the loop's thread."""
-        if self.future.done():  # cancelled meanwhile
+        pending, self._pending = self._pending, None
+        if pending is None or self.future.done():  # cancelled meanwhile
             return
         try:
-            result = self._pending.result()
+            result = pending.result()
         except StopIteration as error:  # a future refuses it, as a coroutine would
             self.future.set_exception(RuntimeError(f"the model raised StopIteration({error.value!r})"))
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             self.future.cancel()
         except BaseException as error:
-            self.future.set_exception(error)
+            self.future.set_exception(without_our_frame(error))
         else:
             self.future.set_result(result)
 
@@ -39,7 +42,7 @@ class Awaited:
         try:
             return await self.future
         finally:
-            if self.future.cancelled():
+            if self._pending is not None and self.future.cancelled():
                 self._pending.cancel()
 
 

@@ -45,6 +45,30 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(item)
 
 
+def values(call: Call) -> list[tuple[str, str]]:
+    """Path and text of everything in the call that is no tensor, keywords by name; of containers where empty."""
+    args, kwargs = call
+    found: list[tuple[str, str]] = []
+    for index, value in enumerate(args):
+        found.extend(_values(value, str(index)))
+    for name in sorted(kwargs):
+        found.extend(_values(kwargs[name], name))
+    return found
+
+
+def _values(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if is_leaf(value):
+        return
+    if value and type(value) in (tuple, list):
+        for index, item in enumerate(value):
+            yield from _values(item, f"{path}[{index}]")
+    elif value and type(value) is dict:
+        for key, item in value.items():
+            yield from _values(item, f"{path}[{key}]")
+    else:
+        yield path, repr(value)
+
+
 def replace_tensors(call: Call, leaves: Sequence[torch.Tensor]) -> Call:
     """The same call with other tensors in their places."""
     rest = iter(leaves)

@@ -92,6 +92,8 @@ class Contract:
     row_seconds: float | None
     """Measured eager seconds a row at the largest probed batch, with the thread settings as found."""
     checks: tuple[Check, ...]
+    values: tuple[tuple[str, str], ...] = ()
+    """The call's arguments that are no tensors, as (name, repr): the proof is for calls with equal ones."""
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -115,6 +117,7 @@ class Contract:
             item["trims"] = list(item["trims"])
         for key in ("inputs", "outputs", "checks"):
             data[key] = list(data[key])
+        data["values"] = [list(pair) for pair in self.values]
         return data
 
     @classmethod
@@ -138,6 +141,7 @@ class Contract:
             aliases=fields["aliases"],
             row_seconds=fields["row_seconds"],
             checks=tuple(_record(Check, item, "checks") for item in _sequence(fields["checks"], "checks")),
+            values=tuple(_pair(item) for item in _sequence(fields["values"], "values")),
         )
 
 
@@ -145,6 +149,13 @@ def _sequence(value: Any, where: str) -> list[Any]:
     if not isinstance(value, list | tuple):
         raise ValueError(f"contract entry {where!r} must be a list, got {value!r}")
     return list(value)
+
+
+def _pair(value: Any) -> tuple[str, str]:
+    pair = _sequence(value, "values")
+    if len(pair) != 2 or not all(isinstance(item, str) for item in pair):
+        raise ValueError(f"contract entry 'values' must hold pairs of text, got {value!r}")
+    return pair[0], pair[1]
 
 
 def _expect_keys(cls: type, data: Any, where: str) -> None:

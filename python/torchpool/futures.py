@@ -14,40 +14,46 @@ log = logging.getLogger("torchpool")
 class Future(concurrent.futures.Future[Any]):
     """A `concurrent.futures.Future` of one call; cancelling it frees its place in the predictor's queue."""
 
-    _pending: _core.Pending  # set by the extension before the call is admitted
+    # Set by the extension before the call is admitted; given up once it is settled, since it holds the inputs.
+    _pending: _core.Pending | None = None
 
     def cancel(self) -> bool:
         """True when the call had not started, and now never will; False once its batch runs or is done."""
-        if self.cancelled():
-            return True
-        if self.done() or not self._pending.cancel():
-            return False
+        pending = self._pending
+        if pending is None or self.done() or not pending.cancel():
+            return self.cancelled()
         self._settle_cancelled()
         return True
 
     def running(self) -> bool:
         """True while the call's batch runs."""
-        return not self.done() and self._pending.running()
+        pending = self._pending
+        return pending is not None and not self.done() and pending.running()
 
     def _settle_cancelled(self) -> None:
-        # Waiters of concurrent.futures.wait learn of it only by the second step.
-        if super().cancel() and self._state == "CANCELLED":
-            try:
+        super().cancel()
+        with self._condition:  # the notifier's thread and one that cancels may both come here
+            if self._state == "CANCELLED":  # concurrent.futures.wait() learns of it only by this second step
                 self.set_running_or_notify_cancel()
-            except RuntimeError:  # the resolver's thread was quicker
-                log.debug("a cancelled future was settled twice")
 
     def _settle(self) -> None:
         """Takes over the outcome of the call; on the thread that notifies, or at once where it is ready already."""
-        if self._pending.cancelled():
+        pending, self._pending = self._pending, None
+        assert pending is not None
+        if pending.cancelled():
             self._settle_cancelled()
             return
         try:
-            result = self._pending.result()
+            result = pending.result()
         except BaseException as error:
-            self.set_exception(error)
+            self.set_exception(without_our_frame(error))
         else:
             self.set_result(result)
+
+
+def without_our_frame(error: BaseException) -> BaseException:
+    """The error without the frame that has just caught it: that would keep the other calls of its lot alive."""
+    return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
 
 
 def notify(done: list[Any]) -> None:

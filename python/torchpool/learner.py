@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from torchpool import tree
-from torchpool.arguments import Call, parameter_names, readable_names, replace_tensors, tensors
+from torchpool import refusal, tree
+from torchpool.arguments import Call, parameter_names, readable_names, replace_tensors, tensors, values
+from torchpool.batch_size import choose_max_batch
 from torchpool.contract import Contract
 from torchpool.probe import probe
 
@@ -20,20 +21,8 @@ Leaves = list[torch.Tensor]
 # What the extension is told: route, contract of a merge route, spec of the results, whether results must be copied.
 Learned = tuple[str, Contract | None, tree.TreeSpec | None, bool]
 
-# A batch should take about this long: short enough for the latency of those behind it, long enough to spread the cost
-# of a run. It gives 256 rows of a small LSTM, 32 of a small CNN and 8 texts of MiniLM, each near its best.
-_TARGET_BATCH_SECONDS = 0.010
-_MIN_ROWS, _MAX_ROWS = 8, 256
 _MAX_WIDENINGS = 8
 _KEPT_SAMPLES = 4
-
-
-def sane_max_batch(row_seconds: float | None) -> int:
-    """Rows of a batch that takes about 10 ms at the measured seconds per row, a power of two from 8 to 256."""
-    if not row_seconds:
-        return 32
-    exponent = round(math.log2(max(_TARGET_BATCH_SECONDS / row_seconds, 1.0)))
-    return int(min(max(2**exponent, _MIN_ROWS), _MAX_ROWS))
 
 
 @dataclass
@@ -47,6 +36,7 @@ class Kind:
     route: str
     contract: Contract | None
     reason: str | None
+    values: tuple[tuple[str, str], ...]
     samples: list[Leaves] = field(default_factory=list)
     widenings: int = 0
 
@@ -66,7 +56,7 @@ class Learner:
         pad: Mapping[str, float | int | bool] | None = None,
         alone: str | None = None,
         needs_spec: bool = False,
-        on_merge: Callable[[Contract], None] = lambda contract: None,
+        on_max_batch: Callable[[int], None] | None = None,
     ) -> None:
         self._target = target
         self._module = module
@@ -77,9 +67,10 @@ class Learner:
         self._pad = dict(pad or {})
         self._alone = alone
         self._needs_spec = needs_spec
-        self._on_merge = on_merge
+        self._on_max_batch = on_max_batch
         self._parameters = parameter_names(target)
         self._lock = threading.Lock()
+        self._learning: dict[int, tuple[int, threading.Event]] = {}
         self.kinds: dict[int, Kind] = {}
         self.opaque: dict[str, int] = {}
 
@@ -89,21 +80,31 @@ class Learner:
         """How calls like this one are served. Raises what the model raises, or a typed error, when it refuses it."""
         call: Call = (args, kwargs or {})
         leaves = [leaf.detach() for leaf in tensors(call)]
-        kind = Kind(
-            names=readable_names(paths, self._parameters),
-            dtypes=[leaf.dtype for leaf in leaves],
-            ranks=[leaf.dim() for leaf in leaves],
-            devices=[leaf.device for leaf in leaves],
-            route="direct",
-            contract=None,
-            reason=self._alone,
-        )
+        kind = self._kind(paths, call, leaves)
         learned: Learned = ("direct", None, None, False)
         if self._alone is None:
-            learned = self._learn_kind(kind, call, leaves)
+            learning = (threading.get_ident(), threading.Event())
+            self._learning[variant] = learning
+            try:
+                learned = self._learn_kind(kind, call, leaves)
+            except Exception as error:
+                error.with_traceback(refusal.without_our_frames(error.__traceback__))
+                raise
+            finally:
+                del self._learning[variant]
+                learning[1].set()
         with self._lock:
             self.kinds[variant] = kind
         return learned
+
+    def wait_learned(self, variant: int) -> bool:
+        """Waits until another thread has learned a kind of call, where the model must not be run meanwhile: with
+        buffers it may have state, which a probe puts back. False where there is nothing to wait for."""
+        thread, learned = self._learning.get(variant, (0, None))
+        if learned is None or thread == threading.get_ident() or not self._has_buffers():
+            return False
+        learned.wait()
+        return True
 
     def mismatch(
         self, variant: int, paths: list[str], args: tuple[Any, ...], kwargs: dict[str, Any] | None, message: str,
@@ -111,18 +112,31 @@ class Learner:
     ) -> tuple[Any, Learned | None]:
         """The result of a call that departs from its kind's contract, and how to go on with calls like it."""
         call: Call = (args, kwargs or {})
+        with self._lock:
+            kind = self.kinds.get(variant)
         try:
             result = self._run_plain(*call)
         except Exception as error:
-            raise ValueError(f"{message}; the model refuses it: {_brief(error)}") from error
+            error.with_traceback(refusal.without_our_frames(error.__traceback__))
+            if kind is not None and self._takes_others_like(call, tensors(call), kind.samples[0]):
+                raise  # of this size it takes others: the values are at fault
+            raise ValueError(f"{message}; the model refuses it: {refusal.brief(error)}") from error
+        if kind is None:
+            return result, None
+        if kind.contract is not None and kind.contract.aliases:
+            result = self.own(result)
         with self._lock:
-            kind = self.kinds.get(variant)
-            if not may_widen or kind is None or kind.widenings >= _MAX_WIDENINGS:
+            if not may_widen or kind.widenings >= _MAX_WIDENINGS:
                 return result, None
             kind.widenings += 1
             samples = [*kind.samples[: _KEPT_SAMPLES - 1], _copies(tensors(call))]
-        learned = self._prove(kind, call, samples)
-        return result, learned
+        return result, self._prove(kind, call, samples)
+
+    def forget(self) -> None:
+        """Nothing learned so far holds any more."""
+        with self._lock:
+            self._saved = []
+            self.kinds.clear()
 
     def own(self, result: Any) -> Any:
         """The result with every tensor copied: the model returned memory that it keeps or was given."""
@@ -135,13 +149,33 @@ class Learner:
         with self._lock:
             known = [kind for kind in self.kinds.values() if kind.route != "direct"]
             self.opaque[what] = self.opaque.get(what, 0) + 1
-        if not known:
-            return None
-        expected = ", ".join(f"{n}: {d}".replace("torch.", "") for n, d in zip(known[0].names, known[0].dtypes, strict=True))
-        return TypeError(f"{what}, and the model refuses it; calls so far passed tensors ({expected}): "
-                         "convert it with torch.as_tensor() first")
+        return refusal.not_a_tensor(what, self._parameters, known[0]) if known else None
+
+    def refused_values(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Exception | None:
+        """For a call without any tensor, which the model refused: the error that says so, if tensors were learned."""
+        kind = self._kind([], (args, kwargs or {}), [])
+        with self._lock:
+            others = [other for other in self.kinds.values() if other.route != "direct"]
+        for other in others:
+            if found := refusal.difference(kind, other):
+                return found[0](f"{found[1]} as in earlier calls, and the model refuses it")
+        return None
 
     # Inside.
+
+    def _kind(self, paths: list[str], call: Call, leaves: Leaves) -> Kind:
+        others = values(call)
+        texts = readable_names([path for path, _ in others], self._parameters)
+        return Kind(
+            names=readable_names(paths, self._parameters),
+            dtypes=[leaf.dtype for leaf in leaves],
+            ranks=[leaf.dim() for leaf in leaves],
+            devices=[leaf.device for leaf in leaves],
+            route="direct",
+            contract=None,
+            reason=self._alone,
+            values=tuple(zip(texts, (text for _, text in others), strict=True)),
+        )
 
     def _learn_kind(self, kind: Kind, call: Call, leaves: Leaves) -> Learned:
         contract = self._find_saved(kind, leaves)
@@ -155,37 +189,53 @@ class Learner:
                 samples.append(_copies(other))
         return self._prove(kind, call, samples)
 
+    def _run_leaves(self, call: Call, leaves: Leaves) -> Any:
+        args, kwargs = replace_tensors(call, leaves)
+        return self._run_plain(args, kwargs)
+
     def _prove(self, kind: Kind, call: Call, samples: list[Leaves]) -> Learned:
+        raised: list[Exception] = []  # by the model, last
+
         def run(leaves: Leaves) -> Any:
-            args, kwargs = replace_tensors(call, leaves)
-            return self._run_plain(args, kwargs)
+            try:
+                return self._run_leaves(call, leaves)
+            except Exception as error:
+                raised[:] = [error]
+                raise
 
         known = self._names_of_pad(kind.names)
         try:
             contract = probe(run, samples, kind.names, module=self._module, pad=known, batch=self._batch)
-        except (TypeError, ValueError):
-            raise
         except Exception as error:
-            refusal = self._explain_refusal(kind, error)
-            if refusal is None:
+            if not any(error is own for own in raised):
                 raise
-            raise refusal from error
+            self._raise_refusal(kind, call, error)
+            raise
+        finally:
+            raised.clear()  # an exception must not be held by the frames that it holds
         if contract.refused:
             raise ValueError(
                 f"{contract.reason}. Results would depend on other calls or on chance: call model.eval() before "
                 "wrapping, or wrap with batch=False for the model's own calls"
             )
         kind.samples = samples
-        return self._settle(kind, call, contract)
+        return self._settle(kind, call, dataclasses.replace(contract, values=kind.values))
 
     def _settle(self, kind: Kind, call: Call, contract: Contract) -> Learned:
         route = "merge" if contract.mode == "merge" else "serial" if contract.serial else "parallel"
         spec = None
         if self._needs_spec and route == "merge":
             spec = tree.flatten(self._run_plain(*call))[1]
+            fixed = [(name, value) for name, value in spec.constants() if value is not None]
+            if fixed:
+                name, kind_of = fixed[0][0], type(fixed[0][1]).__name__
+                text = f"output {name!r} is a {kind_of}, no tensor, which the torchscript backend cannot give back"
+                contract = dataclasses.replace(contract, mode="alone", reason=text)
+                route, spec = "parallel", None
         kind.route, kind.contract, kind.reason = route, contract, contract.reason
-        if route == "merge":
-            self._on_merge(contract)
+        if route == "merge" and self._on_max_batch is not None and kind.samples:
+            run = functools.partial(self._run_leaves, call)
+            self._on_max_batch(choose_max_batch(run, kind.samples[0], contract))
         return route, contract, spec, contract.aliases
 
     def _names_of_pad(self, names: Sequence[str]) -> dict[str, float | int | bool]:
@@ -199,25 +249,38 @@ class Learner:
                 and [spec.dtype for spec in inputs] == kind.dtypes
                 and [len(spec.sizes) for spec in inputs] == kind.ranks
                 and [torch.device(spec.device) for spec in inputs] == kind.devices
+                and contract.values == kind.values
             ):
                 return contract
         return None
 
-    def _explain_refusal(self, kind: Kind, error: Exception) -> Exception | None:
-        """The typed error for a call that the model refuses and that differs from the kinds it took."""
+    def _raise_refusal(self, kind: Kind, call: Call, error: Exception) -> None:
+        """Raises the typed error for a call that the model refuses, where it differs from the kinds it took."""
         with self._lock:
-            others = [other for other in self.kinds.values() if other.names == kind.names]
-        for other in others:
-            for i, name in enumerate(kind.names):
-                for what, came, expected, cls in (
-                    ("has dtype", kind.dtypes[i], other.dtypes[i], TypeError),
-                    ("is on device", kind.devices[i], other.devices[i], ValueError),
-                    ("has rank", kind.ranks[i], other.ranks[i], ValueError),
-                ):
-                    if came != expected:
-                        text = f"input {name!r} {what} {came}, expected {expected} as in earlier calls"
-                        return cls(f"{text}; the model refuses it: {_brief(error)}".replace("torch.", ""))
-        return None
+            others = [other for other in self.kinds.values() if other.samples]
+        differences = [refusal.difference(kind, other) for other in others]
+        if None in differences:
+            return  # calls of this form were taken
+        for other, difference in zip(others, differences, strict=True):
+            known = dict(zip(other.names, other.samples[0], strict=True))
+            if difference is None or not known.keys() >= set(kind.names):
+                continue
+            if self._takes_others_like(call, tensors(call), [known[name] for name in kind.names]):
+                return  # its values are at fault, not its form
+            error.with_traceback(refusal.without_our_frames(error.__traceback__))
+            cls, text = difference
+            raise cls(f"{text} as in earlier calls; the model refuses it: {refusal.brief(error)}") from error
+
+    def _takes_others_like(self, call: Call, leaves: Leaves, sample: Leaves) -> bool:
+        """Whether the model takes a sample that was fine, brought to this call's dtypes and sizes."""
+        try:
+            self._run_leaves(call, [_shaped_like(s, leaf) for s, leaf in zip(sample, leaves, strict=True)])
+        except Exception:
+            return False
+        return True
+
+    def _has_buffers(self) -> bool:
+        return self._module is not None and next(self._module.buffers(), None) is not None
 
     def contracts(self) -> list[Contract]:
         """Everything learned, for saving."""
@@ -241,6 +304,10 @@ def _same_sizes(leaves: Leaves, samples: list[Leaves]) -> bool:
     return any([x.shape for x in leaves] == [x.shape for x in sample] for sample in samples)
 
 
-def _brief(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"
+def _shaped_like(sample: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
+    """The sample's values, repeated or cut to the leaf's sizes, in its dtype; the leaf's own where ranks differ."""
+    if sample.dim() != leaf.dim() or not sample.numel():
+        return leaf.detach().clone()
+    for dim, size in enumerate(leaf.shape):
+        sample = sample.index_select(dim, torch.arange(size, device=sample.device) % sample.shape[dim])
+    return sample.to(leaf.device, leaf.dtype)

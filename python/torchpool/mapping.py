@@ -14,15 +14,37 @@ import torch
 
 from torchpool import _core
 from torchpool.arguments import Call
+from torchpool.futures import without_our_frame
 
 Submit = Callable[..., _core.Pending]
 
 
+_ROWS_AT_A_TIME = 1024  # of a tensor: as many row objects are made at once
+
+
 def rows_of(iterable: Iterable[Any]) -> Iterable[Any]:
-    """What map iterates over: an array is taken as a tensor, so that its rows are tensors too."""
-    if isinstance(iterable, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(iterable))
+    """What map iterates over: an array's rows are tensors, as a tensor's are, and both are taken lazily."""
+    if isinstance(iterable, np.ndarray) and iterable.dtype.kind in "biufc":
+        if iterable.ndim == 0:
+            raise TypeError("iteration over a 0-d array")
+        return _rows_of_array(iterable)
+    if type(iterable) is torch.Tensor and iterable.dim() > 0:
+        return _rows_of_tensor(iterable)
     return iterable
+
+
+def _rows_of_tensor(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    for start in range(0, len(tensor), _ROWS_AT_A_TIME):
+        yield from tensor[start : start + _ROWS_AT_A_TIME].unbind(0)
+
+
+def _rows_of_array(array: np.ndarray[Any, Any]) -> Iterator[torch.Tensor]:
+    for start in range(0, len(array), _ROWS_AT_A_TIME):
+        part = array[start : start + _ROWS_AT_A_TIME]
+        # Torch takes no negative strides, and warns of an array (a file's, often) that may not be written to.
+        if not (part.flags.c_contiguous and part.flags.writeable):
+            part = part.copy()
+        yield from torch.from_numpy(part).unbind(0)
 
 
 class _Failed:
@@ -45,14 +67,21 @@ class _Failed:
 
 
 class _Arrival:
-    """Puts its call's Pending on a queue when it is done, for results out of order."""
+    """A call whose result is taken when it is done, not in its turn."""
 
-    def __init__(self, arrived: queue.SimpleQueue[Any]) -> None:
-        self._pending: Any = None
+    _pending: Any  # set by the extension before the call is admitted
+
+    def __init__(self, arrived: queue.SimpleQueue[_Arrival]) -> None:
         self._arrived = arrived
 
     def _settle(self) -> None:
-        self._arrived.put(self._pending)
+        self._arrived.put(self)
+
+    def cancel(self) -> bool:
+        return bool(self._pending.cancel())
+
+    def result(self) -> Any:
+        return self._pending.result()
 
 
 class MapIterator:
@@ -75,15 +104,18 @@ class MapIterator:
         self._until = None if timeout is None else time.monotonic() + timeout
         self._return_exceptions = return_exceptions
         self._bar = bar
-        self._in_flight: deque[Any] = deque()
-        self._arrived: queue.SimpleQueue[Any] | None = None if ordered else queue.SimpleQueue()
+        self._in_order: deque[Any] = deque()
+        self._unordered: set[_Arrival] = set()
+        self._arrived: queue.SimpleQueue[_Arrival] | None = None if ordered else queue.SimpleQueue()
         self._input_error: Exception | None = None
         self._exhausted = False
         self._fill()
 
+    def _in_flight(self) -> int:
+        return len(self._in_order) + len(self._unordered)
+
     def _fill(self) -> None:
-        in_flight, submit = self._in_flight, self._submit
-        while not self._exhausted and len(in_flight) < self._ahead:
+        while not self._exhausted and self._in_flight() < self._ahead:
             try:
                 args, kwargs = next(self._calls)
             except StopIteration:
@@ -95,25 +127,36 @@ class MapIterator:
                 return
             try:
                 if self._arrived is None:
-                    in_flight.append(submit(args, kwargs, block=True))
+                    self._in_order.append(self._submit(args, kwargs, block=True))
                 else:
-                    self._submit_unordered(args, kwargs)
-            except _core.Closed:
-                raise
+                    self._submit_unordered(args, kwargs, self._arrived)
+            except _core.Closed as error:
+                if not self._in_flight():
+                    raise
+                self._exhausted = True
+                self._input_error = error
             except Exception as error:
-                self._refuse(_Failed(error))
+                self._refuse(error)
 
-    def _submit_unordered(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        assert self._arrived is not None
-        pending = self._submit(args, kwargs, block=True, notified=_Arrival(self._arrived))
-        self._in_flight.append(pending)
+    def _submit_unordered(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], arrived: queue.SimpleQueue[_Arrival]
+    ) -> None:
+        arrival = _Arrival(arrived)
+        pending = self._submit(args, kwargs, block=True, notified=arrival)
+        self._unordered.add(arrival)
         if pending.ready:
-            self._arrived.put(pending)
+            arrival._pending = pending
+            arrival._settle()
 
-    def _refuse(self, failed: _Failed) -> None:
-        self._in_flight.append(failed)
-        if self._arrived is not None:
-            self._arrived.put(failed)
+    def _refuse(self, error: Exception) -> None:
+        failed = _Failed(error)
+        if self._arrived is None:
+            self._in_order.append(failed)
+            return
+        arrival = _Arrival(self._arrived)
+        arrival._pending = failed
+        self._unordered.add(arrival)
+        arrival._settle()
 
     def __iter__(self) -> MapIterator:
         return self
@@ -126,48 +169,53 @@ class MapIterator:
             raise
 
     def _next(self) -> Any:
-        if not self._in_flight:
+        if not self._in_flight():
             self._fill()
-        if not self._in_flight:
+        if not self._in_flight():
             if self._input_error is not None:
                 error, self._input_error = self._input_error, None
                 raise error
             raise StopIteration
-        pending = self._take()
+        done = self._take()
         self._fill()
         if self._bar is not None:
             self._bar.update()
-        if not self._return_exceptions:
-            return pending.result()
         try:
-            return pending.result()
+            return done.result()
         except Exception as error:
-            return error
+            if not self._return_exceptions:
+                raise
+            return without_our_frame(error)
+        finally:
+            del done  # it holds the error, whose traceback holds this frame
 
     def _take(self) -> Any:
         left = None if self._until is None else max(0.0, self._until - time.monotonic())
         if self._arrived is None:
-            if not self._in_flight[0].wait(left):
+            if not self._in_order[0].wait(left):
                 raise TimeoutError
-            return self._in_flight.popleft()
+            return self._in_order.popleft()
         try:
-            pending = self._arrived.get(timeout=left)
+            arrival = self._arrived.get(timeout=left)
         except queue.Empty:
             raise TimeoutError from None
-        self._in_flight.remove(pending)
-        return pending
+        self._unordered.discard(arrival)
+        return arrival
 
     def close(self) -> None:
         """Cancels the calls that have not started, and takes nothing more from the input. Idempotent."""
         self._exhausted = True
-        while self._in_flight:
-            self._in_flight.pop().cancel()
+        self._input_error = None
+        while self._in_order:
+            self._in_order.pop().cancel()
+        while self._unordered:
+            self._unordered.pop().cancel()
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
     def __del__(self) -> None:
-        if hasattr(self, "_in_flight"):
+        if hasattr(self, "_exhausted"):
             self.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import inspect
 import itertools
@@ -16,7 +17,7 @@ from torchpool import _core, aio, mapping
 from torchpool.arguments import Call, as_call
 from torchpool.contract import Contract
 from torchpool.futures import Future
-from torchpool.learner import Learner, sane_max_batch
+from torchpool.learner import Learner
 from torchpool.report import Explanation, explain
 from torchpool.runtime import Runtime, default_runtime
 
@@ -130,7 +131,9 @@ class Calls:
                 raise
             pending = await asyncio.to_thread(submit, block=True)
         if pending.ready:
-            return pending.result()
+            awaited._pending = pending
+            awaited.settle()
+        del pending  # it holds a failed call's exception, whose traceback holds this frame
         return await awaited.wait()
 
     async def amap(
@@ -199,7 +202,7 @@ class Predictor(Calls):
             pad=options.pad,
             alone=None if options.merging and probed else "merging is off (batch=False)" if probed else _NOT_PROBED,
             needs_spec=scripted,
-            on_merge=_max_batch_setter(weakref.ref(self)),
+            on_max_batch=_max_batch_setter(weakref.ref(self)) if options.max_batch is None else None,
         )
         self._core = _core.Predictor(
             self._used_runtime._core,
@@ -210,6 +213,7 @@ class Predictor(Calls):
             queue_bytes=options.queue_bytes,
             reject=options.overflow == "reject",
             max_batch=self._max_batch,
+            module_dicts=_training_flags(self._module),
             script=self._module if scripted else None,
             method=getattr(self._model, "__name__", "forward") if self._model is not self._module else "forward",
         )
@@ -254,7 +258,7 @@ class Predictor(Calls):
     def refresh(self) -> None:
         """Forgets what was learned, for a module that was changed in a way that its calls do not show."""
         self._saved = ()
-        self._learner.kinds.clear()
+        self._learner.forget()
         self._open_core().forget_learned()
 
     def close(self, wait: bool = True, cancel_pending: bool = False) -> None:
@@ -275,7 +279,7 @@ class Predictor(Calls):
     def __reduce__(self) -> tuple[Any, ...]:
         if self._runtime is not None:
             raise TypeError("a predictor on a Runtime of its own cannot be pickled; wrap without runtime= or wrap again")
-        return _rebuild, (self._model, self._options, tuple(self._learner.contracts()))
+        return _rebuild, (self._model, self._options, tuple(self._learner.contracts()), self._max_batch)
 
     def __repr__(self) -> str:
         return f"<torchpool.Predictor {self._options.name} ({self._core.backend}){' closed' if self._closed else ''}>"
@@ -293,11 +297,9 @@ class View(Calls):
         return f"<{self._predictor!r} at priority={self._priority}, deadline={self._deadline}>"
 
 
-def _rebuild(model: Callable[..., Any], options: Options, contracts: tuple[Contract, ...]) -> Predictor:
-    import dataclasses
-
+def _rebuild(model: Callable[..., Any], options: Options, contracts: tuple[Contract, ...], max_batch: int) -> Predictor:
     if contracts and options.merging:
-        options = dataclasses.replace(options, saved=contracts)
+        options = dataclasses.replace(options, saved=contracts, max_batch=max_batch)
     return Predictor(model, options, None)
 
 
@@ -308,6 +310,11 @@ def _star_call(item: Any) -> Call:
         f"starmap() takes tuples of positional or mappings of keyword arguments, got {type(item).__name__}; "
         "for single arguments use map()"
     )
+
+
+def _training_flags(module: torch.nn.Module | None) -> list[dict[str, Any]]:
+    """The dicts in which the module and those inside it keep their `training` flag; a script keeps it elsewhere."""
+    return [vars(part) for part in module.modules() if "training" in vars(part)] if module is not None else []
 
 
 # The learner must not keep its predictor: a dropped predictor is to be freed at once, not by the cycle collector.
@@ -322,11 +329,11 @@ def _plain_runner(ref: weakref.ref[Predictor]) -> Callable[[tuple[Any, ...], dic
     return run
 
 
-def _max_batch_setter(ref: weakref.ref[Predictor]) -> Callable[[Contract], None]:
-    def set_max_batch(contract: Contract) -> None:
+def _max_batch_setter(ref: weakref.ref[Predictor]) -> Callable[[int], None]:
+    def set_max_batch(rows: int) -> None:
         predictor = ref()
-        if predictor is not None and predictor._options.max_batch is None:
-            predictor._max_batch = sane_max_batch(contract.row_seconds)
-            predictor._core.set_max_batch(predictor._max_batch)
+        if predictor is not None:
+            predictor._max_batch = rows
+            predictor._core.set_max_batch(rows)
 
     return set_max_batch

@@ -69,6 +69,10 @@ def wrap(
     """
     if not callable(model):
         raise TypeError(f"model must be callable, got {type(model).__name__}")
+    if isinstance(batch, Mapping) and "contracts" in batch:
+        batch = Explanation.from_dict(batch)
+    if isinstance(batch, Explanation):
+        max_batch = max_batch or batch.max_batch
     stated, saved, merging = _read_batch(batch)
     options = Options(
         examples=_read_examples(example),
@@ -141,8 +145,6 @@ def _read_batch(batch: Batch) -> tuple[Mapping[str, int] | None, tuple[Contract,
     if isinstance(batch, Contract):
         return None, (batch,), True
     if isinstance(batch, Mapping):
-        if "contracts" in batch:
-            return None, Explanation.from_dict(batch).contracts, True
         for key, dim in batch.items():
             if not isinstance(key, str) or (dim is not None and not isinstance(dim, int)):
                 raise ValueError(f"batch must map names to dims, got {key!r}: {dim!r}")

@@ -29,13 +29,17 @@ class Gate {
   ~Gate() {
     release();
     MutexLock lock(mutex_);
+    while (inside_ > 0) changed_.wait(mutex_);
     EXPECT_GT(entered_, 0) << "nobody entered the gate";
   }
   void enter() {
     MutexLock lock(mutex_);
     ++entered_;
+    ++inside_;
     changed_.notify_all();
     while (!released_) changed_.wait(mutex_);
+    --inside_;
+    changed_.notify_all();
   }
   void await(int entered) {
     MutexLock lock(mutex_);
@@ -55,6 +59,7 @@ class Gate {
   Mutex mutex_;
   CondVar changed_;
   int entered_ TP_GUARDED_BY(mutex_) = 0;
+  int inside_ TP_GUARDED_BY(mutex_) = 0;
   bool released_ TP_GUARDED_BY(mutex_) = false;
 };
 

@@ -1,0 +1,56 @@
+"""How many rows a batch should have: measured once, when a contract is settled."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from torchpool.contract import Contract
+
+# A batch should take about this long: short enough for the latency of those behind it, long enough to spread the cost
+# of a run. It gives 256 rows of a small LSTM, 32 of a small CNN and 8 texts of MiniLM, each near its best on a CPU.
+_TARGET_SECONDS = 0.008
+_MIN_ROWS, _MAX_ROWS = 8, 256
+# Rows of the measured run. The few rows of the probe tell mostly the fixed cost of a run: an LSTM's row costs 40 us
+# in a batch of 5 and 14 us in one of 32.
+_MEASURED_ROWS = 32
+_MEASURED_RUNS = 3
+
+
+def choose_max_batch(
+    run: Callable[[list[torch.Tensor]], Any], sample: Sequence[torch.Tensor], contract: Contract
+) -> int:
+    """Rows of a batch that takes about 8 ms, a power of two from 8 to 256. Runs the model at most three times."""
+    seconds = contract.row_seconds or 0.0
+    if seconds * _MEASURED_ROWS < _TARGET_SECONDS * 4:
+        seconds = min(seconds or math.inf, _measure(run, sample, contract))
+    exponent = round(math.log2(max(_TARGET_SECONDS / seconds, 1.0)))
+    return int(min(max(2**exponent, _MIN_ROWS), _MAX_ROWS))
+
+
+def _measure(
+    run: Callable[[list[torch.Tensor]], Any], sample: Sequence[torch.Tensor], contract: Contract
+) -> float:
+    """Seconds a row in a batch of copies of the sample."""
+    batch = []
+    rows = 1
+    for tensor, spec in zip(sample, contract.inputs, strict=True):
+        if spec.batch_dim is None:
+            batch.append(tensor)
+        elif spec.stacked:
+            rows = _MEASURED_ROWS
+            batch.append(torch.stack([tensor] * rows))
+        else:
+            copies = max(1, _MEASURED_ROWS // tensor.shape[spec.batch_dim])
+            rows = copies * tensor.shape[spec.batch_dim]
+            batch.append(torch.cat([tensor] * copies, spec.batch_dim))
+    best = math.inf
+    for _ in range(_MEASURED_RUNS):  # the best: everything else the machine did meanwhile only adds
+        start = time.perf_counter()
+        run(batch)
+        best = min(best, time.perf_counter() - start)
+    return best / rows

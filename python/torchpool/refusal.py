@@ -1,0 +1,83 @@
+"""What a caller is told whose call the model refuses: the input that differs from those of calls that it took."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol
+
+import torch
+
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+class Seen(Protocol):
+    """What is remembered of a kind of call: its tensors, and the rest of its arguments as text, by name."""
+
+    names: list[str]
+    dtypes: list[torch.dtype]
+    ranks: list[int]
+    devices: list[torch.device]
+    values: tuple[tuple[str, str], ...]
+
+
+def brief(error: BaseException) -> str:
+    """Type and first line of an exception."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"
+
+
+def difference(call: Seen, known: Seen) -> tuple[type[Exception], str] | None:
+    """Error type and text for the first input in which a call differs from a kind of calls; None where none does."""
+    expected = {name: i for i, name in enumerate(known.names)}
+    for i, name in enumerate(call.names):
+        if name not in expected:
+            continue
+        k = expected[name]
+        if call.dtypes[i] != known.dtypes[k]:
+            came, wanted = _plain(call.dtypes[i]), _plain(known.dtypes[k])
+            return TypeError, f"input {name!r} has dtype {came}, expected {wanted}"
+        if call.devices[i] != known.devices[k]:
+            return ValueError, f"input {name!r} is on device {call.devices[i]}, expected {known.devices[k]}"
+        if call.ranks[i] != known.ranks[k]:
+            return ValueError, f"input {name!r} has {call.ranks[i]} dims, expected {known.ranks[k]}"
+    given = dict(call.values)
+    for name, dtype in zip(known.names, known.dtypes, strict=True):
+        value = given.get(name) or _inside(call, name)
+        if name not in call.names and value:
+            return TypeError, f"input {name!r} is {value}, expected a tensor ({_plain(dtype)})"
+    return None
+
+
+def not_a_tensor(what: str, parameters: Sequence[str], known: Seen) -> TypeError:
+    """For an argument that cannot be taken apart (`what` names it and its type), which the model refused."""
+    head, quote, rest = what.partition("'")
+    path, end, kind = rest.partition("'")
+    if path.isdecimal() and int(path) < len(parameters):
+        path = parameters[int(path)]
+    advice = "convert it with torch.as_tensor() first"
+    if kind.endswith((" Tensor", " Parameter")):
+        kind, advice = " is a tensor that is not dense (sparse, quantized, ...)", "convert it with to_dense() first"
+    expected = ", ".join(f"{n}: {_plain(d)}" for n, d in zip(known.names, known.dtypes, strict=True))
+    text = f"{head}{quote}{path}{end}{kind}, and the model refuses it"
+    return TypeError(f"{text}; calls so far passed tensors ({expected}): {advice}")
+
+
+def without_our_frames(traceback: TracebackType | None) -> TracebackType | None:
+    """The traceback without this package's frames: they hold samples, which are other callers' inputs."""
+    if traceback is None:
+        return None
+    rest = without_our_frames(traceback.tb_next)
+    if traceback.tb_frame.f_code.co_filename.startswith(_OURS):
+        return rest
+    return TracebackType(rest, traceback.tb_frame, traceback.tb_lasti, traceback.tb_lineno)
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _inside(call: Seen, name: str) -> str | None:
+    """What came where a tensor was expected and a list or tuple of values was given: the first of them."""
+    return next((f"a list of values ({text}, ...)" for path, text in call.values if path.startswith(f"{name}[")), None)
