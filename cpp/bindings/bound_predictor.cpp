@@ -53,17 +53,6 @@ bool must_run_inline() {
   return Runtime::on_worker_thread() || Resolver::on_resolver_thread() || InlineLease::held_by_this_thread();
 }
 
-void refuse_grad(const FlatCall& flat) {
-  if (!at::GradMode::is_enabled()) return;
-  for (const at::Tensor& leaf : flat.leaves) {
-    if (leaf.requires_grad()) {
-      throw py::type_error(
-          "an input requires grad, but a predictor computes no gradients: call it under torch.no_grad(), or pass "
-          "x.detach()");
-    }
-  }
-}
-
 }  // namespace
 
 BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, py::object target, py::object learner,
@@ -79,7 +68,7 @@ BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, py::object
   if (!backend) backend = std::make_shared<PythonBackend>(target_);
   handler_ = std::make_shared<Predictor>(std::move(backend), stats_, core.clock());
   handler_->set_max_rows(options_.max_batch);
-  alone_ = std::make_shared<AloneHandler>(target_, stats_, core.clock());
+  alone_ = std::make_shared<AloneHandler>(target_, learner_, stats_, core.clock());
   ChannelOptions channel;
   channel.name = options_.name;
   channel.limits = options_.limits;
@@ -102,6 +91,18 @@ BoundPredictor::~BoundPredictor() {
   serial_.reset();
 }
 
+void BoundPredictor::refuse_grad(const FlatCall& flat, const py::tuple& args, PyObject* kwargs) const {
+  if (!at::GradMode::is_enabled()) return;
+  for (std::size_t i = 0; i < flat.leaves.size(); ++i) {
+    if (!flat.leaves[i].requires_grad()) continue;
+    const auto names = make_form(args.ptr(), kwargs, nullptr)->names();
+    const auto name = i < names.size() ? learner_.attr("readable")(names[i]).cast<std::string>() : "?";
+    throw py::type_error("input '" + name +
+                         "' requires grad, but a predictor computes no gradients: call it under torch.no_grad(), or "
+                         "pass its detach()");
+  }
+}
+
 const std::shared_ptr<Channel>& BoundPredictor::channel_of(Route route) const noexcept {
   if (route == Route::kMerge) return merge_;
   return route == Route::kParallel ? parallel_ : serial_;
@@ -117,9 +118,13 @@ bool BoundPredictor::take_apart(const py::tuple& args, const py::object& kwargs,
   }
   PyObject* named = kwargs.is_none() ? nullptr : kwargs.ptr();
   flatten_call(args.ptr(), named, call.flat);
-  refuse_grad(call.flat);
+  refuse_grad(call.flat, args, named);
   call.ambient = capture_ambient();
   const auto& leaves = call.flat.leaves;
+  if (!call.flat.opaque.empty() && opaque_seen_.size() < VariantTable::kMaxVariants &&
+      opaque_seen_.insert(call.flat.opaque).second) {
+    learner_.attr("saw_opaque")(call.flat.opaque);
+  }
   if (!call.flat.opaque.empty() || leaves.empty() || call.ambient.must_run_here) return true;
   call.variant = variants_.find_or_add(call.flat, call.ambient.torch_key, args.ptr(), named, schema());
   if (!call.variant) return true;
@@ -199,14 +204,12 @@ py::object BoundPredictor::run_plain(const py::tuple& args, const py::object& kw
   return result;
 }
 
-// The model's own error; for an argument that is no tensor where tensors were learned, one that says so, from it.
-void BoundPredictor::refuse(const Prepared& call) {
-  if (call.flat.opaque.empty()) throw py::error_already_set();
-  py::error_already_set own;
-  const py::object typed = learner_.attr("refused_opaque")(call.flat.opaque);
-  if (typed.is_none()) throw own;
-  PyException_SetCause(typed.ptr(), py::object(own.value()).release().ptr());
-  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(typed.ptr())), typed.ptr());
+void BoundPredictor::refuse(const Prepared& call, const py::tuple& args, const py::object& kwargs) {
+  if (call.flat.opaque.empty() && !call.flat.leaves.empty()) throw py::error_already_set();
+  const py::error_already_set own;
+  const py::object named = kwargs.is_none() ? py::dict() : kwargs;
+  const py::object error = typed_refusal(learner_, own.value(), call.flat.opaque, args, named);
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
   throw py::error_already_set();
 }
 
@@ -215,7 +218,7 @@ py::object BoundPredictor::run_here(const Prepared& call, const py::tuple& args,
   stats_->inlined.fetch_add(1, std::memory_order_relaxed);
   py::object result = try_plain(args, kwargs);
   (result ? stats_->succeeded : stats_->failed).fetch_add(1, std::memory_order_relaxed);
-  if (!result) refuse(call);
+  if (!result) refuse(call, args, kwargs);
   if (call.variant && call.variant->aliases) return learner_.attr("own")(result);
   return result;
 }
@@ -245,6 +248,7 @@ std::shared_ptr<CallRequest> BoundPredictor::make_request(Prepared& call, const 
   if (!merges && call.variant && call.variant->aliases) request->owner = copies_;
   if (!call.flat.opaque.empty() || call.flat.leaves.empty()) {
     py::dict named = kwargs.is_none() ? py::dict() : py::reinterpret_borrow<py::dict>(kwargs);
+    request->opaque = call.flat.opaque;
     request->object = make_ref(snapshot ? copy_arguments(args, named) : py::make_tuple(args, named));
     return request;
   }

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_set>
 
 #include "bindings/bound_runtime.h"
 #include "bindings/pending.h"
@@ -73,7 +74,8 @@ class BoundPredictor {
   void learn(Variant& variant, const py::tuple& args, const py::object& kwargs);
   static void install(Variant& variant, const py::tuple& learned);
   py::object settle_mismatch(Prepared& call, const py::tuple& args, const py::object& kwargs);
-  [[noreturn]] void refuse(const Prepared& call);
+  [[noreturn]] void refuse(const Prepared& call, const py::tuple& args, const py::object& kwargs);
+  void refuse_grad(const FlatCall& flat, const py::tuple& args, PyObject* kwargs) const;
   py::object run_here(const Prepared& call, const py::tuple& args, const py::object& kwargs);
   std::shared_ptr<CallRequest> make_request(Prepared& call, const py::tuple& args, const py::object& kwargs,
                                             const CallOptions& options, py::object notified, bool to_loop,
@@ -95,6 +97,7 @@ class BoundPredictor {
   std::shared_ptr<Channel> serial_;
   TrainingWatch training_;
   VariantTable variants_;
+  std::unordered_set<std::string> opaque_seen_;
   bool closed_ = false;
 };
 

@@ -46,6 +46,15 @@ BackendResult flatten_python_result(const py::object& result) {
   return flat;
 }
 
+py::object typed_refusal(const py::object& learner, const py::object& error, const std::string& opaque,
+                         const py::object& args, const py::object& kwargs) {
+  py::object typed =
+      opaque.empty() ? learner.attr("refused_values")(args, kwargs) : learner.attr("refused_opaque")(opaque);
+  if (typed.is_none()) return error;
+  PyException_SetCause(typed.ptr(), py::object(error).release().ptr());
+  return typed;
+}
+
 BackendResult PythonBackend::run(const CallForm& form, std::vector<at::Tensor> inputs, const AmbientState* ambient,
                                  WorkerContext& context) {
   context.gate->enter();
@@ -82,6 +91,20 @@ std::unique_ptr<Task> AloneHandler::make_task(Batch batch) {
   return std::make_unique<AloneTask>(shared_from_this(), std::move(batch));
 }
 
+py::object AloneHandler::run_plain(CallRequest& request) {
+  if (request.form) {
+    auto [args, kwargs] = static_cast<const PyCallForm&>(*request.form).build(request.inputs);
+    return call(target_, args, kwargs);
+  }
+  const auto arguments = py::tuple(borrow(request.object));
+  try {
+    return call(target_, arguments[0], arguments[1]);
+  } catch (const PythonError& raised) {
+    throw PythonError(make_ref(typed_refusal(borrow(learner_), borrow(raised.exception()), request.opaque,
+                                             arguments[0], arguments[1])));
+  }
+}
+
 void AloneHandler::run(CallRequest& request, WorkerContext& context) noexcept {
   context.gate->enter();
   set_intra_op_threads(context.cores);
@@ -91,13 +114,7 @@ void AloneHandler::run(CallRequest& request, WorkerContext& context) noexcept {
     at::NoGradGuard no_grad;
     const AmbientScope scope(request.ambient.get());
     request.check_unwritten();
-    if (request.form) {
-      auto [args, kwargs] = static_cast<const PyCallForm&>(*request.form).build(request.inputs);
-      request.object = make_ref(call(target_, args, kwargs));
-    } else {
-      const py::object arguments = borrow(request.object);  // (args, kwargs)
-      request.object = make_ref(call(target_, py::tuple(arguments)[0], py::tuple(arguments)[1]));
-    }
+    request.object = make_ref(run_plain(request));
     if (request.owner) {
       const py::object result = borrow(request.object);
       PyObject* copy = PyObject_CallOneArg(static_cast<PyObject*>(request.owner.get()), result.ptr());

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -42,6 +43,8 @@ class CallRequest : public Request {
 
   // The bindings' function that copies an opaque call's result, where the model hands out memory that it keeps.
   std::shared_ptr<void> owner;
+
+  std::string opaque;  // which argument of an opaque call could not be taken apart; empty where there is none
 
   // What the bindings keep with it: the arguments of an opaque call, then its result. Its deleter may run anywhere.
   std::shared_ptr<void> object;

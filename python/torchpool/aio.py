@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any
 
 from torchpool import _core
@@ -12,12 +15,13 @@ from torchpool.futures import without_our_frame
 class Awaited:
     """One awaited call. Its future belongs to its loop and is touched on the loop's thread only."""
 
-    __slots__ = ("_pending", "future", "loop")
+    __slots__ = ("_abandoned", "_pending", "future", "loop")
 
     _pending: _core.Pending | None  # set by the extension; given up once it is settled, since it holds the inputs
 
     def __init__(self) -> None:
         self._pending = None
+        self._abandoned = False
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
 
@@ -41,9 +45,78 @@ class Awaited:
         """The outcome; cancelling the task takes the call out of its queue."""
         try:
             return await self.future
-        finally:
-            if self._pending is not None and self.future.cancelled():
-                self._pending.cancel()
+        except asyncio.CancelledError:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """Takes the call out of its queue, now or as soon as it is there."""
+        self._abandoned = True
+        if self._pending is not None:
+            self._pending.cancel()
+
+    def submit_when_there_is_room(self, submit: Callable[..., _core.Pending]) -> _core.Pending:
+        """On a thread that may wait."""
+        pending = submit(block=True)
+        if self._abandoned:
+            pending.cancel()
+        return pending
+
+
+async def call(submit: Callable[..., _core.Pending], *, reject: bool) -> Any:
+    """Submits a call and awaits it. `submit` takes `notified`, and `reject` or `block` for a queue that is full."""
+    awaited = Awaited()
+    try:
+        pending = submit(notified=awaited, to_loop=True, reject=True)
+    except _core.QueueFull:
+        if reject:
+            raise
+        try:
+            blocking = functools.partial(submit, notified=awaited, to_loop=True)
+            pending = await asyncio.to_thread(awaited.submit_when_there_is_room, blocking)
+        except asyncio.CancelledError:
+            awaited.abandon()
+            raise
+    if pending.ready:
+        awaited._pending = pending
+        awaited.settle()
+    del pending  # it holds a failed call's exception, whose traceback holds this frame
+    return await awaited.wait()
+
+
+async def map_calls(
+    call_one: Callable[[Any], Coroutine[Any, Any, Any]], items: Iterator[Any], ahead: int, return_exceptions: bool
+) -> AsyncGenerator[Any, None]:
+    """Results in order, with at most `ahead` calls in flight; what is left is cancelled when it is closed."""
+    tasks: deque[asyncio.Task[Any]] = deque()
+    input_error: Exception | None = None
+    exhausted = False
+    try:
+        while True:
+            while not exhausted and len(tasks) < ahead:
+                try:
+                    item = next(items)
+                except StopIteration:
+                    exhausted = True
+                except Exception as error:  # the caller's iterable failed: raised after the results before it
+                    exhausted, input_error = True, error
+                else:
+                    tasks.append(asyncio.ensure_future(call_one(item)))
+            if not tasks:
+                break
+            try:
+                result = await tasks.popleft()
+            except Exception as error:
+                if not return_exceptions:
+                    raise
+                result = error
+            yield result
+        if input_error is not None:
+            raise input_error
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def notify(done: list[Awaited]) -> None:

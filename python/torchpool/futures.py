@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import queue
+import threading
 from typing import Any
 
 from torchpool import _core
@@ -30,6 +32,15 @@ class Future(concurrent.futures.Future[Any]):
         pending = self._pending
         return pending is not None and not self.done() and pending.running()
 
+    def _invoke_callbacks(self) -> None:
+        if self._done_callbacks and _core.on_worker_thread():
+            _callbacks.run(self)
+        else:
+            super()._invoke_callbacks()
+
+    def _run_callbacks(self) -> None:
+        super()._invoke_callbacks()
+
     def _settle_cancelled(self) -> None:
         super().cancel()
         with self._condition:  # the notifier's thread and one that cancels may both come here
@@ -49,6 +60,52 @@ class Future(concurrent.futures.Future[Any]):
             self.set_exception(without_our_frame(error))
         else:
             self.set_result(result)
+
+
+class _Callbacks:
+    """Runs callbacks on a thread of its own: one that waits for another future, or is slow, keeps none from settling."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: queue.SimpleQueue[Future | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def run(self, future: Future) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="torchpool-callbacks", daemon=True)
+                self._thread.start()
+        self._waiting.put(future)
+
+    def _serve(self) -> None:
+        while (future := self._waiting.get()) is not None:
+            try:
+                future._run_callbacks()
+            except BaseException:  # the standard's own loop lets pass what is no Exception
+                log.exception("a callback of %r", future)
+            del future
+
+    def finish(self) -> None:
+        """Runs what waits and ends the thread."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._waiting.put(None)
+            thread.join()
+
+
+_callbacks = _Callbacks()
+
+
+def finish_callbacks() -> None:
+    """At exit, once everything is settled."""
+    _callbacks.finish()
+
+
+def after_fork_in_child() -> None:
+    """The thread did not survive the fork, and its lock may be held."""
+    global _callbacks
+    _callbacks = _Callbacks()
 
 
 def without_our_frame(error: BaseException) -> BaseException:

@@ -39,6 +39,8 @@ class Kind:
     values: tuple[tuple[str, str], ...]
     samples: list[Leaves] = field(default_factory=list)
     widenings: int = 0
+    not_widened: str | None = None
+    """Why calls that depart from the contract go on to run alone."""
 
 
 class Learner:
@@ -68,11 +70,11 @@ class Learner:
         self._alone = alone
         self._needs_spec = needs_spec
         self._on_max_batch = on_max_batch
-        self._parameters = parameter_names(target)
+        self.parameters = parameter_names(target)
         self._lock = threading.Lock()
         self._learning: dict[int, tuple[int, threading.Event]] = {}
         self.kinds: dict[int, Kind] = {}
-        self.opaque: dict[str, int] = {}
+        self.opaque: set[str] = set()
 
     # What the extension calls.
 
@@ -130,7 +132,16 @@ class Learner:
                 return result, None
             kind.widenings += 1
             samples = [*kind.samples[: _KEPT_SAMPLES - 1], _copies(tensors(call))]
-        return result, self._prove(kind, call, samples)
+        return result, self._widen(kind, call, samples)
+
+    def _widen(self, kind: Kind, call: Call, samples: list[Leaves]) -> Learned | None:
+        """How to go on with a kind whose calls turn out to vary; None where what was proven before stays."""
+        contract = self._prove(kind, call, samples)
+        if contract.mode == "alone" and not contract.serial:
+            kind.not_widened, kind.widenings = contract.reason, _MAX_WIDENINGS
+            return None
+        kind.samples = samples
+        return self._settle(kind, call, contract)
 
     def forget(self) -> None:
         """Nothing learned so far holds any more."""
@@ -143,13 +154,24 @@ class Learner:
         leaves, spec = tree.flatten(result)
         return spec.rebuild([leaf.detach().clone() for leaf in leaves])
 
+    def readable(self, path: str) -> str:
+        """The name of the input at a path: "0" -> "x"."""
+        return readable_names([path], self.parameters)[0]
+
+    def saw_opaque(self, what: str) -> None:
+        """A call with an argument that cannot be taken apart came, and runs alone."""
+        with self._lock:
+            self.opaque.add(what)
+
     def refused_opaque(self, what: str) -> TypeError | None:
-        """For a call with an argument that is no tensor, which the model refused: the error that says so, if tensors
-        were learned there."""
+        """For a call with an argument that is no tensor, which the model refused: the error that says so, if a tensor
+        was learned there."""
         with self._lock:
             known = [kind for kind in self.kinds.values() if kind.route != "direct"]
-            self.opaque[what] = self.opaque.get(what, 0) + 1
-        return refusal.not_a_tensor(what, self._parameters, known[0]) if known else None
+            self.opaque.add(what)
+        argument = refusal.Argument.parse(what, self.parameters)
+        learned = [kind for kind in known if argument.name in kind.names]
+        return refusal.not_a_tensor(argument, learned[0]) if learned else None
 
     def refused_values(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Exception | None:
         """For a call without any tensor, which the model refused: the error that says so, if tensors were learned."""
@@ -165,9 +187,9 @@ class Learner:
 
     def _kind(self, paths: list[str], call: Call, leaves: Leaves) -> Kind:
         others = values(call)
-        texts = readable_names([path for path, _ in others], self._parameters)
+        texts = readable_names([path for path, _ in others], self.parameters)
         return Kind(
-            names=readable_names(paths, self._parameters),
+            names=readable_names(paths, self.parameters),
             dtypes=[leaf.dtype for leaf in leaves],
             ranks=[leaf.dim() for leaf in leaves],
             devices=[leaf.device for leaf in leaves],
@@ -187,13 +209,16 @@ class Learner:
             other = tensors(example)
             if _alike(other, leaves) and _same_names(example, call) and not _same_sizes(other, samples):
                 samples.append(_copies(other))
-        return self._prove(kind, call, samples)
+        contract = self._prove(kind, call, samples)
+        kind.samples = samples
+        return self._settle(kind, call, contract)
 
     def _run_leaves(self, call: Call, leaves: Leaves) -> Any:
         args, kwargs = replace_tensors(call, leaves)
         return self._run_plain(args, kwargs)
 
-    def _prove(self, kind: Kind, call: Call, samples: list[Leaves]) -> Learned:
+    def _prove(self, kind: Kind, call: Call, samples: list[Leaves]) -> Contract:
+        """What probing finds. Raises what the model raises, or a typed error, when it refuses the first sample."""
         raised: list[Exception] = []  # by the model, last
 
         def run(leaves: Leaves) -> Any:
@@ -218,8 +243,7 @@ class Learner:
                 f"{contract.reason}. Results would depend on other calls or on chance: call model.eval() before "
                 "wrapping, or wrap with batch=False for the model's own calls"
             )
-        kind.samples = samples
-        return self._settle(kind, call, dataclasses.replace(contract, values=kind.values))
+        return dataclasses.replace(contract, values=kind.values)
 
     def _settle(self, kind: Kind, call: Call, contract: Contract) -> Learned:
         route = "merge" if contract.mode == "merge" else "serial" if contract.serial else "parallel"

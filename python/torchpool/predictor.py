@@ -6,9 +6,8 @@ import asyncio
 import dataclasses
 import functools
 import inspect
-import itertools
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,9 +31,12 @@ _NOT_PROBED = (
 class Calls:
     """The ways to call a predictor, each at the same priority and deadline."""
 
-    _predictor: Predictor
     _priority: int = 0
     _deadline: float | None = None
+
+    @property
+    def _predictor(self) -> Predictor:
+        raise NotImplementedError
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """The model's output for these arguments, computed in a batch with other calls'.
@@ -77,7 +79,7 @@ class Calls:
             raise TypeError("map() needs at least one iterable")
         rows = [mapping.rows_of(iterable) for iterable in iterables]
         calls: Iterator[Call] = ((args, {}) for args in zip(*rows, strict=False))
-        return self._map(calls, rows[0], timeout, buffersize, ordered, progress, return_exceptions)
+        return self._map(calls, iterables, timeout, buffersize, ordered, progress, return_exceptions)
 
     def starmap(
         self,
@@ -92,25 +94,25 @@ class Calls:
         """As map, for one iterable of calls: a tuple is positional arguments, a mapping (such as a tokenizer's
         output) keyword arguments."""
         calls = map(_star_call, iterable)
-        return self._map(calls, iterable, timeout, buffersize, ordered, progress, return_exceptions)
+        return self._map(calls, (iterable,), timeout, buffersize, ordered, progress, return_exceptions)
 
     def _map(
         self,
         calls: Iterator[Call],
-        source: Any,
+        sources: tuple[Iterable[Any], ...],
         timeout: float | None,
         buffersize: int | None,
         ordered: bool,
         progress: bool,
         return_exceptions: bool,
     ) -> mapping.MapIterator:
-        if buffersize is not None and (not isinstance(buffersize, int) or buffersize < 1):
-            raise ValueError(f"buffersize must be an int of at least 1, or None, got {buffersize!r}")
-        total = len(source) if progress and hasattr(source, "__len__") else None
+        ahead = self._calls_ahead(buffersize)
+        sized = [len(source) for source in sources if isinstance(source, Sized)]
+        total = min(sized, default=None)
         return mapping.MapIterator(
             self._submit,
             calls,
-            ahead=buffersize or self._predictor._look_ahead,
+            ahead=ahead,
             timeout=timeout,
             ordered=ordered,
             return_exceptions=return_exceptions,
@@ -119,46 +121,25 @@ class Calls:
 
     async def acall(self, /, *args: Any, **kwargs: Any) -> Any:
         """As a call, awaited. Cancelling the task takes the call out of its queue; the loop is never blocked."""
-        core = self._predictor._open_core()
-        if not core.is_known(args, kwargs):
-            return await asyncio.to_thread(self, *args, **kwargs)  # learning runs the model some times
-        awaited = aio.Awaited()
-        submit = functools.partial(self._submit, args, kwargs, notified=awaited, to_loop=True)
-        try:
-            pending = submit(reject=True)
-        except _core.QueueFull:
-            if self._predictor._options.overflow == "reject":
-                raise
-            pending = await asyncio.to_thread(submit, block=True)
-        if pending.ready:
-            awaited._pending = pending
-            awaited.settle()
-        del pending  # it holds a failed call's exception, whose traceback holds this frame
-        return await awaited.wait()
+        return await self._acall(args, kwargs, self._predictor._options.overflow == "reject")
 
-    async def amap(
+    async def _acall(self, args: tuple[Any, ...], kwargs: dict[str, Any], reject: bool) -> Any:
+        if not self._predictor._open_core().is_known(args, kwargs):
+            return await asyncio.to_thread(self, *args, **kwargs)  # learning runs the model some times
+        return await aio.call(functools.partial(self._submit, args, kwargs), reject=reject)
+
+    def amap(
         self, iterable: Iterable[Any], *, buffersize: int | None = None, return_exceptions: bool = False
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         """As map over one iterable, for `async for`: results in order, at most `buffersize` calls in flight."""
-        ahead = buffersize or self._predictor._look_ahead
-        source = iter(mapping.rows_of(iterable))
-        tasks: list[asyncio.Task[Any]] = []
-        try:
-            while True:
-                for item in itertools.islice(source, ahead - len(tasks)):
-                    tasks.append(asyncio.ensure_future(self.acall(item)))
-                if not tasks:
-                    return
-                results = await asyncio.gather(tasks.pop(0), return_exceptions=True)
-                if isinstance(results[0], BaseException) and not (
-                    return_exceptions and isinstance(results[0], Exception)
-                ):
-                    raise results[0]
-                yield results[0]
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        ahead = self._calls_ahead(buffersize)
+        items = iter(mapping.rows_of(iterable))
+        return aio.map_calls(lambda item: self._acall((item,), {}, False), items, ahead, return_exceptions)
+
+    def _calls_ahead(self, buffersize: int | None) -> int:
+        if buffersize is not None and (not isinstance(buffersize, int) or buffersize < 1):
+            raise ValueError(f"buffersize must be an int of at least 1, or None, got {buffersize!r}")
+        return buffersize or self._predictor._look_ahead
 
 
 class Predictor(Calls):
@@ -171,7 +152,6 @@ class Predictor(Calls):
     def __init__(self, model: Callable[..., Any], options: Options, runtime: Runtime | None) -> None:
         from torchpool.wrap import module_of
 
-        self._predictor = self
         self._model = model
         self._options = options
         self._runtime = runtime
@@ -185,6 +165,10 @@ class Predictor(Calls):
         self._open()
         for args, kwargs in options.examples:
             self._core.learn(args, kwargs)
+
+    @property
+    def _predictor(self) -> Predictor:
+        return self  # an attribute would be a cycle: a dropped predictor is to be freed at once
 
     def _open(self) -> None:
         options = self._options
@@ -228,8 +212,8 @@ class Predictor(Calls):
 
     @property
     def _look_ahead(self) -> int:
-        # Enough for every worker to have a full batch running and two more to choose near lengths from.
-        return max(64, 4 * self._max_batch * self._used_runtime.workers)
+        # Enough for every worker to have a full batch running and several more to choose near lengths from.
+        return max(128, 4 * self._max_batch * self._used_runtime.workers)
 
     @property
     def model(self) -> Callable[..., Any]:
@@ -289,9 +273,13 @@ class View(Calls):
     """A predictor seen at another priority and deadline; made by `Predictor.options`."""
 
     def __init__(self, predictor: Predictor, priority: int, deadline: float | None) -> None:
-        self._predictor = predictor
+        self._viewed = predictor
         self._priority = priority
         self._deadline = deadline
+
+    @property
+    def _predictor(self) -> Predictor:
+        return self._viewed
 
     def __repr__(self) -> str:
         return f"<{self._predictor!r} at priority={self._priority}, deadline={self._deadline}>"

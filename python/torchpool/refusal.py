@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
 import torch
+
+from torchpool.arguments import readable_names
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
@@ -50,18 +53,31 @@ def difference(call: Seen, known: Seen) -> tuple[type[Exception], str] | None:
     return None
 
 
-def not_a_tensor(what: str, parameters: Sequence[str], known: Seen) -> TypeError:
-    """For an argument that cannot be taken apart (`what` names it and its type), which the model refused."""
-    head, quote, rest = what.partition("'")
-    path, end, kind = rest.partition("'")
-    if path.isdecimal() and int(path) < len(parameters):
-        path = parameters[int(path)]
-    advice = "convert it with torch.as_tensor() first"
-    if kind.endswith((" Tensor", " Parameter")):
-        kind, advice = " is a tensor that is not dense (sparse, quantized, ...)", "convert it with to_dense() first"
+@dataclass(frozen=True)
+class Argument:
+    """An argument that cannot be taken apart, and the name of its type."""
+
+    name: str
+    type: str
+
+    @classmethod
+    def parse(cls, what: str, parameters: Sequence[str]) -> Argument:
+        """From the extension's words: "argument '<position, keyword or path>' is of type <type>"."""
+        path, _, rest = what.partition("'")[2].partition("'")
+        return cls(readable_names([path], parameters)[0], rest.removeprefix(" is of type "))
+
+    def __str__(self) -> str:
+        if self.type in ("Tensor", "Parameter"):
+            return f"argument {self.name!r} is a tensor that is not dense (sparse, quantized, ...)"
+        return f"argument {self.name!r} is of type {self.type}"
+
+
+def not_a_tensor(argument: Argument, known: Seen) -> TypeError:
+    """For an argument that the model refused, where calls of the known kind pass a tensor."""
     expected = ", ".join(f"{n}: {_plain(d)}" for n, d in zip(known.names, known.dtypes, strict=True))
-    text = f"{head}{quote}{path}{end}{kind}, and the model refuses it"
-    return TypeError(f"{text}; calls so far passed tensors ({expected}): {advice}")
+    advice = "to_dense()" if argument.type in ("Tensor", "Parameter") else "torch.as_tensor()"
+    text = f"{argument}, and the model refuses it; calls so far passed tensors ({expected})"
+    return TypeError(f"{text}: convert it with {advice} first")
 
 
 def without_our_frames(traceback: TracebackType | None) -> TracebackType | None:

@@ -8,6 +8,9 @@ from typing import Any
 
 from torchpool.contract import Contract
 from torchpool.learner import Learner
+from torchpool.refusal import Argument
+
+_MAX_KINDS = 64  # as in the extension's table of kinds
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Explanation:
 
 
 def _describe(contract: Contract) -> list[str]:
-    names = ", ".join(spec.name for spec in contract.inputs)
+    names = ", ".join([spec.name for spec in contract.inputs] + [f"{n}={v}" for n, v in contract.values])
     if contract.mode == "merge":
         lines = [f"calls with ({names}) share batches"]
     else:
@@ -86,6 +89,13 @@ def explain(name: str, backend: str, max_batch: int, learner: Learner) -> Explan
     for kind in kinds:
         if kind.contract is None:
             notes.append(f"calls with ({', '.join(kind.names)}) run alone: {kind.reason}")
-    for what, times in learner.opaque.items():
-        notes.append(f"{times} calls ran alone: {what}, which cannot be merged")
+        if kind.not_widened is not None:
+            names = ", ".join(kind.names)
+            notes.append(f"calls with ({names}) of other sizes run alone: {kind.not_widened}")
+    if len(kinds) >= _MAX_KINDS:
+        text = f"{_MAX_KINDS} kinds of calls were learned, which is the limit: those of any other kind run alone"
+        notes.append(f"{text} (an argument that is no tensor and differs in every call makes each a kind of its own)")
+    for what in sorted(learner.opaque):
+        argument = Argument.parse(what, learner.parameters)
+        notes.append(f"calls where {argument} run alone: it cannot be merged")
     return Explanation(name, backend, max_batch, tuple(learner.contracts()), tuple(notes))

@@ -66,6 +66,7 @@ def _close_all() -> None:
     # Plain atexit: user threads, and executors that finish their work at exit, have ended by now and were served.
     for runtime in list(_runtimes):
         runtime.close()
+    futures.finish_callbacks()
 
 
 def _after_fork() -> None:
@@ -73,6 +74,7 @@ def _after_fork() -> None:
     _lock = threading.Lock()
     _in_forked_child = True
     _core.after_fork_in_child()
+    futures.after_fork_in_child()
     for runtime in list(_runtimes):
         runtime._after_fork()
 

@@ -50,11 +50,11 @@ class Served:
 
     def check_intact(self) -> None:
         """It still answers, and still in shared batches."""
-        before = self.predict.stats()["batch_seconds"]["count"]
+        before = self.predict.stats()["batch_rows"]["count"]
         xs = draws(6, *self.shape)
         for x, y in zip(xs, together(self.predict, self.runtime, [(x,) for x in xs]), strict=True):
             assert_close(y, eager(self.model, x))
-        assert self.predict.stats()["batch_seconds"]["count"] == before + 1
+        assert self.predict.stats()["batch_rows"]["count"] == before + 1
         assert self.predict.explain().contracts[0].mode == "merge"
 
 

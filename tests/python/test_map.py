@@ -175,18 +175,15 @@ def test_with_return_exceptions_a_failed_call_gives_its_exception(predict: torch
 
 
 def test_a_refused_call_stands_in_its_place_too(predict: torchpool.Predictor) -> None:
-    results = list(predict.map([row(1), torch.ones(1, 5), "text", row(4)], return_exceptions=True))
+    results = list(predict.map([row(1), torch.ones(1, 5), torch.ones(4, dtype=torch.long), row(4)], return_exceptions=True))
     assert [type(result) for result in results] == [torch.Tensor, ValueError, TypeError, torch.Tensor]
 
 
 def test_unordered_results_come_as_they_are_ready(hold: Any) -> None:
-    held = hold(runtime=torchpool.Runtime(2))
-    results = held.predict.map([row(MARK), row(1), row(2)], ordered=False, buffersize=3)
+    held = hold()
+    results = held.predict.map([row(MARK), torch.ones(1, 5)], ordered=False, return_exceptions=True)
     held.gate.wait_entered()
-    if held.gate.seen != [MARK]:
-        pytest.skip("the others came into the gated batch")
-    first = [next(results), next(results)]
-    assert_all_close(first, [eager(held.model.linear, row(n)) for n in (1, 2)])
+    assert isinstance(next(results), ValueError)  # refused, while the first call still runs
     held.gate.open()
     assert_close(next(results), eager(held.model.linear, row(MARK)))
     assert list(results) == []
@@ -296,8 +293,8 @@ def test_a_map_waits_for_room_in_a_queue_of_one(overflow: Any, ordered: bool) ->
 def test_maps_of_many_threads_do_not_mix() -> None:
     model = build(LSTMClassifier)
     predict = torchpool.wrap(model, example=draw(1, 50, 10))
-    inputs = draws(16 * 20, 1, 50, 10)
-    results = run_threads(16, lambda number: list(predict.map(inputs[number::16], buffersize=5)))
+    inputs = draws(16 * 8, 1, 50, 10)
+    results = run_threads(16, lambda number: list(predict.map(inputs[number::16], buffersize=3)))
     for number in range(16):
         assert_all_close(results[number], (eager(model, x) for x in inputs[number::16]))
 
