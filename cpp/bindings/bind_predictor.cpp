@@ -82,6 +82,13 @@ void register_predictor(py::module_& module) {
           },
           py::arg("args"), py::arg("kwargs"), py::arg("notified") = py::none(), py::arg("to_loop") = false,
           py::arg("block") = false, py::arg("reject") = false, py::arg("priority") = 0, py::arg("deadline") = py::none())
+      .def(
+          "feed",
+          [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, int priority,
+                    std::optional<double> deadline) {
+            return self.submit(args, kwargs, options(priority, deadline), py::none(), false, Full::kBlock);
+          },
+          py::arg("args"), py::arg("kwargs"), py::arg("priority") = 0, py::arg("deadline") = py::none())
       .def("learn", &BoundPredictor::learn_from, py::arg("args"), py::arg("kwargs"))
       .def("is_known", &BoundPredictor::is_known, py::arg("args"), py::arg("kwargs"))
       .def("run_plain", &BoundPredictor::run_plain, py::arg("args"), py::arg("kwargs"))

@@ -295,7 +295,7 @@ py::object BoundPredictor::run_queued(Prepared& call, const py::tuple& args, con
   const std::shared_ptr<Channel> channel = channel_of(call.route);
   const auto request = make_request(call, args, kwargs, options, py::none(), false, false);
   admit(request, *channel, Full::kByPolicy);
-  wait_for(*request, *channel, kNever);  // a deadline resolves the request itself
+  wait_for(*request, channel, kNever);  // a deadline resolves the request itself
   return take_result(*request);
 }
 

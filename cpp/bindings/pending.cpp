@@ -20,6 +20,15 @@ Parker& own_parker() {
   return parker;
 }
 
+bool cancel_in(const std::weak_ptr<Channel>& weak, CallRequest& request) noexcept {
+  std::shared_ptr<Channel> channel = weak.lock();
+  if (!channel) return false;
+  const bool cancelled = channel->cancel(request);
+  const py::gil_scoped_release release;  // its other owner may have let go meanwhile: see Pending::channel_
+  channel.reset();
+  return cancelled;
+}
+
 }  // namespace
 
 void set_main_thread() { main_thread.store(PyThread_get_thread_ident(), std::memory_order_relaxed); }
@@ -39,7 +48,7 @@ TimePoint after_seconds(double seconds) {
   return Clock::steady().now() + std::chrono::duration_cast<Duration>(std::chrono::duration<double>(std::max(seconds, 0.0)));
 }
 
-bool wait_for(CallRequest& request, Channel& channel, TimePoint until) {
+bool wait_for(CallRequest& request, const std::weak_ptr<Channel>& channel, TimePoint until) {
   if (request.done()) return true;
   const bool slices = handles_signals();
   for (;;) {
@@ -51,7 +60,7 @@ bool wait_for(CallRequest& request, Channel& channel, TimePoint until) {
     }
     if (resolved) return true;
     if (slices && PyErr_CheckSignals() != 0) {
-      channel.cancel(request);
+      cancel_in(channel, request);
       throw py::error_already_set();
     }
     if (Clock::steady().now() >= until) return request.done();
@@ -66,12 +75,17 @@ py::object take_result(const CallRequest& request) {
 
 bool Pending::cancel() noexcept {
   if (!request_) return false;
-  return channel_->cancel(*request_) || request_->state() == RequestState::kCancelled;
+  return cancel_in(channel_, *request_) || request_->state() == RequestState::kCancelled;
 }
 
 bool Pending::wait(std::optional<double> timeout) {
   if (!request_) return true;
-  return wait_for(*request_, *channel_, timeout ? after_seconds(*timeout) : kNever);
+  return wait_for(*request_, channel_, timeout ? after_seconds(*timeout) : kNever);
+}
+
+py::object Pending::get() {
+  wait(std::nullopt);
+  return result();
 }
 
 py::object Pending::result() {
@@ -93,6 +107,7 @@ void register_pending(py::module_& module) {
       .def("cancelled", &Pending::cancelled)
       .def("cancel", &Pending::cancel)
       .def("wait", &Pending::wait, py::arg("timeout") = py::none())
+      .def("get", &Pending::get)
       .def("result", &Pending::result);
 }
 

@@ -12,8 +12,8 @@ namespace torchpool {
 
 class Pending {
  public:
-  Pending(std::shared_ptr<CallRequest> request, std::shared_ptr<Channel> channel)
-      : request_(std::move(request)), channel_(std::move(channel)) {}
+  Pending(std::shared_ptr<CallRequest> request, const std::shared_ptr<Channel>& channel)
+      : request_(std::move(request)), channel_(channel) {}
   explicit Pending(py::object result) : ready_(std::move(result)) {}
 
   static Pending failed(py::object error);
@@ -28,18 +28,22 @@ class Pending {
   // Waits with the interpreter's lock released; false when `timeout` seconds passed first. On the main thread signals
   // are handled meanwhile: a KeyboardInterrupt cancels the request and is raised.
   bool wait(std::optional<double> timeout);
+  // result(), once it is done.
+  py::object get();
   // The model's own output, or what it raised. Requires done().
   py::object result();
 
  private:
   std::shared_ptr<CallRequest> request_;
-  std::shared_ptr<Channel> channel_;
+  // Not an owner: a channel waits at its end for what runs, which may need the interpreter's lock that is held here.
+  // Once it is gone everything is resolved.
+  std::weak_ptr<Channel> channel_;
   py::object ready_;
   py::object error_;
 };
 
 // Waits for a request that the calling thread owns; as Pending::wait. `until` is on the runtime's clock.
-bool wait_for(CallRequest& request, Channel& channel, TimePoint until);
+bool wait_for(CallRequest& request, const std::weak_ptr<Channel>& channel, TimePoint until);
 // The result of a request that is done, as the model's own output; raises what it failed with.
 py::object take_result(const CallRequest& request);
 // The thread that handles signals; set at import and again in a forked child.

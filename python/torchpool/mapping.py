@@ -17,6 +17,7 @@ from torchpool.arguments import Call
 from torchpool.futures import without_our_frame
 
 Submit = Callable[..., _core.Pending]
+Feed = Callable[[tuple[Any, ...], dict[str, Any] | None], _core.Pending]
 
 
 _ROWS_AT_A_TIME = 1024  # of a tensor: as many row objects are made at once
@@ -65,6 +66,8 @@ class _Failed:
     def result(self) -> Any:
         raise self.error
 
+    get = result
+
 
 class _Arrival:
     """A call whose result is taken when it is done, not in its turn."""
@@ -90,6 +93,7 @@ class MapIterator:
     def __init__(
         self,
         submit: Submit,
+        feed: Feed,
         calls: Iterator[Call],
         *,
         ahead: int,
@@ -99,8 +103,11 @@ class MapIterator:
         bar: Any = None,
     ) -> None:
         self._submit = submit
+        self._feed = feed
         self._calls = calls
         self._ahead = ahead
+        # Refilled some at a time: one at a time would cost more than a small model's share of a batch.
+        self._refill_at = ahead - max(1, min(32, ahead // 4))
         self._until = None if timeout is None else time.monotonic() + timeout
         self._return_exceptions = return_exceptions
         self._bar = bar
@@ -109,15 +116,17 @@ class MapIterator:
         self._arrived: queue.SimpleQueue[_Arrival] | None = None if ordered else queue.SimpleQueue()
         self._input_error: Exception | None = None
         self._exhausted = False
+        self._plain = ordered and timeout is None and not return_exceptions and bar is None
         self._fill()
 
     def _in_flight(self) -> int:
         return len(self._in_order) + len(self._unordered)
 
     def _fill(self) -> None:
-        while not self._exhausted and self._in_flight() < self._ahead:
+        feed, calls, in_order = self._feed, self._calls, self._in_order
+        for _ in range(0 if self._exhausted else self._ahead - self._in_flight()):
             try:
-                args, kwargs = next(self._calls)
+                args, kwargs = next(calls)
             except StopIteration:
                 self._exhausted = True
                 return
@@ -127,7 +136,7 @@ class MapIterator:
                 return
             try:
                 if self._arrived is None:
-                    self._in_order.append(self._submit(args, kwargs, block=True))
+                    in_order.append(feed(args, kwargs))
                 else:
                     self._submit_unordered(args, kwargs, self._arrived)
             except _core.Closed as error:
@@ -135,6 +144,7 @@ class MapIterator:
                     raise
                 self._exhausted = True
                 self._input_error = error
+                return
             except Exception as error:
                 self._refuse(error)
 
@@ -162,7 +172,12 @@ class MapIterator:
         return self
 
     def __next__(self) -> Any:
+        in_order = self._in_order
         try:
+            if self._plain and in_order:  # what nearly all maps are: in order, no limit, exceptions raised
+                if len(in_order) <= self._refill_at:
+                    self._fill()
+                return in_order.popleft().get()
             return self._next()
         except BaseException:
             self.close()
@@ -177,7 +192,8 @@ class MapIterator:
                 raise error
             raise StopIteration
         done = self._take()
-        self._fill()
+        if self._in_flight() <= self._refill_at:
+            self._fill()
         if self._bar is not None:
             self._bar.update()
         try:

@@ -59,6 +59,13 @@ class Calls:
         core = self._predictor._open_core()
         return core.submit(args, kwargs, priority=self._priority, deadline=self._deadline, **options)
 
+    def _feed(self) -> mapping.Feed:
+        """Submits one call of a map, which waits for room whatever `overflow` says: its look-ahead is bounded."""
+        core, priority, deadline = self._predictor._open_core(), self._priority, self._deadline
+        if priority == 0 and deadline is None:
+            return core.feed
+        return lambda args, kwargs: core.feed(args, kwargs, priority, deadline)
+
     def map(
         self,
         *iterables: Iterable[Any],
@@ -78,7 +85,7 @@ class Calls:
         if not iterables:
             raise TypeError("map() needs at least one iterable")
         rows = [mapping.rows_of(iterable) for iterable in iterables]
-        calls: Iterator[Call] = ((args, {}) for args in zip(*rows, strict=False))
+        calls: Iterator[Any] = ((args, None) for args in zip(*rows, strict=False))
         return self._map(calls, iterables, timeout, buffersize, ordered, progress, return_exceptions)
 
     def starmap(
@@ -107,16 +114,16 @@ class Calls:
         return_exceptions: bool,
     ) -> mapping.MapIterator:
         ahead = self._calls_ahead(buffersize)
-        sized = [len(source) for source in sources if isinstance(source, Sized)]
-        total = min(sized, default=None)
+        sized = [len(source) for source in sources if isinstance(source, Sized)] if progress else []
         return mapping.MapIterator(
             self._submit,
+            self._feed(),
             calls,
             ahead=ahead,
             timeout=timeout,
             ordered=ordered,
             return_exceptions=return_exceptions,
-            bar=mapping.progress_bar(total) if progress else None,
+            bar=mapping.progress_bar(min(sized, default=None)) if progress else None,
         )
 
     async def acall(self, /, *args: Any, **kwargs: Any) -> Any:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from support import HANG, eager
+from support import HANG, assert_close, eager
 from torch import nn
 
 import torchpool
+from torchpool import tree
 
 POISON = 54321.0  # what no ordinary input here holds
 
@@ -145,3 +146,23 @@ def outcome(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return eager(function, *args, **kwargs)
     except Exception as error:
         return error
+
+
+def assert_same(result: Any, expected: Any) -> None:
+    """Equal types and structure, tensors within the tolerance, everything else equal."""
+    assert type(result) is type(expected), f"{type(result)} is not {type(expected)}"
+    leaves, spec = tree.flatten(result)
+    wanted, wanted_spec = tree.flatten(expected)
+    assert spec == wanted_spec, f"{spec} is not {wanted_spec}"
+    for leaf, want in zip(leaves, wanted, strict=True):
+        assert_close(leaf, want)
+
+
+def batches_together(
+    predict: torchpool.Predictor, runtime: torchpool.Runtime, calls: list[tuple[Any, ...]]
+) -> int:
+    """Runs the calls together, compares each with eager, and tells in how many batches they ran."""
+    model, before = predict.model, predict.stats()["batch_rows"]["count"]
+    for call, result in zip(calls, together(predict, runtime, calls), strict=True):
+        assert_same(result, outcome(model, *call))
+    return int(predict.stats()["batch_rows"]["count"] - before)
