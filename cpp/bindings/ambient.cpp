@@ -46,7 +46,7 @@ Ambient capture_ambient() {
                           c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
   ambient.torch_key = autocast_key();
   ambient.merge_key = ambient.torch_key;
-  py::object context = py::reinterpret_steal<py::object>(PyContext_CopyCurrent());
+  auto context = py::reinterpret_steal<py::object>(PyContext_CopyCurrent());
   if (!context) throw py::error_already_set();
   const bool has_variables = PyObject_Length(context.ptr()) > 0;
   if (ambient.torch_key == 0 && !has_variables) return ambient;

@@ -14,9 +14,9 @@ class PyAmbientState : public AmbientState {
 };
 
 struct Ambient {
-  std::uint64_t torch_key = 0;    // 0: the plain state; part of a contract's identity
-  std::uint64_t merge_key = 0;    // equal states have equal keys; 0: the plain state
-  bool must_run_here = false;     // torch modes or functorch are active, which cannot move to another thread
+  std::uint64_t torch_key = 0;  // 0: the plain state; part of a contract's identity
+  std::uint64_t merge_key = 0;  // equal states have equal keys; 0: the plain state
+  bool must_run_here = false;   // torch modes or functorch are active, which cannot move to another thread
   std::shared_ptr<const PyAmbientState> state;  // null: plain
 };
 

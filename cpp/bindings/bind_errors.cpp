@@ -32,20 +32,23 @@ PyObject* new_error(py::module_& module, const char* name, const char* doc, PyOb
 
 }  // namespace
 
-void set_python_error(const Error& error) { PyErr_SetString(python_type(error), error.what()); }
+void set_python_error(const Error& error) {
+  PyErr_SetString(python_type(error), error.what());
+}
 
 void register_errors(py::module_& module) {
-  types.queue_full = new_error(module, "QueueFull", "The predictor's queue is full and overflow is 'reject'.",
-                               PyExc_RuntimeError);
+  types.queue_full =
+      new_error(module, "QueueFull", "The predictor's queue is full and overflow is 'reject'.", PyExc_RuntimeError);
   types.closed = new_error(module, "Closed", "The predictor or its runtime was closed.", PyExc_RuntimeError);
   types.cancelled = py::object(py::module_::import("concurrent.futures").attr("CancelledError")).release().ptr();
-  py::register_exception_translator([](std::exception_ptr raised) {
-    try {
-      if (raised) std::rethrow_exception(raised);
-    } catch (const Error& error) {
-      set_python_error(error);
-    }
-  });
+  py::register_exception_translator(
+      [](std::exception_ptr raised) {  // NOLINT(performance-unnecessary-value-param): its signature
+        try {
+          if (raised) std::rethrow_exception(raised);
+        } catch (const Error& error) {
+          set_python_error(error);
+        }
+      });
 }
 
 }  // namespace torchpool

@@ -21,7 +21,8 @@ py::dict histogram_to_python(const Histogram& histogram, double scale) {
 std::shared_ptr<BoundPredictor> make_predictor(std::shared_ptr<BoundRuntime> runtime, py::object target,
                                                py::object learner, const std::string& name, std::int64_t queue_rows,
                                                std::int64_t queue_bytes, bool reject, std::int64_t max_batch,
-                                               const py::list& module_dicts, const py::object& script, const std::string& method) {
+                                               const py::list& module_dicts, const py::object& script,
+                                               const std::string& method) {
   BoundPredictorOptions options;
   options.name = name;
   options.limits.rows = queue_rows;
@@ -34,8 +35,8 @@ std::shared_ptr<BoundPredictor> make_predictor(std::shared_ptr<BoundRuntime> run
     if (!module) throw py::type_error("backend 'torchscript' needs a torch.jit.ScriptModule");
     backend = std::make_shared<ScriptBackend>(*module, method);
   }
-  return std::make_shared<BoundPredictor>(std::move(runtime), std::move(target), std::move(learner),
-                                          module_dicts, std::move(options), std::move(backend));
+  return std::make_shared<BoundPredictor>(std::move(runtime), std::move(target), std::move(learner), module_dicts,
+                                          std::move(options), std::move(backend));
 }
 
 }  // namespace
@@ -81,7 +82,8 @@ void register_predictor(py::module_& module) {
             return self.submit(args, kwargs, options(priority, deadline), std::move(notified), to_loop, full);
           },
           py::arg("args"), py::arg("kwargs"), py::arg("notified") = py::none(), py::arg("to_loop") = false,
-          py::arg("block") = false, py::arg("reject") = false, py::arg("priority") = 0, py::arg("deadline") = py::none())
+          py::arg("block") = false, py::arg("reject") = false, py::arg("priority") = 0,
+          py::arg("deadline") = py::none())
       .def(
           "feed",
           [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, int priority,

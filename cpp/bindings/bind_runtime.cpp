@@ -14,7 +14,9 @@ BoundRuntime::BoundRuntime(int workers, py::object notify_futures, py::object no
   core_ = std::make_unique<Runtime>(std::move(options));
 }
 
-BoundRuntime::~BoundRuntime() { close(); }
+BoundRuntime::~BoundRuntime() {
+  close();
+}
 
 void BoundRuntime::close() {
   const py::gil_scoped_release release;
@@ -34,12 +36,14 @@ void register_runtime(py::module_& module) {
     set_main_thread();
     GilReclaimer::instance().after_fork_in_child();
   });
-  module.def("leak", [](const py::object& object) { object.inc_ref(); },
-             "Keeps an object for ever: one whose threads did not survive a fork can be neither used nor destroyed.");
+  module.def(
+      "leak", [](const py::object& object) { object.inc_ref(); },
+      "Keeps an object for ever: one whose threads did not survive a fork can be neither used nor destroyed.");
   module.def("usable_cores", [] { return usable_cores(read_topology()); });
   module.def("describe_topology", [] { return read_topology().describe(); });
-  module.def("on_worker_thread", [] { return Runtime::on_worker_thread() || Resolver::on_resolver_thread(); },
-             "True on a thread that must not wait for another call: a worker, or one that runs callbacks.");
+  module.def(
+      "on_worker_thread", [] { return Runtime::on_worker_thread() || Resolver::on_resolver_thread(); },
+      "True on a thread that must not wait for another call: a worker, or one that runs callbacks.");
 }
 
 }  // namespace torchpool

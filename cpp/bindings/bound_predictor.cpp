@@ -19,7 +19,7 @@ namespace {
 
 // A submitted input up to this size is copied at the call: the copy costs less than the trouble of an input that
 // changes under a waiting batch. Above it, a change is detected and refused.
-constexpr std::size_t kSnapshotBytes = 64 * 1024;
+constexpr std::size_t kSnapshotBytes = std::size_t{64} << 10;
 
 at::Tensor copy_of(const at::Tensor& tensor) {
   if (!tensor.is_cpu() || !tensor.is_contiguous()) return tensor.clone();
@@ -32,7 +32,8 @@ at::Tensor copy_of(const at::Tensor& tensor) {
 // themselves: one inside another object is the caller's to leave alone.
 py::tuple copy_arguments(const py::tuple& args, const py::dict& kwargs) {
   const auto copied = [](const py::handle& value) -> py::object {
-    const bool small = THPVariable_CheckExact(value.ptr()) && THPVariable_Unpack(value.ptr()).nbytes() <= kSnapshotBytes;
+    const bool small =
+        THPVariable_CheckExact(value.ptr()) && THPVariable_Unpack(value.ptr()).nbytes() <= kSnapshotBytes;
     if (!small) return py::reinterpret_borrow<py::object>(value);
     return py::reinterpret_steal<py::object>(THPVariable_Wrap(THPVariable_Unpack(value.ptr()).detach().clone()));
   };
@@ -56,7 +57,8 @@ bool must_run_inline() {
 }  // namespace
 
 BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, py::object target, py::object learner,
-                               const py::list& module_dicts, BoundPredictorOptions options, std::shared_ptr<Backend> backend)
+                               const py::list& module_dicts, BoundPredictorOptions options,
+                               std::shared_ptr<Backend> backend)
     : runtime_(std::move(runtime)),
       target_(std::move(target)),
       learner_(std::move(learner)),
@@ -252,8 +254,8 @@ std::shared_ptr<CallRequest> BoundPredictor::make_request(Prepared& call, const 
     request->object = make_ref(snapshot ? copy_arguments(args, named) : py::make_tuple(args, named));
     return request;
   }
-  request->form = call.variant ? call.variant->form
-                               : make_form(args.ptr(), kwargs.is_none() ? nullptr : kwargs.ptr(), nullptr);
+  request->form =
+      call.variant ? call.variant->form : make_form(args.ptr(), kwargs.is_none() ? nullptr : kwargs.ptr(), nullptr);
   request->inputs = std::move(call.flat.leaves);
   if (merges) {
     request->contract = call.variant->contract;
@@ -306,8 +308,8 @@ py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs,
   // Nested: a worker that waited for another call could wait for itself. Torch modes and functorch cannot move.
   if (must_run_inline() || call.ambient.must_run_here) return run_here(call, args, kwargs);
   if (options.deadline) return run_queued(call, args, kwargs, options);
-  const bool any_thread = !call.variant || call.route == Route::kLearning || call.route == Route::kDirect ||
-                          call.route == Route::kParallel;
+  const bool any_thread =
+      !call.variant || call.route == Route::kLearning || call.route == Route::kDirect || call.route == Route::kParallel;
   if (any_thread) return run_here(call, args, kwargs);
   // Nothing runs or waits: handing the call over would only cost. It has all cores, as a lone call should.
   if (runtime_->inline_allowed()) {
@@ -319,7 +321,7 @@ py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs,
 }
 
 Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
-                               py::object notified, bool to_loop, Full full) {
+                               const py::object& notified, bool to_loop, Full full) {
   Prepared call;
   prepare(args, kwargs, call);
   if (call.mismatch) return Pending(settle_mismatch(call, args, kwargs));
@@ -385,6 +387,8 @@ bool BoundPredictor::is_known(const py::tuple& args, const py::object& kwargs) {
   return take_apart(args, kwargs, call) && !call.mismatch && call.route != Route::kLearning;
 }
 
-void BoundPredictor::forget_learned() { variants_ = VariantTable(); }
+void BoundPredictor::forget_learned() {
+  variants_ = VariantTable();
+}
 
 }  // namespace torchpool

@@ -41,8 +41,8 @@ class BoundPredictor {
 
   py::object call(const py::tuple& args, const py::object& kwargs, const CallOptions& options);
   // `notified`: given to the runtime's futures (or loops) notifier once the request is done; None for none.
-  Pending submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options, py::object notified,
-                 bool to_loop, Full full);
+  Pending submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
+                 const py::object& notified, bool to_loop, Full full);
 
   // Learns how calls like this one are served, if that is not known yet; runs the model some times.
   void learn_from(const py::tuple& args, const py::object& kwargs);

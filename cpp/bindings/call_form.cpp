@@ -24,9 +24,9 @@ bool is_plain_tensor(PyObject* object) {
       tensor.is_neg()) {
     return false;
   }
-  return !tensor.key_set().has_any(c10::DispatchKeySet({c10::DispatchKey::Python, c10::DispatchKey::FuncTorchBatched,
-                                                        c10::DispatchKey::FuncTorchGradWrapper,
-                                                        c10::DispatchKey::Functionalize}));
+  return !tensor.key_set().has_any(
+      c10::DispatchKeySet({c10::DispatchKey::Python, c10::DispatchKey::FuncTorchBatched,
+                           c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Functionalize}));
 }
 
 PyObject* enum_type() {
@@ -65,7 +65,8 @@ bool append_value(std::string& key, PyObject* object) {
     const std::string name = reinterpret_cast<THPDevice*>(object)->device.str();
     append_bytes(key, 'v', name.data(), name.size());
   } else if (THPDtype_Check(object) || PyObject_IsInstance(object, enum_type()) == 1) {
-    append_bytes(key, 'o', &object, sizeof object);
+    const auto address = reinterpret_cast<std::uintptr_t>(object);
+    append_bytes(key, 'o', &address, sizeof address);
   } else {
     return false;
   }
@@ -92,6 +93,15 @@ bool has_string_keys(PyObject* dict) {
   return true;
 }
 
+std::string inner_path(const std::string& path, const std::string& key) {
+  if (path.empty()) return key;
+  std::string inner = path;
+  inner += '[';
+  inner += key;
+  inner += ']';
+  return inner;
+}
+
 // Walks the arguments and tells a visitor of each tensor, value and container. A visitor returns false to stop.
 template <typename Visitor>
 bool walk(PyObject* object, const std::string& path, Visitor& visitor, int depth) {
@@ -101,8 +111,8 @@ bool walk(PyObject* object, const std::string& path, Visitor& visitor, int depth
     const auto count = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(object));
     visitor.sequence(is_tuple, count);
     for (std::size_t i = 0; i < count; ++i) {
-      const std::string inner = depth == 0 ? std::to_string(i) : path + "[" + std::to_string(i) + "]";
-      if (!walk(PySequence_Fast_GET_ITEM(object, static_cast<Py_ssize_t>(i)), inner, visitor, depth + 1)) return false;
+      PyObject* item = PySequence_Fast_GET_ITEM(object, static_cast<Py_ssize_t>(i));
+      if (!walk(item, inner_path(path, std::to_string(i)), visitor, depth + 1)) return false;
     }
     return true;
   }
@@ -120,9 +130,7 @@ bool walk(PyObject* object, const std::string& path, Visitor& visitor, int depth
     visitor.dict(keys);
     for (PyObject* key : keys) {
       const std::string name = py::str(py::handle(key));
-      if (!walk(PyDict_GetItem(object, key), depth == 0 ? name : path + "[" + name + "]", visitor, depth + 1)) {
-        return false;
-      }
+      if (!walk(PyDict_GetItem(object, key), inner_path(path, name), visitor, depth + 1)) return false;
     }
     return true;
   }
@@ -136,7 +144,9 @@ struct Flattener {
     flat.leaves.push_back(tensor);
     return true;
   }
-  void sequence(bool is_tuple, std::size_t count) { append_bytes(flat.key, is_tuple ? '(' : '[', &count, sizeof count); }
+  void sequence(bool is_tuple, std::size_t count) {
+    append_bytes(flat.key, is_tuple ? '(' : '[', &count, sizeof count);
+  }
   void dict(const std::vector<PyObject*>& keys) {
     const std::size_t count = keys.size();
     append_bytes(flat.key, '{', &count, sizeof count);
@@ -196,8 +206,10 @@ py::object build_node(const std::vector<Node>& nodes, std::size_t& at, const std
                       std::size_t& leaf) {
   const Node& node = nodes[at++];
   switch (node.kind) {
-    case Node::Kind::kTensor: return py::reinterpret_steal<py::object>(THPVariable_Wrap(leaves.at(leaf++)));
-    case Node::Kind::kValue: return borrow(node.value);
+    case Node::Kind::kTensor:
+      return py::reinterpret_steal<py::object>(THPVariable_Wrap(leaves.at(leaf++)));
+    case Node::Kind::kValue:
+      return borrow(node.value);
     case Node::Kind::kTuple: {
       py::tuple tuple(node.count);
       for (std::size_t i = 0; i < node.count; ++i) tuple[i] = build_node(nodes, at, leaves, leaf);

@@ -22,7 +22,9 @@ PyRef make_ref(py::object object) {
           }};
 }
 
-py::object borrow(const PyRef& ref) { return py::reinterpret_borrow<py::object>(static_cast<PyObject*>(ref.get())); }
+py::object borrow(const PyRef& ref) {
+  return py::reinterpret_borrow<py::object>(static_cast<PyObject*>(ref.get()));
+}
 
 struct GilReclaimer::State {
   std::atomic<bool> any{false};
@@ -33,7 +35,9 @@ struct GilReclaimer::State {
 
 GilReclaimer::GilReclaimer() : state_(new State) {}
 
-void GilReclaimer::after_fork_in_child() { state_ = new State; }
+void GilReclaimer::after_fork_in_child() {
+  state_ = new State;
+}
 
 GilReclaimer& GilReclaimer::instance() {
   static auto* reclaimer = new GilReclaimer;

@@ -31,11 +31,17 @@ bool cancel_in(const std::weak_ptr<Channel>& weak, CallRequest& request) noexcep
 
 }  // namespace
 
-void set_main_thread() { main_thread.store(PyThread_get_thread_ident(), std::memory_order_relaxed); }
+void set_main_thread() {
+  main_thread.store(PyThread_get_thread_ident(), std::memory_order_relaxed);
+}
 
-bool handles_signals() { return PyThread_get_thread_ident() == main_thread.load(std::memory_order_relaxed); }
+bool handles_signals() {
+  return PyThread_get_thread_ident() == main_thread.load(std::memory_order_relaxed);
+}
 
-TimePoint signal_slice() { return Clock::steady().now() + kSignalSlice; }
+TimePoint signal_slice() {
+  return Clock::steady().now() + kSignalSlice;
+}
 
 Pending Pending::failed(py::object error) {
   Pending pending{py::none()};
@@ -45,7 +51,8 @@ Pending Pending::failed(py::object error) {
 
 TimePoint after_seconds(double seconds) {
   if (!(seconds < 1e9)) return kNever;
-  return Clock::steady().now() + std::chrono::duration_cast<Duration>(std::chrono::duration<double>(std::max(seconds, 0.0)));
+  return Clock::steady().now() +
+         std::chrono::duration_cast<Duration>(std::chrono::duration<double>(std::max(seconds, 0.0)));
 }
 
 bool wait_for(CallRequest& request, const std::weak_ptr<Channel>& channel, TimePoint until) {

@@ -17,7 +17,9 @@ py::object call(const PyRef& target, const py::object& args, const py::object& k
   return py::reinterpret_steal<py::object>(result);
 }
 
-py::object wrap_tensor(const at::Tensor& tensor) { return py::reinterpret_steal<py::object>(THPVariable_Wrap(tensor)); }
+py::object wrap_tensor(const at::Tensor& tensor) {
+  return py::reinterpret_steal<py::object>(THPVariable_Wrap(tensor));
+}
 
 }  // namespace
 
@@ -100,8 +102,8 @@ py::object AloneHandler::run_plain(CallRequest& request) {
   try {
     return call(target_, arguments[0], arguments[1]);
   } catch (const PythonError& raised) {
-    throw PythonError(make_ref(typed_refusal(borrow(learner_), borrow(raised.exception()), request.opaque,
-                                             arguments[0], arguments[1])));
+    throw PythonError(make_ref(
+        typed_refusal(borrow(learner_), borrow(raised.exception()), request.opaque, arguments[0], arguments[1])));
   }
 }
 
@@ -129,7 +131,7 @@ void AloneHandler::run(CallRequest& request, WorkerContext& context) noexcept {
   stats_->run_ns.record(static_cast<std::uint64_t>((clock_.now() - start).count()));
   context.leave_gate();
   if (error) {
-    request.fail(std::move(error));
+    request.fail(error);
   } else {
     request.succeed();
   }

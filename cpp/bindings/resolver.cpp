@@ -6,7 +6,9 @@ namespace {
 thread_local bool is_resolver_thread = false;
 }
 
-bool Resolver::on_resolver_thread() noexcept { return is_resolver_thread; }
+bool Resolver::on_resolver_thread() noexcept {
+  return is_resolver_thread;
+}
 
 void Resolver::push(PyRef notified) noexcept {
   MutexLock lock(mutex_);

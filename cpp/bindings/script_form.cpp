@@ -44,7 +44,7 @@ void assign(std::vector<Node>& nodes, std::size_t& at, const c10::TypePtr& decla
 }
 
 c10::IValue build_value(const std::vector<Node>& nodes, std::size_t& at, std::vector<at::Tensor>& leaves,
-                  std::size_t& leaf) {
+                        std::size_t& leaf) {
   const Node& node = nodes[at++];
   if (node.kind == Node::Kind::kTensor) return std::move(leaves.at(leaf++));
   if (node.kind == Node::Kind::kValue) return node.script_value;

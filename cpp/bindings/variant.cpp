@@ -27,12 +27,18 @@ Route route_from_string(const std::string& name) {
 
 const char* to_string(Route route) noexcept {
   switch (route) {
-    case Route::kUnknown: return "unknown";
-    case Route::kLearning: return "learning";
-    case Route::kMerge: return "merge";
-    case Route::kDirect: return "direct";
-    case Route::kParallel: return "parallel";
-    case Route::kSerial: return "serial";
+    case Route::kUnknown:
+      return "unknown";
+    case Route::kLearning:
+      return "learning";
+    case Route::kMerge:
+      return "merge";
+    case Route::kDirect:
+      return "direct";
+    case Route::kParallel:
+      return "parallel";
+    case Route::kSerial:
+      return "serial";
   }
   return "?";
 }

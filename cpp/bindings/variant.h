@@ -38,9 +38,9 @@ struct Variant {
   std::uint64_t torch_key = 0;
   std::shared_ptr<const PyCallForm> form;
   Route route = Route::kUnknown;
-  std::shared_ptr<const Contract> contract;     // kMerge
+  std::shared_ptr<const Contract> contract;       // kMerge
   std::shared_ptr<const ResultForm> result_form;  // of backends that know tensors only
-  bool aliases = false;                         // results must be copied before they are handed out
+  bool aliases = false;                           // results must be copied before they are handed out
 };
 
 // Bounded: a value argument that is new in every call must not grow it for ever.

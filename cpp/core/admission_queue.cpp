@@ -42,8 +42,7 @@ AdmissionQueue::~AdmissionQueue() {
 PushResult AdmissionQueue::push(const RequestPtr& request, Admission admission, TimePoint give_up) {
   if (request->state() != RequestState::kCreated) throw std::logic_error("a request is submitted once");
   const TimePoint now = clock_.now();
-  if (request->info.deadline <= now)
-    throw DeadlineExceeded("the deadline of the call passed before it was queued");
+  if (request->info.deadline <= now) throw DeadlineExceeded("the deadline of the call passed before it was queued");
   {
     MutexLock lock(mutex_);
     if (admit_at_once_locked(request, admission, now)) return PushResult::kAdmitted;
@@ -85,13 +84,11 @@ PushResult AdmissionQueue::push_blocked(const RequestPtr& request, TimePoint giv
       }
     }
     wake(woken);
-    if (left && deadline <= now)
-      throw DeadlineExceeded("the deadline of the call passed before it was queued");
+    if (left && deadline <= now) throw DeadlineExceeded("the deadline of the call passed before it was queued");
     if (left) return PushResult::kTimedOut;
     producer.parker.park();
   }
-  if (producer.outcome == Producer::Outcome::kClosed)
-    throw Closed("closed while the call waited for a place");
+  if (producer.outcome == Producer::Outcome::kClosed) throw Closed("closed while the call waited for a place");
   return PushResult::kAdmitted;
 }
 
@@ -143,8 +140,7 @@ bool AdmissionQueue::drop_locked(Request& request, TimePoint now, std::vector<Re
 // The common case at no more than one look per request taken: nothing has a priority or a deadline, and the
 // head of the queue is alike for as long as a batch is. Gives what form_batch would give for the whole
 // window, or false.
-bool AdmissionQueue::collect_uniform_locked(const BatchLimits& limits, TimePoint now,
-                                            std::vector<RequestPtr>& picked,
+bool AdmissionQueue::collect_uniform_locked(const BatchLimits& limits, TimePoint now, std::vector<RequestPtr>& picked,
                                             std::vector<RequestPtr>& dropped) {
   if (special_ > 0) return false;
   const std::int64_t most = row_limit(limits);
@@ -180,8 +176,7 @@ void AdmissionQueue::collect_locked(const BatchLimits& limits, TimePoint now, st
     window_.push_back(&request->info);
     window_requests_.push_back(request);
   }
-  for (const std::size_t i : form_batch(window_, limits))
-    picked.push_back(remove_locked(*window_requests_[i]));
+  for (const std::size_t i : form_batch(window_, limits)) picked.push_back(remove_locked(*window_requests_[i]));
 }
 
 Batch AdmissionQueue::take(const BatchLimits& limits) {

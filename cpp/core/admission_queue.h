@@ -60,8 +60,7 @@ class AdmissionQueue : public std::enable_shared_from_this<AdmissionQueue> {
   using Producers = std::list<Producer*>;
 
   // Admits at once where it may; throws Closed or QueueFull; false when the producer has to wait.
-  bool admit_at_once_locked(const RequestPtr& request, Admission admission, TimePoint now)
-      TP_REQUIRES(mutex_);
+  bool admit_at_once_locked(const RequestPtr& request, Admission admission, TimePoint now) TP_REQUIRES(mutex_);
   PushResult push_blocked(const RequestPtr& request, TimePoint give_up) TP_EXCLUDES(mutex_);
   bool fits_locked(const RequestInfo& info) const TP_REQUIRES(mutex_);
   void admit_locked(const RequestPtr& request, TimePoint now) TP_REQUIRES(mutex_);
@@ -85,8 +84,7 @@ class AdmissionQueue : public std::enable_shared_from_this<AdmissionQueue> {
   bool closed_ TP_GUARDED_BY(mutex_) = false;
   RequestList list_ TP_GUARDED_BY(mutex_);
   Producers producers_ TP_GUARDED_BY(mutex_);
-  std::size_t special_ TP_GUARDED_BY(mutex_) =
-      0;  // waiting with a priority or a deadline: order is not arrival
+  std::size_t special_ TP_GUARDED_BY(mutex_) = 0;  // waiting with a priority or a deadline: order is not arrival
   std::int64_t bytes_ TP_GUARDED_BY(mutex_) = 0;
   std::vector<const RequestInfo*> window_ TP_GUARDED_BY(mutex_);  // scratch of collect_locked
   std::vector<Request*> window_requests_ TP_GUARDED_BY(mutex_);

@@ -12,8 +12,7 @@ void abandon(const std::vector<RequestPtr>& requests) noexcept {
   for (const RequestPtr& request : requests) {
     const RequestState state = request->state();
     if (state != RequestState::kQueued && state != RequestState::kRunning) continue;
-    if (error == nullptr)
-      error = std::make_exception_ptr(Abandoned("the batch was dropped without a result"));
+    if (error == nullptr) error = std::make_exception_ptr(Abandoned("the batch was dropped without a result"));
     request->fail(error);
   }
 }
@@ -50,8 +49,7 @@ void Batch::abandon_unresolved() noexcept {
   abandon(requests_);
 }
 
-BatchRescue::BatchRescue() noexcept
-    : outer_(std::exchange(current_, this)), exceptions_(std::uncaught_exceptions()) {}
+BatchRescue::BatchRescue() noexcept : outer_(std::exchange(current_, this)), exceptions_(std::uncaught_exceptions()) {}
 
 BatchRescue::~BatchRescue() {
   current_ = outer_;

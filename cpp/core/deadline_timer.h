@@ -31,9 +31,7 @@ class DeadlineTimer {
   struct Entry {
     TimePoint deadline;
     std::weak_ptr<Request> request;
-    bool operator<(const Entry& other) const {
-      return deadline > other.deadline;
-    }  // earliest on top of the heap
+    bool operator<(const Entry& other) const { return deadline > other.deadline; }  // earliest on top of the heap
   };
   static constexpr std::size_t kFirstSweep = 1024;
 

@@ -27,22 +27,14 @@ struct MergeKey {
 struct RequestInfo {
   MergeKey key;
   std::int64_t rows = 1;
-  std::int64_t length = 0;  // size that padding would grow to the batch's longest; 0 where nothing is padded
-  std::int64_t bytes = 0;   // of its inputs
+  std::int64_t length = 0;    // size that padding would grow to the batch's longest; 0 where nothing is padded
+  std::int64_t bytes = 0;     // of its inputs
   std::int32_t priority = 0;  // higher first
   TimePoint deadline = kNever;
   TimePoint arrival{};  // set at admission
 };
 
-enum class RequestState : std::uint8_t {
-  kCreated,
-  kQueued,
-  kRunning,
-  kSucceeded,
-  kFailed,
-  kCancelled,
-  kExpired
-};
+enum class RequestState : std::uint8_t { kCreated, kQueued, kRunning, kSucceeded, kFailed, kCancelled, kExpired };
 const char* to_string(RequestState state) noexcept;
 
 // Legal ways: Created -> Queued -> Running -> Succeeded | Failed | Expired, Queued -> Failed | Cancelled |
@@ -92,8 +84,7 @@ class Request : public std::enable_shared_from_this<Request> {
   std::exception_ptr error_;
   std::shared_ptr<ChannelStats> stats_;
   Completion completion_;
-  std::weak_ptr<AdmissionQueue>
-      place_;  // only with a deadline; written before it is queued, constant from then on
+  std::weak_ptr<AdmissionQueue> place_;  // only with a deadline; written before it is queued, constant from then on
 
   // Place in the list of waiting requests; belongs to that list, under its queue's mutex.
   struct Links {

@@ -42,8 +42,7 @@ class Runtime {
   Runtime& operator=(const Runtime&) = delete;
 
   // Throws Closed. The handler must outlive the channel.
-  std::shared_ptr<Channel> open(ChannelOptions options, BatchHandler& handler,
-                                std::shared_ptr<ChannelStats> stats);
+  std::shared_ptr<Channel> open(ChannelOptions options, BatchHandler& handler, std::shared_ptr<ChannelStats> stats);
   // A task that is not a batch. Throws Closed.
   void post(Lane lane, std::unique_ptr<Task> task);
   // Granted only when nothing runs and nothing waits anywhere, and the channel is open.

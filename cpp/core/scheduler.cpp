@@ -8,8 +8,8 @@
 namespace torchpool {
 
 ChannelState::ChannelState(ChannelOptions options, BatchHandler& batch_handler,
-                           std::shared_ptr<ChannelStats> channel_stats,
-                           std::shared_ptr<Scheduler> runtime_scheduler, Clock& clock, int workers)
+                           std::shared_ptr<ChannelStats> channel_stats, std::shared_ptr<Scheduler> runtime_scheduler,
+                           Clock& clock, int workers)
     : name(std::move(options.name)),
       lane(options.lane),
       max_running(options.max_running > 0 ? options.max_running : workers),
@@ -22,8 +22,7 @@ ChannelState::ChannelState(ChannelOptions options, BatchHandler& batch_handler,
 // All members but `scheduler` are under its mutex.
 class Scheduler::Suspended final : public EventListener, public std::enable_shared_from_this<Suspended> {
  public:
-  Suspended(std::weak_ptr<Scheduler> owner, TaskRun waiting)
-      : scheduler(std::move(owner)), run(std::move(waiting)) {}
+  Suspended(std::weak_ptr<Scheduler> owner, TaskRun waiting) : scheduler(std::move(owner)), run(std::move(waiting)) {}
 
   void on_event() noexcept override {
     const std::shared_ptr<Scheduler> owner = scheduler.lock();
@@ -53,8 +52,7 @@ void Scheduler::Wake::now() const {
 
 void Scheduler::add_workers(Lane lane, int workers) {
   MutexLock lock(mutex_);
-  for (int i = 0; i < workers; ++i)
-    lane_locked(lane).workers.push_back(std::make_unique<WorkerSlot>(i, lane));
+  for (int i = 0; i < workers; ++i) lane_locked(lane).workers.push_back(std::make_unique<WorkerSlot>(i, lane));
 }
 
 void Scheduler::remove_workers(Lane lane) {
@@ -287,8 +285,7 @@ bool Scheduler::runnable_locked(const LaneState& lane) const {
 std::int64_t Scheduler::share_locked(const LaneState& lane, const ChannelState& channel) const {
   const auto elsewhere = static_cast<int>(lane.rotation.size());  // items that other free workers will take
   const int free = static_cast<int>(lane.workers.size()) - lane.busy;
-  const int able =
-      std::min({std::min(free, idle_cores_) - elsewhere, channel.max_running - channel.running.load()});
+  const int able = std::min({std::min(free, idle_cores_) - elsewhere, channel.max_running - channel.running.load()});
   if (able <= 1) return 0;
   return std::max<std::int64_t>(1, (channel.queue->waiting_rows() + able - 1) / able);
 }

@@ -18,9 +18,8 @@ class Scheduler;
 
 // What a Channel, the rotation and running batches share, so that each may go first.
 struct ChannelState {
-  ChannelState(ChannelOptions options, BatchHandler& batch_handler,
-               std::shared_ptr<ChannelStats> channel_stats, std::shared_ptr<Scheduler> runtime_scheduler,
-               Clock& clock, int workers);
+  ChannelState(ChannelOptions options, BatchHandler& batch_handler, std::shared_ptr<ChannelStats> channel_stats,
+               std::shared_ptr<Scheduler> runtime_scheduler, Clock& clock, int workers);
 
   const std::string name;
   const Lane lane;
@@ -33,7 +32,7 @@ struct ChannelState {
 
   std::atomic<bool> open{true};
   // Written under the scheduler's mutex, read without.
-  std::atomic<int> running{0};  // batches from their pick until their task is destroyed, and inline calls
+  std::atomic<int> running{0};           // batches from their pick until their task is destroyed, and inline calls
   std::atomic<bool> in_rotation{false};  // sequentially consistent: see Scheduler::notify
   CondVar drained;                       // with the scheduler's mutex
 };

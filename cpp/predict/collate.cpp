@@ -27,9 +27,15 @@ at::Tensor padded_batch(const InputSpec& spec, std::size_t input, const std::vec
   if (spec.stacked) sizes.push_back(rows);
   for (const DimSpec& dim : spec.sizes) {
     switch (dim.kind) {
-      case DimSpec::Kind::kFixed: sizes.push_back(dim.value); break;
-      case DimSpec::Kind::kBatch: sizes.push_back(rows); break;
-      case DimSpec::Kind::kSymbol: sizes.push_back(padded_to[static_cast<std::size_t>(dim.value)]); break;
+      case DimSpec::Kind::kFixed:
+        sizes.push_back(dim.value);
+        break;
+      case DimSpec::Kind::kBatch:
+        sizes.push_back(rows);
+        break;
+      case DimSpec::Kind::kSymbol:
+        sizes.push_back(padded_to[static_cast<std::size_t>(dim.value)]);
+        break;
     }
   }
   const at::Tensor& first = (*members.front().inputs)[input];

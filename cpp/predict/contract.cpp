@@ -11,7 +11,7 @@ namespace {
 
 // Shared inputs up to this size are compared by content, larger ones by identity (address and version). The same bound
 // up to which submitted inputs are copied: a copy's original may be gone and its address used again.
-constexpr std::int64_t kCompareContentBytes = 64 * 1024;
+constexpr std::int64_t kCompareContentBytes = std::int64_t{64} << 10;
 
 // Two independent 64-bit mixes (the finalizer of splitmix64, Steele et al. 2014) make a 128-bit key: at a billion
 // distinct keys the chance that any two agree is below 1e-20.
@@ -42,7 +42,9 @@ class KeyHasher {
   std::uint64_t low_ = 0x13198a2e03707344ULL;
 };
 
-std::string describe(const InputSpec& spec) { return "input '" + spec.name + "'"; }
+std::string describe(const InputSpec& spec) {
+  return "input '" + spec.name + "'";
+}
 
 void add_shared_input(KeyHasher& hasher, const at::Tensor& tensor) {
   for (const auto size : tensor.sizes()) hasher.add(static_cast<std::uint64_t>(size));
@@ -73,9 +75,9 @@ std::optional<Mismatch> Contract::fit(const std::vector<at::Tensor>& call, CallS
     const InputSpec& spec = inputs[i];
     const at::Tensor& tensor = call[i];
     if (tensor.scalar_type() != spec.dtype) {
-      return Mismatch{Kind::kDtype, i, 0,
-                      c10::str(describe(spec), " has dtype ", tensor.dtype().name(), ", expected ",
-                               c10::toString(spec.dtype))};
+      return Mismatch{
+          Kind::kDtype, i, 0,
+          c10::str(describe(spec), " has dtype ", tensor.dtype().name(), ", expected ", c10::toString(spec.dtype))};
     }
     if (tensor.device() != spec.device) {
       return Mismatch{Kind::kDevice, i, 0,
@@ -90,9 +92,9 @@ std::optional<Mismatch> Contract::fit(const std::vector<at::Tensor>& call, CallS
       const std::int64_t size = tensor.size(static_cast<std::int64_t>(d));
       const DimSpec& dim = spec.sizes[d];
       const auto mismatch = [&](Kind kind, const auto&... what) {
-        return Mismatch{kind, i, static_cast<std::int64_t>(d),
-                        c10::str(describe(spec), " has size ", size, " in dim ", d, " (shape ", tensor.sizes(), "), ",
-                                 what...)};
+        return Mismatch{
+            kind, i, static_cast<std::int64_t>(d),
+            c10::str(describe(spec), " has size ", size, " in dim ", d, " (shape ", tensor.sizes(), "), ", what...)};
       };
       switch (dim.kind) {
         case DimSpec::Kind::kFixed:

@@ -62,9 +62,9 @@ struct Mismatch {
 struct Contract {
   std::vector<InputSpec> inputs;
   std::vector<OutputSpec> outputs;
-  std::vector<bool> padded;     // per symbol: shorter calls may be padded to the longest of their batch
-  bool aliases = false;         // the model returns memory it keeps or was given
-  std::uint64_t identity = 0;   // unique in the process; part of every merge key
+  std::vector<bool> padded;    // per symbol: shorter calls may be padded to the longest of their batch
+  bool aliases = false;        // the model returns memory it keeps or was given
+  std::uint64_t identity = 0;  // unique in the process; part of every merge key
 
   // Empty when the call fits, and `shape` is filled.
   std::optional<Mismatch> fit(const std::vector<at::Tensor>& inputs_of_call, CallShape& shape) const;

@@ -90,12 +90,23 @@ def replace_tensors(call: Call, leaves: Sequence[torch.Tensor]) -> Call:
 
 def parameter_names(target: Callable[..., Any]) -> list[str]:
     """Names of the positional parameters of what is called; empty where it cannot be told."""
+    return [p.name for p in _parameters(target) if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def argument_names(target: Callable[..., Any]) -> set[str]:
+    """Names of all parameters of what is called; empty where it takes others too or where it cannot be told."""
+    parameters = _parameters(target)
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+        return set()
+    return {p.name for p in parameters}
+
+
+def _parameters(target: Callable[..., Any]) -> list[inspect.Parameter]:
     function = target.forward if isinstance(target, torch.nn.Module) else target
     try:
-        parameters = inspect.signature(function).parameters.values()
+        return list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         return []
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
 def readable_names(paths: Sequence[str], parameters: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from torchpool.arguments import Call, as_call
+from torchpool.arguments import Call, argument_names, as_call
 from torchpool.contract import Contract
 from torchpool.predictor import Predictor
 from torchpool.report import Explanation
@@ -79,7 +79,7 @@ def wrap(
         batch=stated,
         saved=saved,
         merging=merging,
-        pad=_read_pad(pad),
+        pad=_read_pad(model, pad),
         backend=_read_backend(model, backend),
         max_batch=_at_least_one("max_batch", max_batch),
         queue_size=_at_least_one("queue_size", queue_size) or 4096,
@@ -154,10 +154,14 @@ def _read_batch(batch: Batch) -> tuple[Mapping[str, int] | None, tuple[Contract,
     )
 
 
-def _read_pad(pad: Any) -> dict[str, float | int | bool]:
+def _read_pad(model: Callable[..., Any], pad: Any) -> dict[str, float | int | bool]:
     if pad is None:
         return {}
     if isinstance(pad, Mapping):
+        known = argument_names(model)
+        unknown = [name for name in pad if known and str(name).partition("[")[0] not in known]
+        if unknown:
+            raise ValueError(f"pad= names no input of the model: {unknown} (inputs: {sorted(known or ())})")
         for name, value in pad.items():
             if not isinstance(name, str) or not isinstance(value, bool | int | float):
                 raise ValueError(f"pad must map input names to numbers, got {name!r}: {value!r}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -171,13 +174,23 @@ def run_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
 
 
 def run_python(source: str, *, timeout: float = HANG) -> subprocess.CompletedProcess[str]:
-    """Runs a program that may import this module in an interpreter of its own."""
+    """Runs a program that may import this module in an interpreter of its own; one that hangs shows its stacks."""
     program = "import sys; sys.path[:0] = {!r}\n{}".format([p for p in sys.path if p], textwrap.dedent(source))
-    return subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", program], capture_output=True, text=True, timeout=timeout, check=False
-    )
+    command = [sys.executable, "-X", "faulthandler", "-c", program]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # the fault handler shows the stacks
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=5)
+            os.killpg(process.pid, signal.SIGKILL)  # with the children that it may have forked
+            output, errors = process.communicate()
+            errors += f"\nit hung for {timeout} s"
+    return subprocess.CompletedProcess([], process.returncode, output, errors)
 
 
 def assert_clean(done: subprocess.CompletedProcess[str]) -> None:
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stderr}"
+    assert done.stderr == "", done.stderr

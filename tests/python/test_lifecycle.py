@@ -162,19 +162,6 @@ def test_a_dropped_predictor_lets_running_calls_finish_and_fails_the_rest(hold: 
     assert_close(running.result(HANG), eager(held.model, row(MARK)))
 
 
-@pytest.mark.timeout(60)
-def test_the_last_handle_of_a_running_call_may_be_dropped(hold: Any) -> None:
-    held = hold()
-    pending = held.predict._core.submit((row(MARK),), {})
-    held.gate.wait_entered()
-    del held.predict
-    opener = threading.Timer(0.01, held.gate.open)
-    opener.start()
-    del pending
-    opener.join(HANG)
-    assert held.gate.seen[-1] == MARK
-
-
 def fails(held: Any) -> None:
     held.predict.submit(row(POISON)).exception(HANG)
 

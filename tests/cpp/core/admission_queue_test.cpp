@@ -150,8 +150,7 @@ TEST_F(AdmissionQueueTest, NestedCallsBypassTheBounds) {
 
 TEST_F(AdmissionQueueTest, RefusesWhatIsLateOrSubmittedTwice) {
   const auto queue = make_queue();
-  EXPECT_THROW(queue->push(make_request({.deadline = clock_.now()}), Admission::kBlock, kNever),
-               DeadlineExceeded);
+  EXPECT_THROW(queue->push(make_request({.deadline = clock_.now()}), Admission::kBlock, kNever), DeadlineExceeded);
   const auto request = push(*queue);
   EXPECT_THROW(queue->push(request, Admission::kBlock, kNever), std::logic_error);
   EXPECT_EQ(stats_->accepted, 1u);

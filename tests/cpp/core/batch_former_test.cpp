@@ -95,8 +95,7 @@ TEST(FormBatchTest, PriorityGoesBeforeDeadline) {
 TEST(FormBatchTest, WithoutADeadlineItIsDueAfterItsPatience) {
   const TimePoint late = kStart + kPatience + milliseconds(1);
   EXPECT_EQ((Waiting{{.key = 1}, {.key = 2, .deadline = late}}).form({.max_rows = 8}), (Places{0}));
-  EXPECT_EQ((Waiting{{.key = 1}, {.key = 2, .deadline = late - milliseconds(2)}}).form({.max_rows = 8}),
-            (Places{1}));
+  EXPECT_EQ((Waiting{{.key = 1}, {.key = 2, .deadline = late - milliseconds(2)}}).form({.max_rows = 8}), (Places{1}));
 }
 
 TEST(FormBatchTest, PacksTheNearestLengths) {

@@ -46,8 +46,7 @@ class BlockedProducersTest : public ::testing::Test {
 
   ManualClock clock_;
   std::shared_ptr<ChannelStats> stats_ = std::make_shared<ChannelStats>();
-  std::shared_ptr<AdmissionQueue> queue_ =
-      std::make_shared<AdmissionQueue>(QueueLimits{.rows = 4}, clock_, stats_);
+  std::shared_ptr<AdmissionQueue> queue_ = std::make_shared<AdmissionQueue>(QueueLimits{.rows = 4}, clock_, stats_);
   std::shared_ptr<TestRequest> full_;
   std::vector<std::thread> threads_;
   std::size_t left_ = 0;
@@ -74,8 +73,7 @@ TEST_F(BlockedProducersTest, ASmallOneDoesNotOvertakeALargeOne) {
   block({.rows = 4}, 1);
   const auto small = block({.rows = 1}, 2);
   queue_->push(make_request({.rows = 1}, 9), Admission::kBypass, kNever);
-  succeed_all(
-      queue_->take({.max_rows = 4}));  // leaves one row waiting: the small one would fit, the large one not
+  succeed_all(queue_->take({.max_rows = 4}));  // leaves one row waiting: the small one would fit, the large one not
   EXPECT_EQ(small->state(), RequestState::kCreated);
   EXPECT_EQ(queue_->push(make_request(), Admission::kBlock, clock_.now()), PushResult::kTimedOut);
   queue_->close();

@@ -73,8 +73,7 @@ TEST(RuntimeCloseTest, FailsWhatWaitsAndLetsWhatRunsFinish) {
   runtime.close();
   EXPECT_THROW(channel->submit(make_request(), Admission::kBlock, kNever), Closed);
   EXPECT_THROW(runtime.open(with_rows(1), handler, nullptr), Closed);
-  EXPECT_THROW(runtime.post(Lane::kInterpreter, make_task([](WorkerContext&) { return Step::done(); })),
-               Closed);
+  EXPECT_THROW(runtime.post(Lane::kInterpreter, make_task([](WorkerContext&) { return Step::done(); })), Closed);
 }
 
 TEST(RuntimeCloseTest, AWorkerMayNotCloseIt) {
@@ -186,8 +185,7 @@ TEST(RuntimeStressTest, WhatIsAcceptedIsResolvedOnEveryWayOut) {
         Spec spec{.rows = 1 + static_cast<std::int64_t>(random() % 3),
                   .length = static_cast<std::int64_t>(random() % 30)};
         spec.key = random() % 3;
-        if (random() % 5 == 0)
-          spec.deadline = Clock::steady().now() + std::chrono::microseconds(random() % 300);
+        if (random() % 5 == 0) spec.deadline = Clock::steady().now() + std::chrono::microseconds(random() % 300);
         auto request = std::make_shared<TestRequest>(make_info(spec), &resolutions);
         request->id = i;
         try {

@@ -22,8 +22,8 @@ TEST(ThreadPoolTest, EachThreadStartsRunsAndStops) {
 TEST(ThreadPoolTest, NothingRunsBeforeAllHaveStarted) {
   std::atomic<int> started{0};
   std::atomic<bool> early{false};
-  ThreadPool pool(
-      8, {.start = [&](int) { ++started; }, .body = [&](int) { early = early || started != 8; }, .stop = {}});
+  ThreadPool pool(8,
+                  {.start = [&](int) { ++started; }, .body = [&](int) { early = early || started != 8; }, .stop = {}});
   EXPECT_EQ(started, 8);
   pool.join();
   EXPECT_FALSE(early);

@@ -26,9 +26,7 @@ class TopologyTest : public ::testing::Test {
     fs::create_directories(file.parent_path());
     std::ofstream(file) << text << "\n";
   }
-  void allow(const std::string& cpus) {
-    write("proc/self/status", "Name:\ttest\nCpus_allowed_list:\t" + cpus);
-  }
+  void allow(const std::string& cpus) { write("proc/self/status", "Name:\ttest\nCpus_allowed_list:\t" + cpus); }
   void add_cpu(int cpu, int core, int package) {
     const std::string folder = "sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
     write(folder + "core_id", std::to_string(core));

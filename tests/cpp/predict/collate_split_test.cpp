@@ -39,8 +39,8 @@ TEST(Collate, StacksCallsWithoutABatchDim) {
   contract.inputs[0].stacked = true;
   const std::vector<Call> calls{call_of(contract, {at::rand({3})}), call_of(contract, {at::rand({3})})};
   std::vector<std::int64_t> lengths;
-  EXPECT_TRUE(at::equal(collate(contract, members_of(calls), lengths)[0],
-                        at::stack({calls[0].inputs[0], calls[1].inputs[0]})));
+  EXPECT_TRUE(
+      at::equal(collate(contract, members_of(calls), lengths)[0], at::stack({calls[0].inputs[0], calls[1].inputs[0]})));
   EXPECT_EQ(collate(contract, {members_of(calls)[0]}, lengths)[0].sizes(), (std::vector<std::int64_t>{1, 3}));
 }
 

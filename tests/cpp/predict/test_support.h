@@ -13,9 +13,15 @@
 
 namespace torchpool::testing {
 
-inline DimSpec fixed(std::int64_t size) { return {DimSpec::Kind::kFixed, size}; }
-inline DimSpec batch() { return {DimSpec::Kind::kBatch, 0}; }
-inline DimSpec symbol(std::int64_t index) { return {DimSpec::Kind::kSymbol, index}; }
+inline DimSpec fixed(std::int64_t size) {
+  return {DimSpec::Kind::kFixed, size};
+}
+inline DimSpec batch() {
+  return {DimSpec::Kind::kBatch, 0};
+}
+inline DimSpec symbol(std::int64_t index) {
+  return {DimSpec::Kind::kSymbol, index};
+}
 
 inline InputSpec float_input(std::vector<DimSpec> sizes, std::optional<std::int64_t> batch_dim = 0) {
   InputSpec spec;
