@@ -70,9 +70,7 @@ def record(results: dict[str, Result], rounds: int) -> dict[str, object]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", action="store_true", help="few rounds, no file")
     parser.add_argument("--json", action="store_true", help="write benchmarks/results/<date>-<cpu>.json")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=WORKLOADS)
@@ -101,9 +99,7 @@ def main() -> int:
         today = datetime.date.today().isoformat()
         path = RESULTS / f"{today}-{machine.short_name()}.json"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(
-            json.dumps({"date": today, "machine": described, "workloads": report}, indent=2) + "\n"
-        )
+        path.write_text(json.dumps({"date": today, "machine": described, "workloads": report}, indent=2) + "\n")
         print(f"written: benchmarks/results/{path.name}")
     return 1 if failed else 0
 

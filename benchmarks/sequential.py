@@ -13,9 +13,7 @@ ROUNDS = {"lstm": 7, "cnn": 7, "documents": 3, "short": 3, "long": 3}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", nargs="+", choices=ROUNDS, default=list(ROUNDS))
     args = parser.parse_args()
     failed = False

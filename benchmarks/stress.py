@@ -33,8 +33,7 @@ def tensor_job(cls: type[torch.nn.Module], items: list[torch.Tensor], calls: int
 def text_job(calls: int) -> Job:
     tokenizer, model = models.load_minilm()
     encoded = [
-        dict(tokenizer(text, truncation=True, max_length=256, return_tensors="pt"))
-        for text in data.short_texts()
+        dict(tokenizer(text, truncation=True, max_length=256, return_tensors="pt")) for text in data.short_texts()
     ]
     poison = {name: value.clone() for name, value in encoded[0].items()}
     poison["input_ids"][0, 1] = 10**6  # beyond the vocabulary: the embedding raises an IndexError

@@ -1,5 +1,10 @@
 #include "bindings/bound_runtime.h"
+
+#include <thread>
+#include <vector>
+
 #include "bindings/pending.h"
+#include "core/mutex.h"
 #include "core/topology.h"
 
 namespace torchpool {
@@ -9,17 +14,52 @@ BoundRuntime::BoundRuntime(int workers, py::object notify_futures, py::object no
       loops_(std::make_shared<Resolver>(std::move(notify_loops))) {
   RuntimeOptions options;
   options.workers = workers;
-  options.interpreter.gate = &gate_;
+  options.interpreter.gate = &GilGate::shared();
   options.interpreter.stop = [](int /*worker*/) { GilGate::stop_thread(); };
   core_ = std::make_unique<Runtime>(std::move(options));
 }
 
+namespace {
+
+struct Reaped {
+  Mutex mutex;
+  std::vector<std::thread> threads TP_GUARDED_BY(mutex);
+};
+
+Reaped& reaped() {
+  static auto* all = new Reaped;
+  return *all;
+}
+
+}  // namespace
+
 BoundRuntime::~BoundRuntime() {
-  close();
+  if (!Runtime::on_worker_thread() && !Resolver::on_resolver_thread()) {
+    close();
+    return;
+  }
+  Reaped& all = reaped();
+  const MutexLock lock(all.mutex);
+  all.threads.emplace_back([core = std::move(core_), futures = futures_, loops = loops_] {
+    core->close();
+    futures->close();
+    loops->close();
+  });
+}
+
+void join_reaped_runtimes() {
+  std::vector<std::thread> threads;
+  {
+    Reaped& all = reaped();
+    const MutexLock lock(all.mutex);
+    threads.swap(all.threads);
+  }
+  for (std::thread& thread : threads) thread.join();
 }
 
 void BoundRuntime::close() {
-  const py::gil_scoped_release release;
+  closed_ = true;
+  const GilRelease release;
   core_->close();
   futures_->close();
   loops_->close();
@@ -31,7 +71,12 @@ void register_runtime(py::module_& module) {
            py::arg("notify_loops"))
       .def_property_readonly("workers", [](BoundRuntime& runtime) { return runtime.core().workers(); })
       .def("forbid_inline", &BoundRuntime::forbid_inline)
+      .def_property_readonly("running_here", [](BoundRuntime& runtime) { return runtime.running_here().load(); })
       .def("close", &BoundRuntime::close);
+  module.def("join_reaped_runtimes", [] {
+    const GilRelease release;
+    join_reaped_runtimes();
+  });
   module.def("after_fork_in_child", [] {
     set_main_thread();
     GilReclaimer::instance().after_fork_in_child();

@@ -6,9 +6,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
+#include <thread>
 
 #include "bindings/contract_from_python.h"
+#include "bindings/snapshot.h"
 #include "core/error.h"
 #include "predict/script_backend.h"
 #include "predict/thread_scope.h"
@@ -16,33 +17,6 @@
 namespace torchpool {
 
 namespace {
-
-// A submitted input up to this size is copied at the call: the copy costs less than the trouble of an input that
-// changes under a waiting batch. Above it, a change is detected and refused.
-constexpr std::size_t kSnapshotBytes = std::size_t{64} << 10;
-
-at::Tensor copy_of(const at::Tensor& tensor) {
-  if (!tensor.is_cpu() || !tensor.is_contiguous()) return tensor.clone();
-  at::Tensor copy = at::empty(tensor.sizes(), tensor.options());
-  std::memcpy(copy.mutable_data_ptr(), tensor.const_data_ptr(), tensor.nbytes());
-  return copy;
-}
-
-// (args, kwargs) of a call that cannot be taken apart, with those tensors copied that stand among the arguments
-// themselves: one inside another object is the caller's to leave alone.
-py::tuple copy_arguments(const py::tuple& args, const py::dict& kwargs) {
-  const auto copied = [](const py::handle& value) -> py::object {
-    const bool small =
-        THPVariable_CheckExact(value.ptr()) && THPVariable_Unpack(value.ptr()).nbytes() <= kSnapshotBytes;
-    if (!small) return py::reinterpret_borrow<py::object>(value);
-    return py::reinterpret_steal<py::object>(THPVariable_Wrap(THPVariable_Unpack(value.ptr()).detach().clone()));
-  };
-  py::tuple new_args(args.size());
-  for (std::size_t i = 0; i < args.size(); ++i) new_args[i] = copied(args[i]);
-  py::dict new_kwargs;
-  for (const auto& [name, value] : kwargs) new_kwargs[name] = copied(value);
-  return py::make_tuple(new_args, new_kwargs);
-}
 
 MergeKey unmergeable_key() {
   static std::atomic<std::uint64_t> next{1};
@@ -76,18 +50,18 @@ BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, py::object
   channel.limits = options_.limits;
   channel.lane = handler_->backend().lane();
   channel.max_rows = options_.max_batch;
-  const py::gil_scoped_release release;  // the lane's threads start now and may want the lock
-  merge_ = core.open(channel, *handler_, stats_);
+  const GilRelease release;  // the lane's threads start now and may want the lock
+  merge_ = core.open(channel, handler_, stats_);
   channel.lane = Lane::kInterpreter;
   channel.max_rows = 1;
-  parallel_ = core.open(channel, *alone_, stats_);
+  parallel_ = core.open(channel, alone_, stats_);
   channel.max_running = 1;
-  serial_ = core.open(channel, *alone_, stats_);
+  serial_ = core.open(channel, alone_, stats_);
 }
 
 BoundPredictor::~BoundPredictor() {
   close(true);
-  const py::gil_scoped_release release;
+  const GilRelease release;
   merge_.reset();
   parallel_.reset();
   serial_.reset();
@@ -113,9 +87,11 @@ const std::shared_ptr<Channel>& BoundPredictor::channel_of(Route route) const no
 // False when the call is of a kind that nothing is known of.
 bool BoundPredictor::take_apart(const py::tuple& args, const py::object& kwargs, Prepared& call) {
   if (closed_) throw Closed("predictor '" + options_.name + "' is closed");
+  if (runtime_->closed()) throw Closed("the runtime of predictor '" + options_.name + "' is closed");
   GilReclaimer::instance().drain();
   if (training_.changed()) {  // what was proven in one mode says nothing of the other
     learner_.attr("forget")();
+    training_ = TrainingWatch(py::list(learner_.attr("watched")()));
     forget_learned();
   }
   PyObject* named = kwargs.is_none() ? nullptr : kwargs.ptr();
@@ -148,7 +124,15 @@ void BoundPredictor::prepare(const py::tuple& args, const py::object& kwargs, Pr
     if (!take_apart(args, kwargs, call)) learn(*call.variant, args, kwargs);
     if (!call.variant || call.variant->route != Route::kLearning) break;
     // A module with buffers must not be run while another thread probes it, or its state would be lost.
-    if (must_run_inline() || !learner_.attr("wait_learned")(call.variant->id).cast<bool>()) return;
+    const bool own = call.variant->learning_thread == PyThread_get_thread_ident();
+    if (own || must_run_inline() || !learner_.attr("may_have_state")().cast<bool>()) return;
+    while (call.variant->route == Route::kLearning) {
+      {
+        const GilRelease release;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    }
   }
   if (!call.variant) return;
   call.route = call.variant->route;
@@ -173,9 +157,11 @@ void BoundPredictor::install(Variant& variant, const py::tuple& learned) {
 
 void BoundPredictor::learn(Variant& variant, const py::tuple& args, const py::object& kwargs) {
   variant.route = Route::kLearning;
+  variant.learning_thread = PyThread_get_thread_ident();
   try {
     install(variant, learner_.attr("learn")(variant.id, variant.form->names(), args, kwargs));
   } catch (...) {
+    variant.route = Route::kUnknown;  // for those who wait; they learn it from their own calls
     variants_.remove(variant);
     throw;
   }
@@ -196,8 +182,11 @@ py::object BoundPredictor::try_plain(const py::tuple& args, const py::object& kw
   at::NoGradGuard no_grad;
   // A forked child's first OpenMP region on a thread that had one before the fork waits for threads that are gone.
   const IntraOpScope one_thread(runtime_->inline_allowed() ? 0 : 1);
-  return py::reinterpret_steal<py::object>(
-      PyObject_Call(target_.ptr(), args.ptr(), kwargs.is_none() ? nullptr : kwargs.ptr()));
+  std::atomic<int>& running = runtime_->running_here();
+  running.fetch_add(1, std::memory_order_relaxed);
+  PyObject* result = PyObject_Call(target_.ptr(), args.ptr(), kwargs.is_none() ? nullptr : kwargs.ptr());
+  running.fetch_sub(1, std::memory_order_relaxed);
+  return py::reinterpret_steal<py::object>(result);
 }
 
 py::object BoundPredictor::run_plain(const py::tuple& args, const py::object& kwargs) {
@@ -284,7 +273,7 @@ void BoundPredictor::admit(const std::shared_ptr<CallRequest>& request, Channel&
   PushResult pushed = channel.submit(request, admission, TimePoint::min());
   while (pushed != PushResult::kAdmitted) {
     {
-      const py::gil_scoped_release release;
+      const GilRelease release;
       pushed = channel.submit(request, admission, slices ? signal_slice() : kNever);
     }
     if (pushed != PushResult::kAdmitted && PyErr_CheckSignals() != 0) throw py::error_already_set();
@@ -354,7 +343,7 @@ void BoundPredictor::set_max_batch(std::int64_t rows) {
 
 void BoundPredictor::close(bool fail_waiting) noexcept {
   closed_ = true;
-  const py::gil_scoped_release release;
+  const GilRelease release;
   merge_->close(fail_waiting);
   parallel_->close(fail_waiting);
   serial_->close(fail_waiting);
@@ -366,7 +355,7 @@ bool BoundPredictor::wait_drained(std::optional<double> timeout) {
     for (;;) {
       bool drained = false;
       {
-        const py::gil_scoped_release release;
+        const GilRelease release;
         drained = channel->wait_drained(std::min(until, signal_slice()));
       }
       if (drained) break;

@@ -3,6 +3,9 @@
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/jit/runtime/jit_exception.h>
 
+#include <cxxabi.h>
+#include <unistd.h>
+
 #include <atomic>
 
 #include "bindings/errors.h"
@@ -109,6 +112,19 @@ void GilGate::stop_thread() {
   if (!state.holding) PyEval_RestoreThread(state.saved);
   PyGILState_Release(state.outer);
   state = GateState{};
+}
+
+GilGate& GilGate::shared() {
+  static auto* gate = new GilGate;
+  return *gate;
+}
+
+GilRelease::~GilRelease() {
+  try {
+    PyEval_RestoreThread(saved_);
+  } catch (const abi::__forced_unwind&) {
+    for (;;) pause();
+  }
 }
 
 PythonError take_python_error() {

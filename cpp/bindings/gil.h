@@ -43,7 +43,23 @@ class GilGate : public LaneGate {
  public:
   void enter() override;
   void leave() noexcept override;
+  // Has no state of its own: one for all runtimes, never destroyed.
+  static GilGate& shared();
   static void stop_thread();  // gives the thread state back; for the lane's stop hook and other native threads
+};
+
+// Lets go of the lock for a scope. Unlike pybind11's, safe on a daemon thread that outlives the interpreter: CPython
+// ends such a thread when it asks for the lock again, by an unwinding that no destructor survives; it sleeps instead,
+// as CPython itself does from 3.14 on.
+class GilRelease {
+ public:
+  GilRelease() : saved_(PyEval_SaveThread()) {}
+  ~GilRelease();
+  GilRelease(const GilRelease&) = delete;
+  GilRelease& operator=(const GilRelease&) = delete;
+
+ private:
+  PyThreadState* saved_;
 };
 
 // Raised by a model in Python: carries the exception object itself.

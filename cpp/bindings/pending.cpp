@@ -24,7 +24,7 @@ bool cancel_in(const std::weak_ptr<Channel>& weak, CallRequest& request) noexcep
   std::shared_ptr<Channel> channel = weak.lock();
   if (!channel) return false;
   const bool cancelled = channel->cancel(request);
-  const py::gil_scoped_release release;  // its other owner may have let go meanwhile: see Pending::channel_
+  const GilRelease release;  // its other owner may have let go meanwhile: see Pending::channel_
   channel.reset();
   return cancelled;
 }
@@ -62,7 +62,7 @@ bool wait_for(CallRequest& request, const std::weak_ptr<Channel>& channel, TimeP
     const TimePoint slice = slices ? std::min(until, signal_slice()) : until;
     bool resolved = false;
     {
-      const py::gil_scoped_release release;
+      const GilRelease release;
       resolved = request.wait_until(own_parker(), slice);
     }
     if (resolved) return true;

@@ -38,6 +38,7 @@ struct Variant {
   std::uint64_t torch_key = 0;
   std::shared_ptr<const PyCallForm> form;
   Route route = Route::kUnknown;
+  unsigned long learning_thread = 0;              // kLearning: Python's identifier of the thread that learns
   std::shared_ptr<const Contract> contract;       // kMerge
   std::shared_ptr<const ResultForm> result_form;  // of backends that know tensors only
   bool aliases = false;                           // results must be copied before they are handed out

@@ -17,7 +17,8 @@ Channel::Channel(std::shared_ptr<ChannelState> state) : state_(std::move(state))
 
 Channel::~Channel() {
   close(true);
-  if (scheduler_of_this_thread() == nullptr) wait_drained(kNever);
+  const bool shares_handler = state_->handler.use_count() > 0;
+  if (!shares_handler && scheduler_of_this_thread() == nullptr) wait_drained(kNever);
 }
 
 PushResult Channel::submit(const RequestPtr& request, Admission admission, TimePoint give_up) {

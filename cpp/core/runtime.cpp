@@ -23,9 +23,14 @@ Runtime::~Runtime() {
 
 std::shared_ptr<Channel> Runtime::open(ChannelOptions options, BatchHandler& handler,
                                        std::shared_ptr<ChannelStats> stats) {
+  return open(std::move(options), std::shared_ptr<BatchHandler>(std::shared_ptr<void>(), &handler), std::move(stats));
+}
+
+std::shared_ptr<Channel> Runtime::open(ChannelOptions options, std::shared_ptr<BatchHandler> handler,
+                                       std::shared_ptr<ChannelStats> stats) {
   ensure_started(options.lane);
-  auto state =
-      std::make_shared<ChannelState>(std::move(options), handler, std::move(stats), scheduler_, clock_, workers_);
+  auto state = std::make_shared<ChannelState>(std::move(options), std::move(handler), std::move(stats), scheduler_,
+                                              clock_, workers_);
   scheduler_->add_channel(state);
   return std::make_shared<Channel>(std::move(state));
 }

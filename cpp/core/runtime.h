@@ -41,8 +41,11 @@ class Runtime {
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
 
-  // Throws Closed. The handler must outlive the channel.
+  // Throws Closed. A handler that is not shared must outlive the channel, whose end waits for what runs.
   std::shared_ptr<Channel> open(ChannelOptions options, BatchHandler& handler, std::shared_ptr<ChannelStats> stats);
+  // The channel and what runs in it share the handler, so that the channel's end waits for nothing.
+  std::shared_ptr<Channel> open(ChannelOptions options, std::shared_ptr<BatchHandler> handler,
+                                std::shared_ptr<ChannelStats> stats);
   // A task that is not a batch. Throws Closed.
   void post(Lane lane, std::unique_ptr<Task> task);
   // Granted only when nothing runs and nothing waits anywhere, and the channel is open.

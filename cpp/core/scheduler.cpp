@@ -7,14 +7,14 @@
 
 namespace torchpool {
 
-ChannelState::ChannelState(ChannelOptions options, BatchHandler& batch_handler,
+ChannelState::ChannelState(ChannelOptions options, std::shared_ptr<BatchHandler> batch_handler,
                            std::shared_ptr<ChannelStats> channel_stats, std::shared_ptr<Scheduler> runtime_scheduler,
                            Clock& clock, int workers)
     : name(std::move(options.name)),
       lane(options.lane),
       max_running(options.max_running > 0 ? options.max_running : workers),
       max_rows(options.max_rows),
-      handler(batch_handler),
+      handler(std::move(batch_handler)),
       stats(channel_stats != nullptr ? std::move(channel_stats) : std::make_shared<ChannelStats>()),
       queue(std::make_shared<AdmissionQueue>(options.limits, clock, stats)),
       scheduler(std::move(runtime_scheduler)) {}

@@ -18,14 +18,15 @@ class Scheduler;
 
 // What a Channel, the rotation and running batches share, so that each may go first.
 struct ChannelState {
-  ChannelState(ChannelOptions options, BatchHandler& batch_handler, std::shared_ptr<ChannelStats> channel_stats,
-               std::shared_ptr<Scheduler> runtime_scheduler, Clock& clock, int workers);
+  ChannelState(ChannelOptions options, std::shared_ptr<BatchHandler> batch_handler,
+               std::shared_ptr<ChannelStats> channel_stats, std::shared_ptr<Scheduler> runtime_scheduler, Clock& clock,
+               int workers);
 
   const std::string name;
   const Lane lane;
   const int max_running;
   std::atomic<std::int64_t> max_rows;
-  BatchHandler& handler;
+  const std::shared_ptr<BatchHandler> handler;  // without an owner (use_count 0) where the user keeps it
   const std::shared_ptr<ChannelStats> stats;
   const std::shared_ptr<AdmissionQueue> queue;
   const std::shared_ptr<Scheduler> scheduler;

@@ -70,7 +70,7 @@ class Worker {
     run.channel->stats->batch_rows.record(static_cast<std::uint64_t>(batch.rows()));
     BatchRescue rescue;
     try {
-      run.task = run.channel->handler.make_task(std::move(batch));
+      run.task = run.channel->handler->make_task(std::move(batch));
     } catch (...) {
       rescue.fail_all(std::current_exception());
     }

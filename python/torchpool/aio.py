@@ -28,13 +28,13 @@ class Awaited:
     def settle(self) -> None:
         """Hands the outcome to the future; on the loop's thread."""
         pending, self._pending = self._pending, None
-        if pending is None or self.future.done():  # cancelled meanwhile
+        if pending is None or self._abandoned or self.future.done():  # cancelled meanwhile
             return
         try:
             result = pending.result()
         except StopIteration as error:  # a future refuses it, as a coroutine would
             self.future.set_exception(RuntimeError(f"the model raised StopIteration({error.value!r})"))
-        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+        except asyncio.CancelledError:
             self.future.cancel()
         except BaseException as error:
             self.future.set_exception(without_our_frame(error))

@@ -106,7 +106,11 @@ def _parameters(target: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
         return list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
-        return []
+        pass
+    schema = getattr(function, "schema", None)  # of a traced or loaded script
+    names = [argument.name for argument in getattr(schema, "arguments", [])]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return [inspect.Parameter(name, kind) for name in names if name != "self"]
 
 
 def readable_names(paths: Sequence[str], parameters: Sequence[str]) -> list[str]:

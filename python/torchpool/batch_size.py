@@ -32,9 +32,7 @@ def choose_max_batch(
     return int(min(max(2**exponent, _MIN_ROWS), _MAX_ROWS))
 
 
-def _measure(
-    run: Callable[[list[torch.Tensor]], Any], sample: Sequence[torch.Tensor], contract: Contract
-) -> float:
+def _measure(run: Callable[[list[torch.Tensor]], Any], sample: Sequence[torch.Tensor], contract: Contract) -> float:
     """Seconds a row in a batch of copies of the sample."""
     batch = []
     rows = 1

@@ -126,9 +126,7 @@ class Contract:
         if not isinstance(data, Mapping):
             raise ValueError(f"a contract must be a mapping, got {type(data).__name__}")
         if data.get("version") != VERSION:
-            raise ValueError(
-                f"contract version {data.get('version')!r} is not known (expected {VERSION}): probe again"
-            )
+            raise ValueError(f"contract version {data.get('version')!r} is not known (expected {VERSION}): probe again")
         fields = {key: value for key, value in data.items() if key != "version"}
         _expect_keys(cls, fields, "contract")
         return cls(
@@ -192,9 +190,7 @@ def _input(data: Any, index: int) -> InputSpec:
 def _output(data: Any, index: int) -> OutputSpec:
     where = f"outputs[{index}]"
     _expect_keys(OutputSpec, data, where)
-    trims = tuple(
-        _record(Trim, item, f"{where}.trims") for item in _sequence(data["trims"], f"{where}.trims")
-    )
+    trims = tuple(_record(Trim, item, f"{where}.trims") for item in _sequence(data["trims"], f"{where}.trims"))
     spec: OutputSpec = _record(OutputSpec, data, where, trims=trims)
     return spec
 
@@ -229,18 +225,14 @@ def _validate(contract: Contract) -> None:
             f"{where}: name and device must be text",
         )
         require(isinstance(spec.stacked, bool), f"{where}: stacked must be True or False")
-        require(
-            spec.pad is None or isinstance(spec.pad, bool | int | float), f"{where}: pad must be a number"
-        )
+        require(spec.pad is None or isinstance(spec.pad, bool | int | float), f"{where}: pad must be a number")
         require(
             spec.batch_dim is None or _is_int(spec.batch_dim),
             f"{where}: batch_dim {spec.batch_dim!r} is no dim",
         )
         require(not spec.stacked or spec.batch_dim == 0, f"{where}: stacked needs batch_dim 0")
         for size in spec.sizes:
-            require(
-                _is_int(size) or (isinstance(size, str) and bool(size)), f"{where}: size {size!r} is no size"
-            )
+            require(_is_int(size) or (isinstance(size, str) and bool(size)), f"{where}: size {size!r} is no size")
         batches = [dim for dim, size in enumerate(spec.sizes) if size == "batch"]
         expected = [] if spec.stacked or spec.batch_dim is None else [spec.batch_dim]
         require(batches == expected, f"{where}: 'batch' in sizes at {batches}, batch_dim says {expected}")
@@ -249,9 +241,7 @@ def _validate(contract: Contract) -> None:
     for out in contract.outputs:
         where = f"output {out.name!r}"
         require(isinstance(out.name, str) and isinstance(out.stacked, bool), f"{where}: bad name or stacked")
-        require(
-            out.batch_dim is None or _is_int(out.batch_dim), f"{where}: batch_dim {out.batch_dim!r} is no dim"
-        )
+        require(out.batch_dim is None or _is_int(out.batch_dim), f"{where}: batch_dim {out.batch_dim!r} is no dim")
         for trim in out.trims:
             require(trim.symbol in contract.padded, f"{where}: trim by {trim.symbol!r}, which is not padded")
             require(

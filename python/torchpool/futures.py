@@ -33,13 +33,13 @@ class Future(concurrent.futures.Future[Any]):
         return pending is not None and not self.done() and pending.running()
 
     def _invoke_callbacks(self) -> None:
-        if self._done_callbacks and _core.on_worker_thread():
+        if self._done_callbacks and _core.on_worker_thread():  # type: ignore[attr-defined]
             _callbacks.run(self)
         else:
-            super()._invoke_callbacks()
+            super()._invoke_callbacks()  # type: ignore[misc]
 
     def _run_callbacks(self) -> None:
-        super()._invoke_callbacks()
+        super()._invoke_callbacks()  # type: ignore[misc]
 
     def _settle_cancelled(self) -> None:
         super().cancel()
@@ -63,7 +63,7 @@ class Future(concurrent.futures.Future[Any]):
 
 
 class _Callbacks:
-    """Runs callbacks on a thread of its own: one that waits for another future, or is slow, keeps none from settling."""
+    """Runs callbacks on a thread of its own: a slow one, or one that waits for another, keeps none from settling."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import functools
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from torchpool import refusal, tree
-from torchpool.arguments import Call, parameter_names, readable_names, replace_tensors, tensors, values
+from torchpool.arguments import Call, argument_names, parameter_names, readable_names, replace_tensors, tensors, values
 from torchpool.batch_size import choose_max_batch
 from torchpool.contract import Contract
 from torchpool.probe import probe
@@ -71,8 +72,8 @@ class Learner:
         self._needs_spec = needs_spec
         self._on_max_batch = on_max_batch
         self.parameters = parameter_names(target)
+        self._arguments = argument_names(target)  # what may be stated of them counts where they are passed
         self._lock = threading.Lock()
-        self._learning: dict[int, tuple[int, threading.Event]] = {}
         self.kinds: dict[int, Kind] = {}
         self.opaque: set[str] = set()
 
@@ -85,31 +86,28 @@ class Learner:
         kind = self._kind(paths, call, leaves)
         learned: Learned = ("direct", None, None, False)
         if self._alone is None:
-            learning = (threading.get_ident(), threading.Event())
-            self._learning[variant] = learning
             try:
-                learned = self._learn_kind(kind, call, leaves)
+                # In a copy of the caller's context: what the model sets there while it is probed is gone afterwards.
+                learned = contextvars.copy_context().run(self._learn_kind, kind, call, leaves)
             except Exception as error:
-                error.with_traceback(refusal.without_our_frames(error.__traceback__))
+                if refusal.is_about_the_call(error):
+                    error.with_traceback(refusal.without_our_frames(error.__traceback__))
                 raise
-            finally:
-                del self._learning[variant]
-                learning[1].set()
         with self._lock:
             self.kinds[variant] = kind
         return learned
 
-    def wait_learned(self, variant: int) -> bool:
-        """Waits until another thread has learned a kind of call, where the model must not be run meanwhile: with
-        buffers it may have state, which a probe puts back. False where there is nothing to wait for."""
-        thread, learned = self._learning.get(variant, (0, None))
-        if learned is None or thread == threading.get_ident() or not self._has_buffers():
-            return False
-        learned.wait()
-        return True
+    def may_have_state(self) -> bool:
+        """Whether the model must not be run by others while it is probed: a probe puts its buffers back."""
+        return self._module is not None and next(self._module.buffers(), None) is not None
 
     def mismatch(
-        self, variant: int, paths: list[str], args: tuple[Any, ...], kwargs: dict[str, Any] | None, message: str,
+        self,
+        variant: int,
+        paths: list[str],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        message: str,
         may_widen: bool,
     ) -> tuple[Any, Learned | None]:
         """The result of a call that departs from its kind's contract, and how to go on with calls like it."""
@@ -132,7 +130,7 @@ class Learner:
                 return result, None
             kind.widenings += 1
             samples = [*kind.samples[: _KEPT_SAMPLES - 1], _copies(tensors(call))]
-        return result, self._widen(kind, call, samples)
+        return result, contextvars.copy_context().run(self._widen, kind, call, samples)
 
     def _widen(self, kind: Kind, call: Call, samples: list[Leaves]) -> Learned | None:
         """How to go on with a kind whose calls turn out to vary; None where what was proven before stays."""
@@ -148,6 +146,13 @@ class Learner:
         with self._lock:
             self._saved = []
             self.kinds.clear()
+
+    def watched(self) -> list[dict[str, Any]]:
+        """The dicts of the module and of those inside it, in which a change of mode, submodules or hooks shows; a
+        script keeps these elsewhere."""
+        if self._module is None:
+            return []
+        return [vars(part) for part in self._module.modules() if "training" in vars(part)]
 
     def own(self, result: Any) -> Any:
         """The result with every tensor copied: the model returned memory that it keeps or was given."""
@@ -228,9 +233,12 @@ class Learner:
                 raised[:] = [error]
                 raise
 
-        known = self._names_of_pad(kind.names)
+        pad = {name: value for name, value in self._pad.items() if name in kind.names}
+        batch = self._batch and {
+            n: dim for n, dim in self._batch.items() if n not in self._arguments or n in kind.names
+        }
         try:
-            contract = probe(run, samples, kind.names, module=self._module, pad=known, batch=self._batch)
+            contract = probe(run, samples, kind.names, module=self._module, pad=pad, batch=batch)
         except Exception as error:
             if not any(error is own for own in raised):
                 raise
@@ -261,9 +269,6 @@ class Learner:
             run = functools.partial(self._run_leaves, call)
             self._on_max_batch(choose_max_batch(run, kind.samples[0], contract))
         return route, contract, spec, contract.aliases
-
-    def _names_of_pad(self, names: Sequence[str]) -> dict[str, float | int | bool]:
-        return {name: value for name, value in self._pad.items() if name in names}
 
     def _find_saved(self, kind: Kind, leaves: Leaves) -> Contract | None:
         for contract in self._saved:
@@ -302,9 +307,6 @@ class Learner:
         except Exception:
             return False
         return True
-
-    def _has_buffers(self) -> bool:
-        return self._module is not None and next(self._module.buffers(), None) is not None
 
     def contracts(self) -> list[Contract]:
         """Everything learned, for saving."""

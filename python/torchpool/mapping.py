@@ -175,9 +175,13 @@ class MapIterator:
         in_order = self._in_order
         try:
             if self._plain and in_order:  # what nearly all maps are: in order, no limit, exceptions raised
-                if len(in_order) <= self._refill_at:
-                    self._fill()
-                return in_order.popleft().get()
+                first = in_order.popleft()
+                try:
+                    if len(in_order) <= self._refill_at:
+                        self._fill()
+                    return first.get()
+                finally:
+                    del first  # it holds the error, whose traceback holds this frame
             return self._next()
         except BaseException:
             self.close()

@@ -34,10 +34,7 @@ class Layout:
         """A call that holds only this row."""
         if self.stacked:
             return list(call)
-        return [
-            leaf if dim is None else leaf.narrow(dim, index, 1)
-            for leaf, dim in zip(call, self.dims, strict=True)
-        ]
+        return [leaf if dim is None else leaf.narrow(dim, index, 1) for leaf, dim in zip(call, self.dims, strict=True)]
 
     def join(self, calls: Sequence[Leaves]) -> Leaves:
         """One merged call; shared leaves are the first call's."""

@@ -23,9 +23,7 @@ from torchpool.runtime import Runtime, default_runtime
 if TYPE_CHECKING:
     from torchpool.wrap import Options
 
-_NOT_PROBED = (
-    "a plain callable is not probed unless example= or batch= is given (probing runs it about a dozen times)"
-)
+_NOT_PROBED = "a plain callable is not probed unless example= or batch= is given (probing runs it about a dozen times)"
 
 
 class Calls:
@@ -157,12 +155,13 @@ class Predictor(Calls):
     """
 
     def __init__(self, model: Callable[..., Any], options: Options, runtime: Runtime | None) -> None:
-        from torchpool.wrap import module_of
+        from torchpool.wrap import method_of, module_of
 
         self._model = model
         self._options = options
         self._runtime = runtime
         self._module = module_of(model)
+        self._method = method_of(model)
         self._max_batch = options.max_batch or 32
         self._saved: tuple[Contract, ...] = options.saved
         self._closed = False
@@ -204,9 +203,9 @@ class Predictor(Calls):
             queue_bytes=options.queue_bytes,
             reject=options.overflow == "reject",
             max_batch=self._max_batch,
-            module_dicts=_training_flags(self._module),
+            module_dicts=self._learner.watched(),
             script=self._module if scripted else None,
-            method=getattr(self._model, "__name__", "forward") if self._model is not self._module else "forward",
+            method=self._method,
         )
 
     def _open_core(self) -> _core.Predictor:
@@ -215,6 +214,8 @@ class Predictor(Calls):
             _core.leak(self._core)
             self._saved = tuple(self._learner.contracts()) or self._saved
             self._open()
+            if self._closed:
+                self._core.close(True)
         return self._core
 
     @property
@@ -234,6 +235,10 @@ class Predictor(Calls):
 
     def options(self, *, priority: int = 0, deadline: float | None = None) -> View:
         """A light view whose calls have this priority (higher first) and deadline (seconds from each call)."""
+        if not isinstance(priority, int):
+            raise TypeError(f"priority must be an int, got {priority!r}")
+        if not -(2**31) <= priority < 2**31:
+            raise ValueError(f"priority must fit 32 bits, got {priority!r}")
         if deadline is not None and not deadline > 0:
             raise ValueError(f"deadline must be a positive number of seconds, or None, got {deadline!r}")
         return View(self, priority, deadline)
@@ -258,7 +263,7 @@ class Predictor(Calls):
         self._closed = True
         core = self._open_core()
         core.close(cancel_pending)
-        if wait:
+        if wait and not _core.on_worker_thread():  # a model that closes its own predictor cannot wait for itself
             core.wait_drained()
 
     def __enter__(self) -> Predictor:
@@ -269,7 +274,9 @@ class Predictor(Calls):
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._runtime is not None:
-            raise TypeError("a predictor on a Runtime of its own cannot be pickled; wrap without runtime= or wrap again")
+            raise TypeError(
+                "a predictor on a Runtime of its own cannot be pickled; wrap without runtime= or wrap again"
+            )
         return _rebuild, (self._model, self._options, tuple(self._learner.contracts()), self._max_batch)
 
     def __repr__(self) -> str:
@@ -305,11 +312,6 @@ def _star_call(item: Any) -> Call:
         f"starmap() takes tuples of positional or mappings of keyword arguments, got {type(item).__name__}; "
         "for single arguments use map()"
     )
-
-
-def _training_flags(module: torch.nn.Module | None) -> list[dict[str, Any]]:
-    """The dicts in which the module and those inside it keep their `training` flag; a script keeps it elsewhere."""
-    return [vars(part) for part in module.modules() if "training" in vars(part)] if module is not None else []
 
 
 # The learner must not keep its predictor: a dropped predictor is to be freed at once, not by the cycle collector.

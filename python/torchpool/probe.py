@@ -111,10 +111,22 @@ class _Probe:
             if self.runner.state.training and failure.check not in _NOT_THE_MODE:
                 reason = f"{TRAIN_MODE} (call model.eval() first): {reason}"
             if self.batch:
-                raise ValueError(
-                    f"batch={self.batch} fails the check {failure.check!r}: {reason}"
-                ) from failure
-            return self._alone(reason, failure.serial)
+                raise ValueError(f"batch={self.batch} fails the check {failure.check!r}: {reason}") from failure
+            return self._alone(reason, failure.serial or self._order_matters())
+
+    def _order_matters(self) -> bool:
+        """Whether a call that runs alone may depend on those before it; the failed check need not have shown it."""
+        state = self.runner.state
+        if self.first is None:
+            return False
+        if state.changed() is not None or state.moved_attributes():
+            return True
+        try:
+            return bool(gap_between(self.first, self.runner(self.samples[0], last=True), self.runner)[0])
+        except Unsafe as failure:
+            return failure.serial
+        except Exception:  # it took this call before
+            return True
 
     def _merging(self) -> Contract:
         runner = self.runner
@@ -148,9 +160,7 @@ class _Probe:
 
     def _alone(self, reason: str, serial: bool) -> Contract:
         ragged = find_ragged(self.samples, Layout((None,) * len(self.runner.names)))
-        inputs = [
-            self._input(i, Layout((None,) * len(self.runner.names)), ragged) for i in range(len(ragged.sizes))
-        ]
+        inputs = [self._input(i, Layout((None,) * len(self.runner.names)), ragged) for i in range(len(ragged.sizes))]
         outputs = self.first.spec.leaf_names if self.first else ()
         return Contract(
             "alone", reason, serial, tuple(inputs),
@@ -171,17 +181,13 @@ class _Probe:
         if unknown:
             known = f"inputs: {list(inputs)}, outputs: {list(outputs)}"
             raise ValueError(f"batch= names no input or output of the model: {unknown} ({known})")
-        self.stated_outputs = {
-            name: dim for name, dim in self.batch.items() if name not in inputs and dim is not None
-        }
+        self.stated_outputs = {name: dim for name, dim in self.batch.items() if name not in inputs and dim is not None}
 
     def _check_repeat(self, first: Outcome) -> None:
         """The same call again; tells random numbers, state and train mode apart."""
         drawn, changed = self.random.moved(), self.runner.state.changed()
         if changed is not None:
-            raise Unsafe(
-                "state unchanged", f"model is stateful: {changed[0]} changed by {changed[1]:.3g}", serial=True
-            )
+            raise Unsafe("state unchanged", f"model is stateful: {changed[0]} changed by {changed[1]:.3g}", serial=True)
         self.runner.record("state unchanged", True, "0 buffers or parameters changed")
         self.again = again = self.runner(self.samples[0])
         gap, name = gap_between(first, again, None if drawn else self.runner)
@@ -206,11 +212,7 @@ class _Probe:
             raise Unsafe("outputs", f"{kinds}: only tensors can be split ({len(opaque)} such outputs{hint})")
         if not first.leaves:
             constants = first.spec.constants()
-            kinds = (
-                f"output {constants[0][0]!r} is a {type(constants[0][1]).__name__}"
-                if constants
-                else "it is empty"
-            )
+            kinds = f"output {constants[0][0]!r} is a {type(constants[0][1]).__name__}" if constants else "it is empty"
             raise Unsafe("outputs", f"the output holds 0 tensors ({kinds}): only tensors can be split")
         if not self.samples[0]:
             raise Unsafe("inputs", "the calls hold 0 tensors: there is nothing to merge")
@@ -228,9 +230,7 @@ class _Probe:
             sizes = sizes[:-1]
         if self.runner.bytes_per_run * sizes[-1] > self.runner.max_bytes:
             need = self.runner.bytes_per_run * sizes[-1]
-            raise Unsafe(
-                "memory", f"probing would hold {need} bytes of tensors, max_bytes is {self.runner.max_bytes}"
-            )
+            raise Unsafe("memory", f"probing would hold {need} bytes of tensors, max_bytes is {self.runner.max_bytes}")
         return sizes
 
     def _find_layout(self) -> tuple[Layout, list[RowProof]]:
@@ -253,9 +253,7 @@ class _Probe:
             raise Unsafe("layout", "no input has a batch dim (0 layouts to try)")
         # The likeliest place of the batch gives the reason, unless the model only raised there.
         ran = [number for number, failure in failures if failure.stage > 1] or [failures[0][0]]
-        raise max(
-            (failure for number, failure in failures if number == ran[0]), key=lambda failure: failure.stage
-        )
+        raise max((failure for number, failure in failures if number == ran[0]), key=lambda failure: failure.stage)
 
     def _prove(self, layout: Layout, sizes: tuple[int, ...]) -> list[RowProof]:
         """Row independence at each sample length, thorough at the first."""
@@ -267,9 +265,7 @@ class _Probe:
         for lengths, calls in list(by_length.items())[:_MAX_LENGTHS]:
             some = sizes if not proofs else sizes[:2]
             known = dict(lengths)
-            proofs.append(
-                prove_at_length(self.runner, layout, self.stated_outputs, calls, known, some, proofs)
-            )
+            proofs.append(prove_at_length(self.runner, layout, self.stated_outputs, calls, known, some, proofs))
         return proofs
 
     def _check_state(self, proof: RowProof) -> None:
@@ -278,14 +274,10 @@ class _Probe:
         runner = self.runner
         changed = runner.state.changed()
         if changed is not None:
-            raise Unsafe(
-                "state unchanged", f"model is stateful: {changed[0]} changed by {changed[1]:.3g}", serial=True
-            )
+            raise Unsafe("state unchanged", f"model is stateful: {changed[0]} changed by {changed[1]:.3g}", serial=True)
         gap, name = gap_between(self.first, runner(self.samples[0], last=True), runner)
         if gap:
-            raise Unsafe(
-                "same call later", self._stateful(name, gap, "the same call after others"), serial=True
-            )
+            raise Unsafe("same call later", self._stateful(name, gap, "the same call after others"), serial=True)
         moved = runner.state.moved_attributes()
         if moved:
             # A cache may hold what belongs to one call: without it, another row must give the same.

@@ -21,10 +21,7 @@ def layouts(
         for i, name in enumerate(names)
         if name in stated
     }
-    sizes = [
-        {d: tuple(call[i].shape[d] for call in calls) for d in range(leaf.ndim)}
-        for i, leaf in enumerate(leaves)
-    ]
+    sizes = [{d: tuple(call[i].shape[d] for call in calls) for d in range(leaf.ndim)} for i, leaf in enumerate(leaves)]
     groups = _groups(calls, fixed)
     named = [i for i, dim in fixed.items() if dim is not None]
     places = [(i, fixed[i] or 0) for i in named] or [

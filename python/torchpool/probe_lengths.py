@@ -91,9 +91,7 @@ class LengthFinder:
             return None
         ragged = find_ragged(calls, self.layout)
         more = [
-            prove_at_length(
-                self.runner, self.layout, self.stated, [call], ragged.lengths(call), self.sizes, proofs
-            )
+            prove_at_length(self.runner, self.layout, self.stated, [call], ragged.lengths(call), self.sizes, proofs)
             for call in calls[1:]
         ]
         self._pad(ragged, [*proofs, *more])

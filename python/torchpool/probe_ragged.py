@@ -124,13 +124,7 @@ class PadProver:
             values: dict[int, Number] = {}
             for i in leaves:
                 value = given.get(i, mask_value if i in masks else 0)
-                kind = (
-                    bool
-                    if sample[i].dtype == torch.bool
-                    else float
-                    if sample[i].is_floating_point()
-                    else None
-                )
+                kind = bool if sample[i].dtype == torch.bool else float if sample[i].is_floating_point() else None
                 values[i] = kind(value) if kind else value
             contents = [i for i in leaves if i not in masks and i not in given]
             try:
@@ -156,9 +150,7 @@ class PadProver:
             points = self._more_lengths(calls, values)
             trims = {j: self._fit(j, points) for j in range(len(points[0][1]))}
             if found is not None and trims != found:
-                raise Unsafe(
-                    "output lengths", "padding is not used: output lengths follow no one formula (2 groups)"
-                )
+                raise Unsafe("output lengths", "padding is not used: output lengths follow no one formula (2 groups)")
             found = trims
             usable = [point for point in points if point[2]]
             if len({tuple(self._lengths(call).items()) for call, _, _ in usable}) < 2:
@@ -291,11 +283,7 @@ class PadProver:
                 part = self.rows.part(merged, j, i)
                 axis = self.rows.axes[j]
                 for trim in trims[j]:
-                    dim = (
-                        trim.dim - 1
-                        if self.layout.stacked and axis is not None and trim.dim > axis
-                        else trim.dim
-                    )
+                    dim = trim.dim - 1 if self.layout.stacked and axis is not None and trim.dim > axis else trim.dim
                     if part.shape[dim] == trim.size(target[trim.symbol]):
                         part = part.narrow(dim, 0, trim.size(lengths[i][trim.symbol]))
                 got.append(part)
@@ -321,9 +309,7 @@ class PadProver:
         output = self.rows.own[0].spec.leaf_names[j]
         filled = ", ".join(f"{self.runner.names[i]!r} with {value}" for i, value in fill.items())
         grown = ", ".join(f"{s} from {own[s]} to {target[s]}" for s in sorted(self.symbols))
-        text = (
-            f"padding is not used: output {output!r} changes by {gap:.2g} of its largest value when {grown}"
-        )
+        text = f"padding is not used: output {output!r} changes by {gap:.2g} of its largest value when {grown}"
         hint = {
             2: " (what the padding holds matters: state its value with pad=)",
             3: " and other requests change",

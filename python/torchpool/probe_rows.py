@@ -111,9 +111,7 @@ class RowProver:
                 "batch runs", f"the model raises for a batch of {len(units)} ({_brief(error)})", 1
             ) from error
         if merged.spec != self.own[0].spec:
-            raise self._fail(
-                "structure", _structure(self.own[0], merged, f"changes with a batch of {len(units)}"), 2
-            )
+            raise self._fail("structure", _structure(self.own[0], merged, f"changes with a batch of {len(units)}"), 2)
         return merged
 
     def _find_axes(self) -> Axes:
@@ -127,8 +125,7 @@ class RowProver:
         if len(set(ranks.values())) > 1:
             raise self._fail(
                 "output axes",
-                f"rank of output {name!r} depends on batch size "
-                f"({len(first)} at {low}, {len(last)} at {high} rows)",
+                f"rank of output {name!r} depends on batch size ({len(first)} at {low}, {len(last)} at {high} rows)",
                 2,
             )
         moving = [d for d in range(len(first)) if len({shape[d] for shape in shapes.values()}) > 1]
@@ -155,9 +152,7 @@ class RowProver:
 
     def gap(self, got: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> tuple[float, int]:
         """The largest difference relative to its output's largest value, and the output; excesses first."""
-        found = [
-            (self._relative(j, worst(a, b)), j) for j, (a, b) in enumerate(zip(got, expected, strict=True))
-        ]
+        found = [(self._relative(j, worst(a, b)), j) for j, (a, b) in enumerate(zip(got, expected, strict=True))]
         return max(found, key=lambda item: (item[0] > self.bound(item[1]), item[0]), default=(0.0, 0))
 
     def _relative(self, j: int, difference: float) -> float:
@@ -207,9 +202,7 @@ class RowProver:
         """A sample of several rows: its first and last row are what these rows give alone."""
         whole = self.runner(call)
         if whole.spec != self.own[0].spec:
-            raise self._fail(
-                "structure", _structure(self.own[0], whole, f"changes with a batch of {rows}"), 2
-            )
+            raise self._fail("structure", _structure(self.own[0], whole, f"changes with a batch of {rows}"), 2)
         alone = {index: self.runner(self.layout.row(call, index)) for index in (0, rows - 1)}
         for j, (axis, leaf) in enumerate(zip(self.axes, whole.leaves, strict=True)):
             if axis is not None and (leaf.ndim <= axis or leaf.shape[axis] != rows):
@@ -227,14 +220,11 @@ class RowProver:
         """Changes other rows, little and much: each row must stay as it was. Returns the fastest seconds."""
         inner = set(range(1, size - 1)) or {1}
         numbers = any(
-            is_number(self.units[0][i]) and "mask" not in self.runner.names[i].lower()
-            for i in self.layout.batched
+            is_number(self.units[0][i]) and "mask" not in self.runner.names[i].lower() for i in self.layout.batched
         )
         # A sign that flips shows branches such as `if x.sum() > 0`; NaN shows 0 * x.
         outer = (set(range(size)) - inner, -1000.0)
-        plans = (
-            [(inner, 30.0), (inner, 1000.0), outer, (inner, math.nan)] if numbers else [(inner, 1.0), outer]
-        )
+        plans = [(inner, 30.0), (inner, 1000.0), outer, (inner, math.nan)] if numbers else [(inner, 1.0), outer]
         moved: dict[str, float] = {}
         base, best = self.merged[size], self.merged[size].seconds
         for changed, factor in plans:
@@ -247,27 +237,17 @@ class RowProver:
                 label = f"x{factor:g}" if numbers else "permuted"
                 moved[label] = max(moved.get(label, 0.0), gap)
                 # Growing with the change means a leak, even where it is still small.
-                floor = (
-                    4 * torch.finfo(self.own[0].leaves[j].dtype).eps
-                    if is_number(self.own[0].leaves[j])
-                    else 0.0
-                )
+                floor = 4 * torch.finfo(self.own[0].leaves[j].dtype).eps if is_number(self.own[0].leaves[j]) else 0.0
                 grown = factor != 30.0 and gap > 2 * moved.get("x30", 0.0) + floor if numbers else False
                 if gap > self.bound(j) or grown:
                     name = self.own[0].spec.leaf_names[j]
-                    detail = (
-                        f"{_LEAK} (output {name!r} changes by {gap:.2g} when other requests change: {label})"
-                    )
+                    detail = f"{_LEAK} (output {name!r} changes by {gap:.2g} when other requests change: {label})"
                     raise self._fail("other rows changed", detail, 4)
         if not moved:
             text = "the rows of the sample could not be varied, so nothing shows that they are independent"
-            raise self._fail(
-                "variation", f"{text} (0 changes ran): give several different calls as example", 3
-            )
+            raise self._fail("variation", f"{text} (0 changes ran): give several different calls as example", 3)
         detail = ", ".join(f"{label}: {gap:.2g}" for label, gap in moved.items())
-        self.runner.record(
-            f"other rows changed{self.where}", True, f"a row moves by ({detail}) of the largest value"
-        )
+        self.runner.record(f"other rows changed{self.where}", True, f"a row moves by ({detail}) of the largest value")
         return best
 
     def _run_changed(self, changed: set[int], size: int, factor: float) -> Outcome | None:
@@ -312,7 +292,5 @@ def _brief(error: Exception) -> str:
 def _structure(one: Outcome, other: Outcome, how: str) -> str:
     for (name, a), (twin, b) in zip(one.spec.constants(), other.spec.constants(), strict=False):
         if name == twin and a is not b and (type(a) is not type(b) or a != b):
-            return (
-                f"output {name!r} is a {type(a).__name__}, no tensor, and {how} (from {a!r:.40} to {b!r:.40})"
-            )
+            return f"output {name!r} is a {type(a).__name__}, no tensor, and {how} (from {a!r:.40} to {b!r:.40})"
     return f"the structure of the output {how} ({one.spec.num_leaves} and {other.spec.num_leaves} tensors)"

@@ -91,9 +91,7 @@ class Runner:
         The `last` runs, which look for state, are made even where optional ones have used up the time.
         """
         if self.runs and self.seconds_left <= 0 and not last:
-            raise OutOfTime(
-                "time", f"probing did not end within {self.max_seconds:.3g} s ({self.runs} runs made)"
-            )
+            raise OutOfTime("time", f"probing did not end within {self.max_seconds:.3g} s ({self.runs} runs made)")
         self.runs += 1
         with torch.inference_mode(False), torch.no_grad():
             inputs = [leaf.detach().clone() for leaf in leaves]
@@ -118,18 +116,14 @@ class Runner:
                 continue
             size = worst(new, old.detach())
             self.record("inputs unchanged", False, f"{name} changes by {size:.3g}")
-            raise Unsafe(
-                "inputs unchanged", f"input {name!r} is changed in place by the model (by {size:.3g})"
-            )
+            raise Unsafe("inputs unchanged", f"input {name!r} is changed in place by the model (by {size:.3g})")
 
     def _check_memory(self, inputs: Leaves, outputs: Leaves) -> None:
         if self._previous is not None:
             for now, then in zip(*self._previous, strict=True):
                 change = worst(now, then)
                 if change:
-                    self.record(
-                        "results stay", False, f"an earlier result changed by {change:.3g} in the next run"
-                    )
+                    self.record("results stay", False, f"an earlier result changed by {change:.3g} in the next run")
                     raise Unsafe(
                         "results stay",
                         f"model is stateful: it writes over its earlier results (changed by {change:.3g})",

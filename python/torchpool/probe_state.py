@@ -53,7 +53,8 @@ class ModuleState:
     """A copy of everything in a module that a forward pass can move; `restore` puts it back in place."""
 
     def __init__(self, module: nn.Module | None) -> None:
-        self.training = module is not None and any(part.training for part in module.modules())
+        parts = [] if module is None else list(module.modules())
+        self.training = any(getattr(part, "training", False) for part in parts)  # frozen scripts have none
         self._buffers: list[tuple[str, torch.Tensor, torch.Tensor, dict[str, Any] | None]] = []
         self._parameters: list[tuple[str, torch.Tensor, int, torch.Tensor | None]] = []
         self._attributes: list[tuple[str, dict[str, Any], str, Any, Any]] = []
@@ -102,9 +103,7 @@ class ModuleState:
                 return f"buffer {name}", float((now.double() - saved.double()).abs().max())
         for name, parameter, version, kept in self._parameters:
             if _version(parameter) != version and (kept is None or not _same(parameter, kept)):
-                return f"parameter {name}", float(
-                    "inf" if kept is None else (parameter.detach() - kept).abs().max()
-                )
+                return f"parameter {name}", float("inf" if kept is None else (parameter.detach() - kept).abs().max())
         return None
 
     def moved_attributes(self) -> list[str]:
@@ -162,11 +161,7 @@ def _same_value(now: Any, saved: Any) -> bool:
         return isinstance(now, torch.Tensor) and _same(now, saved)
     if len(now) != len(saved):
         return False
-    pairs = (
-        zip(now.items(), saved.items(), strict=True)
-        if isinstance(saved, dict)
-        else zip(now, saved, strict=True)
-    )
+    pairs = zip(now.items(), saved.items(), strict=True) if isinstance(saved, dict) else zip(now, saved, strict=True)
     if isinstance(saved, dict):
         return all(k is j and v is w for (k, v), (j, w) in pairs)
     return all(a is b for a, b in pairs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -80,14 +81,20 @@ def not_a_tensor(argument: Argument, known: Seen) -> TypeError:
     return TypeError(f"{text}: convert it with {advice} first")
 
 
-def without_our_frames(traceback: TracebackType | None) -> TracebackType | None:
+def is_about_the_call(error: Exception) -> bool:
+    """Whether it comes from a run of the model, or says why the model refused the call; not so a defect of ours."""
+    names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return "_run_leaves" in names or "_raise_refusal" in names
+
+
+def without_our_frames(entry: TracebackType | None) -> TracebackType | None:
     """The traceback without this package's frames: they hold samples, which are other callers' inputs."""
-    if traceback is None:
+    if entry is None:
         return None
-    rest = without_our_frames(traceback.tb_next)
-    if traceback.tb_frame.f_code.co_filename.startswith(_OURS):
+    rest = without_our_frames(entry.tb_next)
+    if entry.tb_frame.f_code.co_filename.startswith(_OURS):
         return rest
-    return TracebackType(rest, traceback.tb_frame, traceback.tb_lasti, traceback.tb_lineno)
+    return TracebackType(rest, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
 
 
 def _plain(dtype: torch.dtype) -> str:

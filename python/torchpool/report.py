@@ -65,14 +65,18 @@ def _describe(contract: Contract) -> list[str]:
         lines = [f"calls with ({names}) run alone{', in order' if contract.serial else ''}: {contract.reason}"]
     for spec in contract.inputs:
         sizes = ", ".join(str(size) for size in spec.sizes)
-        rows = "stacked" if spec.stacked else "shared by all rows" if spec.batch_dim is None else f"rows in dim {spec.batch_dim}"
+        rows = (
+            "stacked"
+            if spec.stacked
+            else "shared by all rows"
+            if spec.batch_dim is None
+            else f"rows in dim {spec.batch_dim}"
+        )
         pad = "" if spec.pad is None else f", padded with {spec.pad}"
         lines.append(f"  input  {spec.name}: {str(spec.dtype).removeprefix('torch.')} ({sizes}), {rows}{pad}")
     for output in contract.outputs:
         rows = "the same for every call" if output.batch_dim is None else f"rows in dim {output.batch_dim}"
-        trims = "".join(
-            f", dim {trim.dim} cut to {trim.scale}*{trim.symbol}{trim.offset:+d}" for trim in output.trims
-        )
+        trims = "".join(f", dim {trim.dim} cut to {trim.scale}*{trim.symbol}{trim.offset:+d}" for trim in output.trims)
         lines.append(f"  output {output.name}: {rows}{trims}")
     if contract.mode == "merge" and contract.reason:
         lines.append(f"  not padded: {contract.reason}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 import weakref
 
 from torchpool import _core, aio, futures
@@ -13,6 +14,7 @@ _runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
 _lock = threading.Lock()
 _default: Runtime | None = None
 _in_forked_child = False
+_EXIT_SECONDS = 2.0
 
 
 class Runtime:
@@ -66,6 +68,12 @@ def _close_all() -> None:
     # Plain atexit: user threads, and executors that finish their work at exit, have ended by now and were served.
     for runtime in list(_runtimes):
         runtime.close()
+    _core.join_reaped_runtimes()
+    # A daemon thread that is inside torch when the interpreter goes away aborts the process: torch lets go of the
+    # interpreter's lock in destructors. Those in a call of ours get a moment to come back; a stuck one cannot hold us.
+    give_up = time.monotonic() + _EXIT_SECONDS
+    while any(runtime._core.running_here for runtime in list(_runtimes)) and time.monotonic() < give_up:
+        time.sleep(0.001)
     futures.finish_callbacks()
 
 

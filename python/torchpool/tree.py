@@ -62,9 +62,7 @@ class _Node:
 
     __slots__ = ("_hash", "children", "cls", "extra", "kind", "labels", "types")
 
-    def __init__(
-        self, kind: str, cls: type, labels: tuple[Any, ...], children: tuple[Any, ...], extra: int = 0
-    ):
+    def __init__(self, kind: str, cls: type, labels: tuple[Any, ...], children: tuple[Any, ...], extra: int = 0):
         self.kind, self.cls, self.labels, self.children, self.extra = kind, cls, labels, children, extra
         self.types = tuple(map(type, labels))  # {1: x} and {True: x} are different structures
         self._hash = hash((kind, cls, labels, children, extra))
@@ -212,9 +210,7 @@ def _take_apart(obj: Any, leaves: list[torch.Tensor]) -> Any:
             labels = tuple(range(len(obj)))
         children = [_take_apart(item, leaves) for item in obj]
         beside = attributes
-    children += [
-        value if isinstance(value, _Const) else _take_apart(value, leaves) for value in beside.values()
-    ]
+    children += [value if isinstance(value, _Const) else _take_apart(value, leaves) for value in beside.values()]
     return _Node(kind, cls, labels + tuple(beside), tuple(children), len(beside))
 
 
@@ -301,10 +297,7 @@ def _walk(item: Any, name: str) -> list[tuple[str, Any]]:
         return [(name, item)]
     found: list[tuple[str, Any]] = []
     for label, child in zip(item.labels, item.children, strict=True):
-        if not name:
-            below = str(label)
-        else:
-            below = f"{name}.{label}" if isinstance(label, str) else f"{name}[{label}]"
+        below = str(label) if not name else f"{name}.{label}" if isinstance(label, str) else f"{name}[{label}]"
         found += _walk(child, below)
     return found
 

@@ -94,11 +94,25 @@ def module_of(model: Callable[..., Any]) -> torch.nn.Module | None:
     """The module whose state and train mode a call depends on."""
     if isinstance(model, torch.nn.Module):
         return model
+    if isinstance(model, torch._C.ScriptMethod):
+        module: torch.nn.Module = torch.jit._recursive.wrap_cpp_module(model.owner)  # type: ignore[no-untyped-call]
+        return module
     owner = getattr(model, "__self__", None)
     return owner if isinstance(owner, torch.nn.Module) else None
 
 
+def method_of(model: Callable[..., Any]) -> str:
+    """The method of the module that a call runs."""
+    if isinstance(model, torch._C.ScriptMethod):
+        return str(model.name)
+    return "forward" if isinstance(model, torch.nn.Module) else getattr(model, "__name__", "forward")
+
+
 def _name_of(model: Callable[..., Any]) -> str:
+    module = module_of(model)
+    if isinstance(module, torch.jit.ScriptModule):
+        name = str(getattr(module, "original_name", type(module).__name__))
+        return name if model is module else f"{name}.{method_of(model)}"
     return getattr(model, "__qualname__", None) or type(model).__name__
 
 
@@ -116,13 +130,18 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
 
 def _read_backend(model: Callable[..., Any], backend: str) -> str:
     _one_of("backend", backend, ("auto", "python", "torchscript"))
-    scripted = isinstance(module_of(model), torch.jit.ScriptModule)
+    scripted = isinstance(model, torch.jit.ScriptModule | torch._C.ScriptMethod)
     if backend == "torchscript" and not scripted:
         raise TypeError(
             f"backend 'torchscript' needs a ScriptModule (torch.jit.load, script or trace) or a method of one, "
             f"got {type(model).__name__}"
         )
-    return ("torchscript" if scripted else "python") if backend == "auto" else backend
+    hooks = isinstance(model, torch.nn.Module) and (model._forward_hooks or model._forward_pre_hooks)
+    if backend == "torchscript" and hooks:
+        raise TypeError("backend 'torchscript' does not run the module's forward hooks: use backend 'python'")
+    if backend == "auto":
+        return "torchscript" if scripted and not hooks else "python"
+    return backend
 
 
 def _read_examples(example: Any) -> tuple[Call, ...]:
@@ -149,9 +168,7 @@ def _read_batch(batch: Batch) -> tuple[Mapping[str, int] | None, tuple[Contract,
             if not isinstance(key, str) or (dim is not None and not isinstance(dim, int)):
                 raise ValueError(f"batch must map names to dims, got {key!r}: {dim!r}")
         return dict(batch), (), True
-    raise TypeError(
-        f"batch must be None, False, a mapping of names to dims, or what explain() returned, got {batch!r}"
-    )
+    raise TypeError(f"batch must be None, False, a mapping of names to dims, or what explain() returned, got {batch!r}")
 
 
 def _read_pad(model: Callable[..., Any], pad: Any) -> dict[str, float | int | bool]:

@@ -160,9 +160,7 @@ def assert_same(result: Any, expected: Any) -> None:
         assert_close(*parts)
 
 
-def batches_together(
-    predict: torchpool.Predictor, runtime: torchpool.Runtime, calls: list[tuple[Any, ...]]
-) -> int:
+def batches_together(predict: torchpool.Predictor, runtime: torchpool.Runtime, calls: list[tuple[Any, ...]]) -> int:
     """Runs the calls together, compares each with eager, and tells in how many batches they ran."""
     model, before = predict.model, predict.stats()["batch_rows"]["count"]
     for call, result in zip(calls, together(predict, runtime, calls), strict=True):

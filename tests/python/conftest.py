@@ -27,7 +27,10 @@ def _leaves_torch_alone(request: pytest.FixtureRequest) -> Iterator[None]:
     assert torch.is_grad_enabled() is grad
     assert torch.get_default_dtype() is dtype
     if not {"seeded", "_seeded"} & set(request.fixturenames):
-        assert same_random, "torch's random state moved: build models with support.build(), inputs with support.draw(), or ask for the fixture `seeded`"
+        assert same_random, (
+            "torch's random state moved: build models with support.build(), inputs with support.draw(), "
+            "or ask for the fixture `seeded`"
+        )
 
 
 @pytest.fixture

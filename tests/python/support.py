@@ -175,7 +175,7 @@ def run_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
 
 def run_python(source: str, *, timeout: float = HANG) -> subprocess.CompletedProcess[str]:
     """Runs a program that may import this module in an interpreter of its own; one that hangs shows its stacks."""
-    program = "import sys; sys.path[:0] = {!r}\n{}".format([p for p in sys.path if p], textwrap.dedent(source))
+    program = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}\n{textwrap.dedent(source)}"
     command = [sys.executable, "-X", "faulthandler", "-c", program]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
@@ -185,7 +185,8 @@ def run_python(source: str, *, timeout: float = HANG) -> subprocess.CompletedPro
             process.send_signal(signal.SIGABRT)  # the fault handler shows the stacks
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=5)
-            os.killpg(process.pid, signal.SIGKILL)  # with the children that it may have forked
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with the children that it may have forked
             output, errors = process.communicate()
             errors += f"\nit hung for {timeout} s"
     return subprocess.CompletedProcess([], process.returncode, output, errors)

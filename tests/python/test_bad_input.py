@@ -196,7 +196,7 @@ def test_an_error_says_what_the_model_said_and_keeps_it_as_cause(served: Served)
 def test_grad_is_refused_for_the_input_that_has_it() -> None:
     model = build(Masked)
     predict = torchpool.wrap(model, example=(draw(1, 5, 4), torch.ones(1, 5)))
-    with pytest.raises(TypeError, match="input 'mask' requires grad.*torch.no_grad"):
+    with pytest.raises(TypeError, match=r"input 'mask' requires grad.*torch.no_grad"):
         predict(draw(1, 5, 4), torch.ones(1, 5, requires_grad=True))
 
 

@@ -69,7 +69,9 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("threads", [1, 64])
-@pytest.mark.parametrize(("model", "shape", "count"), [(LSTMClassifier, (1, 50, 10), 8), (SimpleCNN, (1, 1, 28, 28), 2)])
+@pytest.mark.parametrize(
+    ("model", "shape", "count"), [(LSTMClassifier, (1, 50, 10), 8), (SimpleCNN, (1, 1, 28, 28), 2)]
+)
 def test_results_are_the_models_own_from_any_number_of_threads(
     model: type[nn.Module], shape: tuple[int, ...], count: int, threads: int
 ) -> None:

@@ -94,9 +94,7 @@ def test_calls_with_equal_shared_inputs_merge(table: torchpool.Predictor, runtim
     assert batches_together(table, runtime, [(x, draw(64, 32, seed=1)) for x in draws(6, 1, 64)]) == 1
 
 
-def test_calls_with_different_shared_inputs_do_not_mix(
-    table: torchpool.Predictor, runtime: torchpool.Runtime
-) -> None:
+def test_calls_with_different_shared_inputs_do_not_mix(table: torchpool.Predictor, runtime: torchpool.Runtime) -> None:
     calls = [(x, draw(64, 32, seed=i % 3)) for i, x in enumerate(draws(9, 1, 64))]
     assert batches_together(table, runtime, calls) == 3
 
@@ -264,7 +262,9 @@ def test_an_optional_list_of_tensors_makes_another_kind_of_call(runtime: torchpo
 
 def test_a_dict_with_its_keys_in_another_order_gives_the_same(runtime: torchpool.Runtime) -> None:
     predict = torchpool.wrap(Nested().eval(), example=(_nested(0),), runtime=runtime)
-    batches_together(predict, runtime, [(dict(reversed(_nested(i).items())) if i % 2 else _nested(i),) for i in range(6)])
+    batches_together(
+        predict, runtime, [(dict(reversed(_nested(i).items())) if i % 2 else _nested(i),) for i in range(6)]
+    )
 
 
 # --- structures of results --------------------------------------------------------------------------------------------

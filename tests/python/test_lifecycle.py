@@ -136,6 +136,42 @@ def test_closing_twice_and_from_many_threads_is_fine() -> None:
     assert_all_resolved(predict)
 
 
+class Closing(MarkerModule):
+    """Closes its own predictor when it sees MARK."""
+
+    predict: Any = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool((x == MARK).any()):
+            self.predict.close()
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("way", ["call", "submit"])
+def test_a_model_may_close_its_own_predictor(way: str) -> None:
+    model = build(Closing)
+    predict = model.predict = torchpool.wrap(model, example=row(), runtime=torchpool.Runtime(1))
+    call = {"call": predict, "submit": lambda x: predict.submit(x).result(HANG)}[way]
+    (result,) = run_threads(1, lambda number: call(row(MARK)))
+    assert result.shape == (1, 3)
+    with pytest.raises(torchpool.Closed):
+        predict(row(1))
+    model.predict = None
+
+
+def test_a_callback_may_close_the_runtime(hold: Any) -> None:
+    held = hold()
+    closed = threading.Event()
+
+    def callback(done: Any) -> None:
+        held.runtime.close()
+        closed.set()
+
+    held.hold().add_done_callback(callback)
+    held.gate.open()
+    assert closed.wait(HANG)
+
+
 def test_a_dropped_predictor_is_freed_at_once() -> None:
     model = build(MarkerModule)
     predict = torchpool.wrap(model)
@@ -153,13 +189,15 @@ def test_a_dropped_predictor_lets_running_calls_finish_and_fails_the_rest(hold: 
     held = hold()
     running = held.hold()
     waiting = [held.predict.submit(row(n)) for n in range(5)]
-    gate = held.gate
-    del held.predict
+    dropping = threading.Thread(target=vars(held).pop, args=("predict",), daemon=True)  # it may wait for what runs
+    dropping.start()
     for future in waiting:
         with pytest.raises(torchpool.Closed):
             future.result(HANG)
-    gate.open()
+    held.gate.open()
     assert_close(running.result(HANG), eager(held.model, row(MARK)))
+    dropping.join(HANG)
+    assert not dropping.is_alive()
 
 
 def fails(held: Any) -> None:

@@ -175,7 +175,9 @@ def test_with_return_exceptions_a_failed_call_gives_its_exception(predict: torch
 
 
 def test_a_refused_call_stands_in_its_place_too(predict: torchpool.Predictor) -> None:
-    results = list(predict.map([row(1), torch.ones(1, 5), torch.ones(4, dtype=torch.long), row(4)], return_exceptions=True))
+    results = list(
+        predict.map([row(1), torch.ones(1, 5), torch.ones(4, dtype=torch.long), row(4)], return_exceptions=True)
+    )
     assert [type(result) for result in results] == [torch.Tensor, ValueError, TypeError, torch.Tensor]
 
 

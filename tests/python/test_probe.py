@@ -41,9 +41,7 @@ def find(
     return contract
 
 
-def check_merging(
-    contract: Contract, model: Callable[..., Any], calls: Sequence[Sequence[torch.Tensor]]
-) -> None:
+def check_merging(contract: Contract, model: Callable[..., Any], calls: Sequence[Sequence[torch.Tensor]]) -> None:
     """Merges the calls and a changed copy as the contract says, and compares with separate runs."""
     batch = [list(call) for call in calls]
     batch.append([
@@ -159,9 +157,7 @@ def test_shared_inputs() -> None:
 
 def test_constant_outputs_share_memory_with_the_model() -> None:
     linear = nn.Linear(10, 3)
-    contract = find(
-        lambda x: {"y": linear(x), "w": linear.weight, "n": 0.5}, [torch.randn(1, 10)], module=linear
-    )
+    contract = find(lambda x: {"y": linear(x), "w": linear.weight, "n": 0.5}, [torch.randn(1, 10)], module=linear)
     assert dims(contract) == ([0], [0, None]) and contract.aliases
     assert find(lambda x: (x, x), [torch.randn(1, 10)]).aliases
 
@@ -195,9 +191,7 @@ def test_lengths_that_vary_merge_only_with_equal_ones() -> None:
     lstm = nn.LSTM(10, 20, batch_first=True)
     contract = find(lstm, [torch.randn(1, 12, 10)], [torch.randn(1, 5, 10)], names=["x"])
     assert contract.inputs[0].sizes == ("batch", "s0", 10) and contract.padded == frozenset()
-    assert (
-        contract.reason is not None and "no pad value" in contract.reason and "'x' dim 1" in contract.reason
-    )
+    assert contract.reason is not None and "no pad value" in contract.reason and "'x' dim 1" in contract.reason
 
 
 def test_padding_that_changes_results_is_not_used() -> None:
@@ -225,9 +219,7 @@ def test_two_lengths_are_padded_apart() -> None:
 
     calls = [[torch.randn(1, h, w)] for h, w in ((6, 9), (4, 7), (8, 5))]
     contract = find(row_sums, *calls, names=["x"], pad={"x": 0.0})
-    assert contract.padded == {"s0", "s1"} and [(t.dim, t.symbol) for t in contract.outputs[0].trims] == [
-        (1, "s0")
-    ]
+    assert contract.padded == {"s0", "s1"} and [(t.dim, t.symbol) for t in contract.outputs[0].trims] == [(1, "s0")]
 
 
 def test_key_padding_mask_is_true_at_padding() -> None:
@@ -238,9 +230,7 @@ def test_key_padding_mask_is_true_at_padding() -> None:
         names=["x", "key_padding_mask"],
         module=layer,
     )
-    assert (
-        contract.padded == {"s0"} and contract.inputs[1].pad is True and contract.inputs[0].sizes[1] == "s0"
-    )
+    assert contract.padded == {"s0"} and contract.inputs[1].pad is True and contract.inputs[0].sizes[1] == "s0"
 
 
 TINY = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -321,9 +311,7 @@ def test_mixture_of_experts() -> None:
 def test_stated_batch_is_taken_and_proven() -> None:
     contract = find(nn.Linear(4, 3), [torch.randn(4, 4)], names=["x"], batch={"x": -2, "output": 0})
     assert dims(contract) == ([0], [0])
-    pairs = find(
-        lambda x, y: x + y, [torch.randn(1, 4), torch.randn(1, 4)], names=["x", "y"], batch={"y": None}
-    )
+    pairs = find(lambda x, y: x + y, [torch.randn(1, 4), torch.randn(1, 4)], names=["x", "y"], batch={"y": None})
     assert dims(pairs) == ([0, None], [0])
 
 

@@ -233,9 +233,7 @@ def one_row_only(model: Planted, x: torch.Tensor) -> torch.Tensor:
 
 
 def test_model_that_raises_for_batches() -> None:
-    expect_alone(
-        find(Planted(one_row_only), one_row()), "raises for a batch of 2 .RuntimeError: one row only"
-    )
+    expect_alone(find(Planted(one_row_only), one_row()), "raises for a batch of 2 .RuntimeError: one row only")
 
 
 def test_error_on_the_sample_comes_out() -> None:
@@ -250,9 +248,7 @@ def test_leak_at_another_length_only() -> None:
         return x - x.mean(0) if x.shape[1] > 8 else x * 2
 
     assert find(long_leak, [torch.randn(1, 5)], [torch.randn(1, 7)]).mode == "merge"
-    expect_alone(
-        find(long_leak, [torch.randn(1, 5)], [torch.randn(1, 12)]), "rows influence each other .*at s0=12"
-    )
+    expect_alone(find(long_leak, [torch.randn(1, 5)], [torch.randn(1, 12)]), "rows influence each other .*at s0=12")
 
 
 def test_whole_samples_are_compared_with_their_rows() -> None:
@@ -283,11 +279,7 @@ def test_time_is_taken_from_optional_checks_first(monkeypatch: pytest.MonkeyPatc
 
     assert at_pace(0.001).padded == {"s0"}
     unpadded = at_pace(0.2)
-    assert (
-        unpadded.mode == "merge"
-        and not unpadded.padded
-        and "did not end within 20 s" in (unpadded.reason or "")
-    )
+    assert unpadded.mode == "merge" and not unpadded.padded and "did not end within 20 s" in (unpadded.reason or "")
     assert any(check.name == "other rows changed" and check.passed for check in unpadded.checks)
     expect_alone(at_pace(2.0), "probing did not end within 20 s")
 
@@ -308,9 +300,7 @@ def test_statements_that_are_wrong(options: dict[str, Any], words: str) -> None:
 
 
 def test_stated_batch_does_not_overrule_the_proof() -> None:
-    with pytest.raises(
-        ValueError, match=r"'merged equals separate'.*rows influence each other .*changes by \d"
-    ):
+    with pytest.raises(ValueError, match=r"'merged equals separate'.*rows influence each other .*changes by \d"):
         find(Planted(LEAKS["mean over the batch"]), one_row(), batch={"x0": 0})
 
 

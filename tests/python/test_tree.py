@@ -139,14 +139,8 @@ def test_constants_compare_by_type_and_value() -> None:
         return flatten((A, value))[1]
 
     assert spec(1) == spec(1) and spec(math.nan) == spec(float("nan")) and hash(spec("a")) == hash(spec("a"))
-    assert (
-        spec(1) != spec(True) and spec(1) != spec(1.0) and spec(0.0) != spec(-0.0) and spec(None) != spec(0)
-    )
-    assert (
-        spec({1: 2}) != spec({True: 2})
-        and spec([1]) != spec((1,))
-        and spec(torch.float32) != spec(torch.int8)
-    )
+    assert spec(1) != spec(True) and spec(1) != spec(1.0) and spec(0.0) != spec(-0.0) and spec(None) != spec(0)
+    assert spec({1: 2}) != spec({True: 2}) and spec([1]) != spec((1,)) and spec(torch.float32) != spec(torch.int8)
 
 
 def test_objects_are_equal_only_to_themselves() -> None:
@@ -181,9 +175,7 @@ def same(a: Any, b: Any) -> bool:
     return a == b or (a != a and b != b)
 
 
-atoms = st.one_of(
-    st.builds(torch.zeros, st.just(1)), st.none(), st.booleans(), st.integers(), st.floats(), st.text()
-)
+atoms = st.one_of(st.builds(torch.zeros, st.just(1)), st.none(), st.booleans(), st.integers(), st.floats(), st.text())
 trees = st.recursive(
     atoms,
     lambda inner: st.one_of(
