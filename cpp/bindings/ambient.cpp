@@ -60,12 +60,11 @@ Ambient capture_ambient() {
 }
 
 AmbientScope::AmbientScope(const AmbientState* state) : torch_(state) {
-  if (state == nullptr) return;
-  const auto& captured = static_cast<const PyAmbientState&>(*state);
-  if (captured.context) {
-    context_ = borrow(captured.context).attr("copy")();
-    if (PyContext_Enter(context_.ptr()) != 0) throw py::error_already_set();
-  }
+  const auto* captured = static_cast<const PyAmbientState*>(state);
+  // Always a context of its own: what a model sets in one must not be seen by the next caller's.
+  context_ = captured != nullptr && captured->context ? py::object(borrow(captured->context).attr("copy")())
+                                                      : py::reinterpret_steal<py::object>(PyContext_New());
+  if (!context_ || PyContext_Enter(context_.ptr()) != 0) throw py::error_already_set();
 }
 
 AmbientScope::~AmbientScope() {

@@ -87,7 +87,10 @@ void register_runtime(py::module_& module) {
   module.def("usable_cores", [] { return usable_cores(read_topology()); });
   module.def("describe_topology", [] { return read_topology().describe(); });
   module.def(
-      "on_worker_thread", [] { return Runtime::on_worker_thread() || Resolver::on_resolver_thread(); },
+      "on_worker_thread",
+      [] {
+        return Runtime::on_worker_thread() || Resolver::on_resolver_thread() || InlineLease::held_by_this_thread();
+      },
       "True on a thread that must not wait for another call: a worker, or one that runs callbacks.");
 }
 

@@ -170,10 +170,16 @@ void BoundPredictor::learn(Variant& variant, const py::tuple& args, const py::ob
 // A call that departs from what earlier ones had in common. The learner runs it through the module itself: if the
 // module takes it, the answer is right and the contract may be widened; if not, the caller gets a typed error.
 py::object BoundPredictor::settle_mismatch(Prepared& call, const py::tuple& args, const py::object& kwargs) {
+  stats_->accepted.fetch_add(1, std::memory_order_relaxed);
+  stats_->inlined.fetch_add(1, std::memory_order_relaxed);
+  // Counted as failed until it has not.
+  stats_->failed.fetch_add(1, std::memory_order_relaxed);
   const Mismatch& mismatch = *call.mismatch;
   const bool is_length = mismatch.kind == Mismatch::Kind::kFixedDim;
   const auto settled = py::tuple(learner_.attr("mismatch")(call.variant->id, call.variant->form->names(), args, kwargs,
                                                            mismatch.message, is_length));
+  stats_->failed.fetch_sub(1, std::memory_order_relaxed);
+  stats_->succeeded.fetch_add(1, std::memory_order_relaxed);
   if (!settled[1].is_none()) install(*call.variant, settled[1]);
   return settled[0];
 }

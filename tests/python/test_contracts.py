@@ -142,6 +142,41 @@ def test_calls_with_and_without_a_batch_dim_alternate(runtime: torchpool.Runtime
     batches_together(predict, runtime, [(draw(10, seed=i) if i % 2 else draw(2, 10, seed=i),) for i in range(8)])
 
 
+class Tempered(nn.Module):
+    def forward(self, x: Tensor, temperature: Tensor) -> Tensor:
+        return x / temperature
+
+
+def test_scalar_tensors_are_shared_by_equal_calls_and_do_not_mix(runtime: torchpool.Runtime) -> None:
+    predict = torchpool.wrap(Tempered().eval(), example=(draw(1, 4), torch.tensor(2.0)), runtime=runtime)
+    calls = [(x, torch.tensor(1.0 + i % 3)) for i, x in enumerate(draws(9, 1, 4))]
+    assert batches_together(predict, runtime, calls) == 3
+
+
+def test_scalar_tensors_beside_single_rows_do_not_mix(runtime: torchpool.Runtime) -> None:
+    predict = torchpool.wrap(Tempered().eval(), example=(draw(4), torch.tensor(2.0)), runtime=runtime)
+    batches_together(predict, runtime, [(x, torch.tensor(1.0 + i % 3)) for i, x in enumerate(draws(9, 4))])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, torch.int32, torch.bool, torch.cfloat])
+def test_inputs_of_any_dtype_merge(dtype: torch.dtype, runtime: torchpool.Runtime) -> None:
+    predict = torchpool.wrap(nn.Flatten().eval(), example=(draw(1, 2, 3) > 0).to(dtype), runtime=runtime)
+    assert batches_together(predict, runtime, [((x > 0).to(dtype),) for x in draws(5, 1, 2, 3)]) == 1
+
+
+class Starred(nn.Module):
+    def forward(self, *xs: Tensor, **named: Tensor) -> Tensor:
+        return sum(xs) + sum(named.values())
+
+
+def test_a_model_that_takes_any_arguments(runtime: torchpool.Runtime) -> None:
+    model = Starred().eval()
+    predict = torchpool.wrap(model, example=(draw(1, 4), draw(1, 4)), runtime=runtime)
+    assert batches_together(predict, runtime, [(x, x + 1) for x in draws(5, 1, 4)]) == 1
+    x, y = draws(2, 1, 4)
+    assert_close(predict(x, b=y, a=x), eager(model, x, b=y, a=x))
+
+
 # --- values beside the tensors ----------------------------------------------------------------------------------------
 
 
