@@ -383,7 +383,7 @@ bool BoundPredictor::is_known(const py::tuple& args, const py::object& kwargs) {
 }
 
 void BoundPredictor::forget_learned() {
-  variants_ = VariantTable();
+  variants_.clear();
 }
 
 }  // namespace torchpool

@@ -65,6 +65,11 @@ std::shared_ptr<Variant> VariantTable::find_or_add(const FlatCall& call, std::ui
   return variant;
 }
 
+void VariantTable::clear() noexcept {
+  by_structure_.clear();
+  count_ = 0;
+}
+
 void VariantTable::remove(const Variant& variant) {
   auto& variants = by_structure_[variant.structure];
   count_ -= std::erase_if(variants, [&](const auto& other) { return other->id == variant.id; });

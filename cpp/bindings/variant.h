@@ -52,6 +52,8 @@ class VariantTable {
   std::shared_ptr<Variant> find_or_add(const FlatCall& call, std::uint64_t torch_key, PyObject* args, PyObject* kwargs,
                                        const c10::FunctionSchema* schema);
   void remove(const Variant& variant);
+  // Ids are never used again: a call may still hold a variant of before.
+  void clear() noexcept;
 
  private:
   std::unordered_map<std::string, std::vector<std::shared_ptr<Variant>>> by_structure_;

@@ -54,6 +54,8 @@ class Awaited:
         self._abandoned = True
         if self._pending is not None:
             self._pending.cancel()
+        if self.future.done() and not self.future.cancelled():
+            self.future.exception()  # it came together with the cancellation: asyncio need not log that nobody asked
 
     def submit_when_there_is_room(self, submit: Callable[..., _core.Pending]) -> _core.Pending:
         """On a thread that may wait."""

@@ -24,6 +24,7 @@ Learned = tuple[str, Contract | None, tree.TreeSpec | None, bool]
 
 _MAX_WIDENINGS = 8
 _KEPT_SAMPLES = 4
+_KEPT_ROWS = 8  # of each
 
 
 @dataclass
@@ -173,7 +174,6 @@ class Learner:
         was learned there."""
         with self._lock:
             known = [kind for kind in self.kinds.values() if kind.route != "direct"]
-            self.opaque.add(what)
         argument = refusal.Argument.parse(what, self.parameters)
         learned = [kind for kind in known if argument.name in kind.names]
         return refusal.not_a_tensor(argument, learned[0]) if learned else None
@@ -265,12 +265,16 @@ class Learner:
                 contract = dataclasses.replace(contract, mode="alone", reason=text)
                 route, spec = "parallel", None
         kind.route, kind.contract, kind.reason = route, contract, contract.reason
+        kind.samples = [_few_rows(sample, contract) for sample in kind.samples]
         if route == "merge" and self._on_max_batch is not None and kind.samples:
             run = functools.partial(self._run_leaves, call)
             self._on_max_batch(choose_max_batch(run, kind.samples[0], contract))
         return route, contract, spec, contract.aliases
 
     def _find_saved(self, kind: Kind, leaves: Leaves) -> Contract | None:
+        parts = [] if self._module is None else self._module.modules()
+        if any(getattr(part, "training", False) for part in parts):
+            return None  # whether train mode changes results must be looked at anew
         for contract in self._saved:
             inputs = contract.inputs
             if (
@@ -316,6 +320,17 @@ class Learner:
 
 def _copies(leaves: Leaves) -> Leaves:
     return [leaf.detach().clone() for leaf in leaves]
+
+
+def _few_rows(sample: Leaves, contract: Contract) -> Leaves:
+    """A sample that may be kept: a large first call would hold its memory for as long as the predictor lives."""
+
+    def few(leaf: torch.Tensor, dim: int | None, stacked: bool) -> torch.Tensor:
+        if dim is None or stacked or leaf.shape[dim] <= _KEPT_ROWS:
+            return leaf
+        return leaf.narrow(dim, 0, _KEPT_ROWS).clone()
+
+    return [few(leaf, spec.batch_dim, spec.stacked) for leaf, spec in zip(sample, contract.inputs, strict=True)]
 
 
 def _alike(one: Leaves, other: Leaves) -> bool:

@@ -36,6 +36,7 @@ class Gate:
         self._opened = threading.Event()
         self._entered = threading.Semaphore(0)
         self.seen: list[float] = []  # the first value of each row that the model was run on
+        self.watch: Callable[[torch.Tensor], object] = lambda x: None  # called with each batch, in the model
 
     def pass_through(self) -> None:
         self._entered.release()
@@ -59,6 +60,7 @@ class GateModule(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.gate.seen.extend(x[:, 0].tolist())
+        self.gate.watch(x)
         if bool((x == MARK).any()):
             self.gate.pass_through()
         if bool((x == POISON).any()):
@@ -147,6 +149,12 @@ def assert_close(result: Any, expected: Any) -> None:
 def assert_all_close(results: Iterable[Any], expected: Iterable[Any]) -> None:
     for one, other in zip(results, expected, strict=True):
         assert_close(one, other)
+
+
+def close_and_free(predict: torchpool.Predictor) -> None:
+    """Closes it, and drops what its workers could not drop without the interpreter's lock; the next call does that."""
+    predict.close()
+    torchpool.wrap(build(MarkerModule))(row())
 
 
 def run_threads(count: int, work: Callable[[int], Any]) -> list[Any]:

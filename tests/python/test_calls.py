@@ -132,7 +132,7 @@ def test_a_call_larger_than_max_batch_is_answered_whole(rows: int) -> None:
 def test_a_submitted_call_larger_than_max_batch_runs_in_parts(hold: Any) -> None:
     held = hold(max_batch=4)
     lengths: list[int] = []
-    held.model.linear.register_forward_hook(lambda module, args, output: lengths.append(len(args[0])))
+    held.gate.watch = lambda x: lengths.append(len(x))
     x = draw(10, 4)
     result = held.predict.submit(x).result(HANG)
     assert lengths == [4, 4, 2]

@@ -138,9 +138,12 @@ def test_many_deadlines_from_many_threads_are_all_kept(hold: Any) -> None:
                 held.predict.options(deadline=SOON / (n + 1))(row(n))
 
     run_threads(8, work)
+    held.gate.open()
+    held.predict.close()
     stats = held.predict.stats()
     assert stats["expired"] == 40
     assert stats["waiting_rows"] == 0
+    assert held.gate.seen == [MARK]
 
 
 def test_a_deadline_that_is_met_changes_nothing(hold: Any) -> None:

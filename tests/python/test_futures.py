@@ -52,13 +52,12 @@ def test_a_failed_call_gives_the_models_exception(predict: torchpool.Predictor) 
 
 @pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), StopIteration(1)])
 def test_whatever_the_model_raises_reaches_the_caller_and_ends_nothing_else(hold: Any, raised: BaseException) -> None:
-    def fail(module: Any, args: tuple[torch.Tensor, ...]) -> None:
-        if bool((args[0] == POISON).any()):
+    def fail(x: torch.Tensor) -> None:
+        if bool((x == POISON).any()):
             raise raised
 
     held = hold()
-    held.model.linear.register_forward_pre_hook(fail)
-    held.model.forward = lambda x: held.model.linear(x)
+    held.gate.watch = fail
     futures = [held.predict.submit(row(n)) for n in (1, POISON, 3)]
     assert futures[1].exception(HANG) is raised
     assert_all_close((futures[n].result(HANG) for n in (0, 2)), (eager(held.model, row(n)) for n in (1, 3)))

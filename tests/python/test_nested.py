@@ -188,10 +188,11 @@ def test_a_callable_that_runs_alone_may_use_a_predictor(runtime: torchpool.Runti
 def test_a_waiting_call_of_another_thread_does_not_keep_a_nested_one_waiting(hold: Any) -> None:
     held = hold(queue_size=1)
     inner = torchpool.wrap(build(MarkerModule), example=row(), runtime=held.runtime, queue_size=1)
-    hook = held.model.linear.register_forward_hook(lambda module, args, output: output + inner(row(2)).mean())
-    held.predict(row(3))  # a new hook is noticed and proven: before the gate closes
-    first, queued = held.hold(), inner.submit(row(1))  # inner's queue is full while held's worker calls it
+    nested: list[torch.Tensor] = []
+    held.gate.watch = lambda x: nested.append(inner(row(2)))
+    first, queued = held.hold(), inner.submit(row(1))
+    second = held.predict.submit(row(3))  # inner's queue is full when a worker calls it from here
     held.gate.open()
-    assert_close(first.result(HANG), eager(held.model, row(MARK)))
+    assert_close([f.result(HANG) for f in (first, second)], [eager(held.model.linear, row(n)) for n in (MARK, 3)])
     assert queued.result(HANG).shape == (1, 3)
-    hook.remove()
+    assert_close(nested, [eager(inner.model, row(2))] * 2)

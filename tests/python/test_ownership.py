@@ -13,7 +13,18 @@ from typing import Any
 
 import pytest
 import torch
-from support import HANG, MARK, POISON, GateModule, MarkerModule, assert_close, build, eager, row
+from support import (
+    HANG,
+    MARK,
+    POISON,
+    GateModule,
+    MarkerModule,
+    assert_close,
+    build,
+    close_and_free,
+    eager,
+    row,
+)
 from torch import nn
 
 import torchpool
@@ -196,7 +207,7 @@ def test_a_future_that_is_done_keeps_only_its_result(hold: Any) -> None:
     future = held.predict.submit(x)
     result = future.result(HANG)
     del x
-    held.predict(row(2.0))  # what a worker could not drop, the next call does
+    close_and_free(held.predict)
     assert gone() is None
     assert future.result() is result
 
@@ -204,19 +215,15 @@ def test_a_future_that_is_done_keeps_only_its_result(hold: Any) -> None:
 def test_a_failed_calls_exception_keeps_nobody_elses_data_alive(hold: Any) -> None:
     held = hold()
     held.hold()
-    watched = []
-
-    def watch(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        watched.append((args[0][:, 0].tolist(), weakref.ref(args[0])))
-
-    held.model.register_forward_pre_hook(watch)
+    watched: list[Any] = []
+    held.gate.watch = lambda x: watched.append((x[:, 0].tolist(), weakref.ref(x)))
     futures = [held.predict.submit(row(POISON if n == 3 else n)) for n in range(8)]
     held.gate.open()
     error = futures[3].exception(HANG)
     assert isinstance(error, ValueError)
     concurrent.futures.wait(futures, HANG)
     del futures
-    held.predict(row())
+    close_and_free(held.predict)
     assert [values for values, alive in watched if alive() is not None] == [[POISON]]  # a frame of its own run has it
 
 
@@ -247,7 +254,7 @@ def fails_in_coroutine(predict: torchpool.Predictor) -> BaseException:
 def test_an_exception_is_freed_once_the_caller_drops_it(way: Callable[..., Any]) -> None:
     predict = torchpool.wrap(build(MarkerModule), example=row())
     gone = weakref.ref(way(predict))
-    predict(row())
+    close_and_free(predict)
     gc.collect()
     assert gone() is None
 

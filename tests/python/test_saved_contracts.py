@@ -254,3 +254,13 @@ def test_a_saved_contract_still_gives_typed_errors() -> None:
     for bad, cls in ((draw(1, 5), ValueError), (draw(1, 4).double(), TypeError)):
         result = outcome(predict, bad)
         assert type(result) is cls and "input 'input' has" in str(result)
+
+
+def test_a_saved_contract_does_not_let_train_mode_through(seeded: None) -> None:
+    model = build(lambda: nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3)))
+    saved = _saved(torchpool.wrap(model, example=draw(1, 4)))
+    predict = torchpool.wrap(model.train(), batch=saved)
+    with pytest.raises(ValueError, match="model is in train mode"):
+        predict(draw(2, 4))
+    model.eval()
+    assert_close(predict(draw(2, 4)), eager(model, draw(2, 4)))
