@@ -118,17 +118,8 @@ CALLERS = {
     "futures": "futures = [predict.submit(x) for _ in range(2000)]",
     "callbacks": "[predict.submit(x).add_done_callback(lambda done: done.exception()) for _ in range(500)]",
     "map": "results = predict.map(x for _ in range(100_000)); next(results)",
-    # Not: daemon threads that call the predictor itself. They run torch on their own threads, and torch aborts the
-    # process when the interpreter goes away under it, with or without a predictor.
-    "daemon threads that submit and map": """
-def loop(number):
-    while True:
-        predict.submit(x).result() if number % 2 else list(predict.map([x] * 10))
-for number in range(8):
-    threading.Thread(target=loop, args=(number,), daemon=True).start()
-while predict.stats()["accepted"] < 50:
-    threading.Event().wait(0.001)
-""",
+    # Not: daemon threads. Torch lets go of the interpreter's lock in destructors, so that one which is inside torch when
+    # the interpreter goes away aborts the process, with or without a predictor.
     "asyncio": """
 async def main():
     tasks = [asyncio.ensure_future(predict.acall(x)) for _ in range(500)]

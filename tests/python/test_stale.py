@@ -130,7 +130,7 @@ def test_a_change_that_makes_rows_depend_on_each_other_is_seen_or_refused(
     batches_together(predict, runtime, [(draw(1 + i % 2, 4, seed=i),) for i in range(6)])
 
 
-@pytest.mark.parametrize("change", [_leaky_submodule, _leaky_hook])
+@pytest.mark.parametrize("change", [_leaky_submodule, _leaky_hook, _leaky_flag])
 def test_refresh_learns_a_changed_model_anew(change: Any, runtime: torchpool.Runtime) -> None:
     model = build(Net)
     predict = torchpool.wrap(model, example=draw(1, 4), runtime=runtime)
