@@ -238,8 +238,9 @@ std::shared_ptr<CallRequest> BoundPredictor::make_request(Prepared& call, const 
   if (notified.is_none()) {
     request = std::make_shared<CallRequest>(info, reclaimer);
   } else {
-    request = std::make_shared<NotifyingRequest>(info, reclaimer, to_loop ? runtime_->loops() : runtime_->futures(),
-                                                 make_ref(std::move(notified)));
+    request =
+        std::make_shared<NotifyingRequest>(info, reclaimer, to_loop ? runtime_->loops() : runtime_->futures(),
+                                           Notified{make_ref(std::move(notified)), Unnotified::Ticket(unnotified_)});
   }
   request->ambient = call.ambient.state;
   if (!merges && call.variant && call.variant->aliases) request->owner = copies_;
@@ -335,7 +336,7 @@ Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, 
   try {
     admit(request, *channel, full);
   } catch (...) {
-    request->forget_notified();
+    if (request->try_withdraw()) request->forget_notified();
     throw;
   }
   return pending;
@@ -357,19 +358,23 @@ void BoundPredictor::close(bool fail_waiting) noexcept {
 
 bool BoundPredictor::wait_drained(std::optional<double> timeout) {
   const TimePoint until = timeout ? after_seconds(*timeout) : kNever;
-  for (const auto& channel : {merge_, parallel_, serial_}) {
+  const auto waited = [&](auto& what, auto wait) {
     for (;;) {
-      bool drained = false;
+      bool done = false;
       {
         const GilRelease release;
-        drained = channel->wait_drained(std::min(until, signal_slice()));
+        done = (what.*wait)(std::min(until, signal_slice()));
       }
-      if (drained) break;
+      if (done) return true;
       if (PyErr_CheckSignals() != 0) throw py::error_already_set();
       if (Clock::steady().now() >= until) return false;
     }
+  };
+  for (const auto& channel : {merge_, parallel_, serial_}) {
+    if (!waited(*channel, &Channel::wait_drained)) return false;
   }
-  return true;
+  // Their futures are settled a moment later, by a resolver, which cannot wait for itself.
+  return Resolver::on_resolver_thread() || waited(*unnotified_, &Unnotified::wait_none);
 }
 
 void BoundPredictor::learn_from(const py::tuple& args, const py::object& kwargs) {

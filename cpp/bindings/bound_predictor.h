@@ -89,6 +89,7 @@ class BoundPredictor {
   py::object learner_;
   BoundPredictorOptions options_;
   std::shared_ptr<ChannelStats> stats_;
+  std::shared_ptr<Unnotified> unnotified_ = std::make_shared<Unnotified>();
   PyRef copies_;  // the learner's own(): a result with all its tensors copied
   std::shared_ptr<Predictor> handler_;
   std::shared_ptr<AloneHandler> alone_;

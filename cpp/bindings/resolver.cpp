@@ -6,11 +6,27 @@ namespace {
 thread_local bool is_resolver_thread = false;
 }
 
+void Unnotified::Ticket::give_back() noexcept {
+  const std::shared_ptr<Unnotified> counter = std::move(counter_);
+  if (counter == nullptr || counter->count_.fetch_sub(1) > 1) return;
+  MutexLock lock(counter->mutex_);
+  counter->none_.notify_all();
+}
+
+bool Unnotified::wait_none(TimePoint until) {
+  MutexLock lock(mutex_);
+  while (count_.load() > 0) {
+    if (Clock::steady().now() >= until) return false;
+    Clock::steady().wait_until(none_, mutex_, until);
+  }
+  return true;
+}
+
 bool Resolver::on_resolver_thread() noexcept {
   return is_resolver_thread;
 }
 
-void Resolver::push(PyRef notified) noexcept {
+void Resolver::push(Notified notified) noexcept {
   MutexLock lock(mutex_);
   waiting_.push_back(std::move(notified));
   if (!thread_.joinable() && !closed_) thread_ = std::thread([this] { run(); });
@@ -31,7 +47,7 @@ void Resolver::close() {
 void Resolver::run() {
   is_resolver_thread = true;
   GilGate gate;
-  std::vector<PyRef> lot;
+  std::vector<Notified> lot;
   for (;;) {
     {
       MutexLock lock(mutex_);
@@ -45,12 +61,12 @@ void Resolver::run() {
     }
     try {
       py::list notified(lot.size());
-      for (std::size_t i = 0; i < lot.size(); ++i) notified[i] = borrow(lot[i]);
-      lot.clear();
+      for (std::size_t i = 0; i < lot.size(); ++i) notified[i] = borrow(lot[i].object);
       borrow(handler_)(notified);
     } catch (py::error_already_set& error) {
       error.discard_as_unraisable("torchpool: notifying of finished requests");
     }
+    lot.clear();
     gate.leave();
   }
   GilGate::stop_thread();

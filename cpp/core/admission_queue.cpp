@@ -40,7 +40,10 @@ AdmissionQueue::~AdmissionQueue() {
 }
 
 PushResult AdmissionQueue::push(const RequestPtr& request, Admission admission, TimePoint give_up) {
-  if (request->state() != RequestState::kCreated) throw std::logic_error("a request is submitted once");
+  const RequestState state = request->state();
+  if (state != RequestState::kCreated && state != RequestState::kCancelled) {
+    throw std::logic_error("a request is submitted once");
+  }
   const TimePoint now = clock_.now();
   if (request->info.deadline <= now) throw DeadlineExceeded("the deadline of the call passed before it was queued");
   {

@@ -35,6 +35,7 @@ class AdmissionQueue : public std::enable_shared_from_this<AdmissionQueue> {
   AdmissionQueue(QueueLimits limits, Clock& clock, std::shared_ptr<ChannelStats> stats);
   ~AdmissionQueue();  // fails what is left with Closed
 
+  // A request that is cancelled before it has a place counts as admitted, and takes none.
   // Full: blocks until there is room, `give_up` passes (kTimedOut, the request stays Created) or the queue
   // closes; or throws QueueFull. A request larger than the bounds is admitted when the queue is empty. Throws
   // Closed, and DeadlineExceeded when the request's own deadline passed. Blocked producers are served in

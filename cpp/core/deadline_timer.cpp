@@ -69,8 +69,10 @@ void DeadlineTimer::run() {
 }
 
 void DeadlineTimer::expire(const RequestPtr& request) noexcept {
-  if (!request->try_expire()) return;
+  // The place first: who is told of the expiry may submit at once, and must find it free. A worker that has just taken
+  // the request races for it by compare-and-swap, as ever.
   if (const std::shared_ptr<AdmissionQueue> queue = request->place_.lock()) queue->forget(*request);
+  request->try_expire();
 }
 
 }  // namespace torchpool

@@ -28,13 +28,14 @@ const char* to_string(RequestState state) noexcept {
 }
 
 bool Request::mark_queued(std::shared_ptr<ChannelStats> stats) noexcept {
-  if (state() != RequestState::kCreated) return false;
   stats_ = std::move(stats);
   // Counted before the step: from then on another thread may resolve it, and accepted must not lag behind
   // resolved.
   if (stats_ != nullptr) stats_->accepted.fetch_add(1, std::memory_order_relaxed);
-  state_.store(RequestState::kQueued, std::memory_order_release);
-  return true;
+  RequestState expected = RequestState::kCreated;
+  if (state_.compare_exchange_strong(expected, RequestState::kQueued, std::memory_order_acq_rel)) return true;
+  if (stats_ != nullptr) stats_->cancelled.fetch_add(1, std::memory_order_relaxed);
+  return false;
 }
 
 bool Request::try_start() noexcept {
@@ -43,9 +44,16 @@ bool Request::try_start() noexcept {
 }
 
 bool Request::try_cancel() noexcept {
-  if (state() != RequestState::kQueued) return false;
-  return finish(RequestState::kQueued, RequestState::kCancelled,
-                std::make_exception_ptr(Cancelled("the call was cancelled before it started")));
+  const RequestState seen = state();
+  if (seen != RequestState::kCreated && seen != RequestState::kQueued) return false;
+  const auto error = std::make_exception_ptr(Cancelled("the call was cancelled before it started"));
+  return finish(RequestState::kCreated, RequestState::kCancelled, error) ||
+         finish(RequestState::kQueued, RequestState::kCancelled, error);
+}
+
+bool Request::try_withdraw() noexcept {
+  RequestState expected = RequestState::kCreated;
+  return state_.compare_exchange_strong(expected, RequestState::kCancelled, std::memory_order_acq_rel);
 }
 
 bool Request::try_expire() noexcept {
@@ -68,7 +76,8 @@ bool Request::fail(const std::exception_ptr& error) noexcept {
 bool Request::finish(RequestState from, RequestState to, const std::exception_ptr& error) noexcept {
   if (!state_.compare_exchange_strong(from, to, std::memory_order_acq_rel)) return false;
   error_ = error;
-  if (stats_ != nullptr) {
+  // Before it is queued, `stats_` belongs to mark_queued(), which counts for both.
+  if (from != RequestState::kCreated && stats_ != nullptr) {
     std::atomic<std::uint64_t>& counter = to == RequestState::kSucceeded   ? stats_->succeeded
                                           : to == RequestState::kFailed    ? stats_->failed
                                           : to == RequestState::kCancelled ? stats_->cancelled

@@ -38,8 +38,8 @@ enum class RequestState : std::uint8_t { kCreated, kQueued, kRunning, kSucceeded
 const char* to_string(RequestState state) noexcept;
 
 // Legal ways: Created -> Queued -> Running -> Succeeded | Failed | Expired, Queued -> Failed | Cancelled |
-// Expired. Each step is one compare-and-swap, so cancellation, expiry and start race safely; the winner of a
-// step into a final state resolves the completion, exactly once, then calls on_resolved() on its own thread
+// Expired, Created -> Cancelled. Each step is one compare-and-swap, so cancellation, expiry and start race safely; the
+// winner of a step into a final state resolves the completion, exactly once, then calls on_resolved() on its own thread
 // with no lock held.
 class Request : public std::enable_shared_from_this<Request> {
  public:
@@ -53,11 +53,13 @@ class Request : public std::enable_shared_from_this<Request> {
   RequestState state() const noexcept { return state_.load(std::memory_order_acquire); }
   bool done() const noexcept { return completion_.done(); }
 
-  // Created -> Queued. Counts as accepted in `stats`, which also counts its end. Requires: one thread calls
-  // it.
+  // Created -> Queued. Counts as accepted in `stats`, which also counts its end. False when it was cancelled
+  // before: it then counts as accepted and cancelled. Requires: called once.
   bool mark_queued(std::shared_ptr<ChannelStats> stats) noexcept;
   bool try_start() noexcept;   // Queued -> Running
-  bool try_cancel() noexcept;  // Queued -> Cancelled, error() is Cancelled
+  bool try_cancel() noexcept;  // Created | Queued -> Cancelled, error() is Cancelled
+  // Created -> Cancelled for one that was refused a place: nobody is told. False when its cancellation came first.
+  bool try_withdraw() noexcept;
   bool try_expire() noexcept;  // Queued | Running -> Expired, error() is DeadlineExceeded
   // Running -> Succeeded / Queued | Running -> Failed. False when expiry came first: the result is then
   // dropped.

@@ -214,6 +214,7 @@ def test_a_task_whose_call_waits_for_room_can_be_cancelled(hold: Any, caplog: py
     stats = held.predict.stats()
     assert stats["accepted"] == stats["resolved"]
     assert stats["waiting_rows"] == 0
+    assert held.gate.seen == [MARK, 1]
     gc.collect()
     assert not caplog.records  # such as "Future exception was never retrieved"
 

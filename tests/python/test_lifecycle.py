@@ -46,6 +46,14 @@ def test_close_waits_for_what_is_in_flight(hold: Any) -> None:
     assert_all_resolved(held.predict)
 
 
+def test_futures_are_done_when_close_returns() -> None:
+    model = build(MarkerModule)
+    for _ in range(50):
+        with torchpool.wrap(model, example=row()) as predict:
+            futures = [predict.submit(row(n)) for n in range(20)]
+        assert all(future.done() for future in futures)
+
+
 def test_close_without_waiting_returns_while_calls_run(hold: Any) -> None:
     held = hold()
     first, second = held.hold(), held.predict.submit(row(1))

@@ -96,6 +96,15 @@ TEST_F(AdmissionQueueTest, CancelledRequestsLeaveBeforeTheyCost) {
   EXPECT_EQ(stats_->accepted, stats_->resolved());
 }
 
+TEST_F(AdmissionQueueTest, ARequestCancelledBeforeItHasAPlaceTakesNone) {
+  const auto queue = make_queue({.rows = 1});
+  const auto cancelled = make_request();
+  EXPECT_TRUE(cancelled->try_cancel());
+  EXPECT_EQ(queue->push(cancelled, Admission::kBlock, kNever), PushResult::kAdmitted);
+  EXPECT_EQ(queue->waiting(), 0u);
+  EXPECT_EQ(stats_->accepted, stats_->resolved());
+}
+
 TEST_F(AdmissionQueueTest, ExpiredRequestsLeaveBeforeTheyCost) {
   const auto queue = make_queue();
   const auto late = push(*queue, {.deadline = clock_.now() + seconds(1)}, 0);

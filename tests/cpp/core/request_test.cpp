@@ -30,12 +30,10 @@ TEST(RequestTest, RefusesWaysThatAreNotLegal) {
   const auto stats = std::make_shared<ChannelStats>();
   const auto request = make_request();
   EXPECT_FALSE(request->try_start());
-  EXPECT_FALSE(request->try_cancel());
   EXPECT_FALSE(request->try_expire());
   EXPECT_FALSE(request->succeed());
   EXPECT_FALSE(request->fail(some_error()));
   EXPECT_TRUE(request->mark_queued(stats));
-  EXPECT_FALSE(request->mark_queued(stats));
   EXPECT_FALSE(request->succeed());
   EXPECT_TRUE(request->try_start());
   EXPECT_FALSE(request->try_start());
@@ -45,6 +43,27 @@ TEST(RequestTest, RefusesWaysThatAreNotLegal) {
   EXPECT_FALSE(request->try_expire());
   EXPECT_EQ(stats->accepted, 1u);
   EXPECT_EQ(stats->resolved(), 1u);
+}
+
+TEST(RequestTest, IsCancelledBeforeItIsQueuedToo) {
+  const auto stats = std::make_shared<ChannelStats>();
+  const auto request = make_request();
+  EXPECT_TRUE(request->try_cancel());
+  EXPECT_TRUE(failed_with<Cancelled>(*request));
+  EXPECT_FALSE(request->mark_queued(stats));
+  EXPECT_EQ(stats->accepted, 1u);
+  EXPECT_EQ(stats->cancelled, 1u);
+}
+
+TEST(RequestTest, TellsNobodyWhenItIsWithdrawn) {
+  const auto request = make_request();
+  EXPECT_TRUE(request->try_withdraw());
+  EXPECT_FALSE(request->done());
+  EXPECT_FALSE(request->try_cancel());
+  const auto queued = make_request();
+  queued->mark_queued(nullptr);
+  EXPECT_FALSE(queued->try_withdraw());
+  EXPECT_TRUE(queued->try_cancel());
 }
 
 TEST(RequestTest, EachEndHasItsErrorAndItsCounter) {
