@@ -28,6 +28,9 @@ bool Resolver::on_resolver_thread() noexcept {
 
 void Resolver::push(Notified notified) noexcept {
   MutexLock lock(mutex_);
+  // After close() nobody is told any more, so that nobody may wait for it; the object waits for a thread that may drop
+  // it.
+  if (closed_ && !thread_.joinable()) notified.ticket = {};
   waiting_.push_back(std::move(notified));
   if (!thread_.joinable() && !closed_) thread_ = std::thread([this] { run(); });
   if (waiting_.size() == 1) ready_.notify_one();
