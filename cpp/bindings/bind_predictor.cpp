@@ -76,10 +76,10 @@ void register_predictor(py::module_& module) {
           py::arg("args"), py::arg("kwargs"), py::arg("priority") = 0, py::arg("deadline") = py::none())
       .def(
           "submit",
-          [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, py::object notified,
+          [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, const py::object& notified,
                     bool to_loop, bool block, bool reject, int priority, std::optional<double> deadline) {
             const Full full = block ? Full::kBlock : reject ? Full::kReject : Full::kByPolicy;
-            return self.submit(args, kwargs, options(priority, deadline), std::move(notified), to_loop, full);
+            return self.submit(args, kwargs, options(priority, deadline), notified, to_loop, full);
           },
           py::arg("args"), py::arg("kwargs"), py::arg("notified") = py::none(), py::arg("to_loop") = false,
           py::arg("block") = false, py::arg("reject") = false, py::arg("priority") = 0,
