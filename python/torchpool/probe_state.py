@@ -59,6 +59,8 @@ class ModuleState:
         self._parameters: list[tuple[str, torch.Tensor, int, torch.Tensor | None]] = []
         self._attributes: list[tuple[str, dict[str, Any], str, Any, Any]] = []
         self._known: list[tuple[dict[str, Any], set[str]]] = []
+        self._parts: list[tuple[str, nn.Module]] = []
+        self._hooks = 0
         if module is None:
             return
         parameters = list(module.named_parameters())
@@ -66,6 +68,8 @@ class ModuleState:
         for name, p in parameters:
             self._parameters.append((name, p, _version(p), p.detach().clone() if keep else None))
         scripted = isinstance(module, torch.jit.ScriptModule)
+        self._parts = [] if scripted else list(module.named_modules())
+        self._hooks = self._count_hooks()
         for prefix, part in module.named_modules():
             dot = f"{prefix}." if prefix else ""
             home = None if scripted else part._buffers
@@ -73,6 +77,21 @@ class ModuleState:
                 self._buffers.append((dot + name, buffer, buffer.detach().clone(), home))
             if not scripted:
                 self._keep_attributes(dot, vars(part))
+
+    def _count_hooks(self) -> int:
+        return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for _, part in self._parts)
+
+    def keep_set_up(self) -> None:
+        """Takes the present attributes for those of before, if hooks came since: a forward that registers hooks at its
+        first run remembers that it did, and would do so once more if that were put back."""
+        hooks = self._count_hooks()
+        if hooks == self._hooks:
+            return
+        self._hooks = hooks
+        self._attributes.clear()
+        self._known.clear()
+        for prefix, part in self._parts:
+            self._keep_attributes(f"{prefix}." if prefix else "", vars(part))
 
     def _keep_attributes(self, dot: str, attributes: dict[str, Any]) -> None:
         self._known.append((attributes, set(attributes)))
@@ -118,6 +137,7 @@ class ModuleState:
 
     def restore(self) -> None:
         """Puts buffers, parameters and plain attributes back as they were."""
+        self.keep_set_up()
         with torch.no_grad():
             for name, buffer, saved, home in self._buffers:
                 if home is not None and home.get(name.rpartition(".")[2]) is not buffer:

@@ -294,3 +294,28 @@ def test_calls_of_other_threads_are_answered_while_the_first_is_learned_from() -
     learner.join(HANG)
     for number, y in enumerate(results):
         assert_close(y, eager(model, draw(1, 4, seed=number)))
+
+
+class InstallsHooks(nn.Module):
+    """Doubles its result by a hook that its first forward registers, as transformers' models do to capture states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not getattr(self, "installed", False):
+            self.linear.register_forward_hook(lambda module, args, output: output * 2)
+            self.installed = True
+        return self.linear(x)
+
+
+@pytest.mark.parametrize("learned_first", [True, False])
+def test_hooks_that_the_first_forward_registers_are_registered_once(learned_first: bool) -> None:
+    other, model, x = build(InstallsHooks), build(InstallsHooks), draw(1, 4)
+    other.load_state_dict(model.state_dict())
+    with torchpool.wrap(model, example=x if learned_first else None) as predict:
+        assert_close(predict(x), eager(other, x))
+        assert_close(list(predict.map([x, x]))[1], eager(other, x))
+    assert_close(eager(model, x), eager(other, x))
+    assert len(model.linear._forward_hooks) == 1
