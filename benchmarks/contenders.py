@@ -22,7 +22,7 @@ Pass = Callable[[], list[Any]]  # runs the whole workload once
 
 NAIVE = "tpe4-naive"
 BASELINES = ("plain", NAIVE, "tpe2-one-thread", "tpe4-one-thread")
-TORCHPOOL = ("torchpool-map", "torchpool-stdlib4", "torchpool-stdlib32")
+TORCHPOOL = ("torchpool-map", "torchpool-stdlib4", "torchpool-stdlib32", "graph-map", "graph-stdlib4", "graph-bf16-map")
 SEQUENTIAL = "torchpool-sequential"
 LABELS = {
     "plain": "plain loop",
@@ -32,6 +32,9 @@ LABELS = {
     "torchpool-map": "torchpool map",
     "torchpool-stdlib4": "wrapped, stdlib TPE(4)",
     "torchpool-stdlib32": "wrapped, stdlib TPE(32)",
+    "graph-map": "graph backend, map",
+    "graph-stdlib4": "graph, stdlib TPE(4)",
+    "graph-bf16-map": "graph in bfloat16, map",
     SEQUENTIAL: "wrapped, plain loop",
 }
 
@@ -63,13 +66,16 @@ def make(name: str, work: Workload) -> Iterator[Pass]:
     else:
         import torchpool
 
-        with torchpool.wrap(work.model, **work.wrap_options) as predict:
-            if name == "torchpool-map":
+        graph: dict[str, Any] = {"backend": "graph"} if name.startswith("graph") else {}
+        if "bf16" in name:
+            graph["dtype"] = torch.bfloat16
+        with torchpool.wrap(work.model, **work.wrap_options, **graph) as predict:
+            if name.endswith("-map"):
                 yield lambda: list(work.bulk(predict, work.items))
             elif name == SEQUENTIAL:
                 yield sequential(work, predict)
             else:
-                yield threaded(work, predict, int(name.removeprefix("torchpool-stdlib")))
+                yield threaded(work, predict, int(name.partition("stdlib")[2]))
 
 
 def status_mb(field: str) -> float:

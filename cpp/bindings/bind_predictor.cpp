@@ -1,6 +1,7 @@
 #include <torch/csrc/jit/python/module_python.h>
 
 #include "bindings/bound_predictor.h"
+#include "predict/graph/graph_backend.h"
 #include "predict/script_backend.h"
 
 namespace torchpool {
@@ -21,21 +22,22 @@ py::dict histogram_to_python(const Histogram& histogram, double scale) {
 std::shared_ptr<BoundPredictor> make_predictor(std::shared_ptr<BoundRuntime> runtime, py::object target,
                                                py::object learner, const std::string& name, std::int64_t queue_rows,
                                                std::int64_t queue_bytes, bool reject, std::int64_t max_batch,
-                                               const py::list& module_dicts, const py::object& script,
-                                               const std::string& method) {
+                                               const py::list& modules, const py::object& script,
+                                               const std::string& method, bool by_graph) {
   BoundPredictorOptions options;
   options.name = name;
   options.limits.rows = queue_rows;
   options.limits.bytes = queue_bytes;
   options.reject = reject;
   options.max_batch = max_batch;
+  options.by_graph = by_graph;
   std::shared_ptr<Backend> backend;
   if (!script.is_none()) {
     const auto module = torch::jit::as_module(script);
     if (!module) throw py::type_error("backend 'torchscript' needs a torch.jit.ScriptModule");
     backend = std::make_shared<ScriptBackend>(*module, method);
   }
-  return std::make_shared<BoundPredictor>(std::move(runtime), std::move(target), std::move(learner), module_dicts,
+  return std::make_shared<BoundPredictor>(std::move(runtime), std::move(target), std::move(learner), modules,
                                           std::move(options), std::move(backend));
 }
 
@@ -52,8 +54,14 @@ py::dict BoundPredictor::stats() const {
   result["expired"] = count(stats_->expired);
   result["rejected"] = count(stats_->rejected);
   result["inline"] = count(stats_->inlined);
-  result["waiting_rows"] = merge_->waiting_rows() + parallel_->waiting_rows() + serial_->waiting_rows();
-  result["running_batches"] = merge_->running() + parallel_->running() + serial_->running();
+  std::int64_t waiting_rows = 0;
+  int running_batches = 0;
+  for (const auto& channel : channels()) {
+    waiting_rows += channel->waiting_rows();
+    running_batches += channel->running();
+  }
+  result["waiting_rows"] = waiting_rows;
+  result["running_batches"] = running_batches;
   result["max_batch"] = options_.max_batch;
   constexpr double kSeconds = 1e-9;
   result["queue_seconds"] = histogram_to_python(stats_->queue_ns, kSeconds);
@@ -68,7 +76,8 @@ void register_predictor(py::module_& module) {
   py::class_<BoundPredictor, std::shared_ptr<BoundPredictor>>(module, "Predictor", "Serves one model on a runtime.")
       .def(py::init(&make_predictor), py::arg("runtime"), py::arg("target"), py::arg("learner"), py::kw_only(),
            py::arg("name"), py::arg("queue_rows"), py::arg("queue_bytes"), py::arg("reject"), py::arg("max_batch"),
-           py::arg("module_dicts"), py::arg("script") = py::none(), py::arg("method") = "forward")
+           py::arg("modules"), py::arg("script") = py::none(), py::arg("method") = "forward",
+           py::arg("by_graph") = false)
       .def(
           "call",
           [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, int priority,
@@ -95,6 +104,9 @@ void register_predictor(py::module_& module) {
       .def("is_known", &BoundPredictor::is_known, py::arg("args"), py::arg("kwargs"))
       .def("run_plain", &BoundPredictor::run_plain, py::arg("args"), py::arg("kwargs"))
       .def("set_max_batch", &BoundPredictor::set_max_batch)
+      .def("serve_by_graph", &BoundPredictor::serve_by_graph, py::arg("variant"), py::arg("contract"), py::arg("graph"),
+           py::arg("max_batch"))
+      .def_property_readonly("volatile_attributes", &BoundPredictor::volatile_attributes)
       .def("close", &BoundPredictor::close, py::arg("fail_waiting"))
       .def("wait_drained", &BoundPredictor::wait_drained, py::arg("timeout") = py::none())
       .def("stats", &BoundPredictor::stats)

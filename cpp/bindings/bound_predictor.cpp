@@ -23,23 +23,22 @@ MergeKey unmergeable_key() {
   return {0, next.fetch_add(1, std::memory_order_relaxed)};
 }
 
+}  // namespace
+
 // What waited here could wait for itself.
-bool must_run_inline() {
+bool BoundPredictor::must_run_inline() {
   return Runtime::on_worker_thread() || Resolver::on_resolver_thread() || InlineLease::held_by_this_thread();
 }
 
-}  // namespace
-
 BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, py::object target, py::object learner,
-                               const py::list& module_dicts, BoundPredictorOptions options,
-                               std::shared_ptr<Backend> backend)
+                               const py::list& modules, BoundPredictorOptions options, std::shared_ptr<Backend> backend)
     : runtime_(std::move(runtime)),
       target_(std::move(target)),
       learner_(std::move(learner)),
       options_(std::move(options)),
       stats_(std::make_shared<ChannelStats>()),
       copies_(make_ref(learner_.attr("own"))),
-      training_(module_dicts) {
+      watch_(modules) {
   Runtime& core = runtime_->core();
   if (!backend) backend = std::make_shared<PythonBackend>(target_);
   handler_ = std::make_shared<Predictor>(std::move(backend), stats_, core.clock());
@@ -63,125 +62,20 @@ BoundPredictor::~BoundPredictor() {
   close(true);
   const GilRelease release;
   merge_.reset();
+  graph_.reset();
   parallel_.reset();
   serial_.reset();
 }
 
-void BoundPredictor::refuse_grad(const FlatCall& flat, const py::tuple& args, PyObject* kwargs) const {
-  if (!at::GradMode::is_enabled()) return;
-  for (std::size_t i = 0; i < flat.leaves.size(); ++i) {
-    if (!flat.leaves[i].requires_grad()) continue;
-    const auto names = make_form(args.ptr(), kwargs, nullptr)->names();
-    const auto name = i < names.size() ? learner_.attr("readable")(names[i]).cast<std::string>() : "?";
-    throw py::type_error("input '" + name +
-                         "' requires grad, but a predictor computes no gradients: call it under torch.no_grad(), or "
-                         "pass its detach()");
-  }
+const std::shared_ptr<Channel>& BoundPredictor::channel_of(const Prepared& call) const noexcept {
+  if (call.route == Route::kMerge) return call.graph ? graph_ : merge_;
+  return call.route == Route::kParallel ? parallel_ : serial_;
 }
 
-const std::shared_ptr<Channel>& BoundPredictor::channel_of(Route route) const noexcept {
-  if (route == Route::kMerge) return merge_;
-  return route == Route::kParallel ? parallel_ : serial_;
-}
-
-// False when the call is of a kind that nothing is known of.
-bool BoundPredictor::take_apart(const py::tuple& args, const py::object& kwargs, Prepared& call) {
-  if (closed_) throw Closed("predictor '" + options_.name + "' is closed");
-  if (runtime_->closed()) throw Closed("the runtime of predictor '" + options_.name + "' is closed");
-  GilReclaimer::instance().drain();
-  if (training_.changed()) {  // what was proven in one mode says nothing of the other
-    learner_.attr("forget")();
-    training_ = TrainingWatch(py::list(learner_.attr("watched")()));
-    forget_learned();
-  }
-  PyObject* named = kwargs.is_none() ? nullptr : kwargs.ptr();
-  flatten_call(args.ptr(), named, call.flat);
-  refuse_grad(call.flat, args, named);
-  call.ambient = capture_ambient();
-  const auto& leaves = call.flat.leaves;
-  if (!call.flat.opaque.empty() && opaque_seen_.size() < VariantTable::kMaxVariants &&
-      opaque_seen_.insert(call.flat.opaque).second) {
-    learner_.attr("saw_opaque")(call.flat.opaque);
-  }
-  if (!call.flat.opaque.empty() || leaves.empty() || call.ambient.must_run_here) return true;
-  call.variant = variants_.find_or_add(call.flat, call.ambient.torch_key, args.ptr(), named, schema());
-  if (!call.variant) return true;
-  if (call.variant->route == Route::kUnknown) {
-    // Empty tensors tell nothing of rows: answered by the model, learned from the next call.
-    if (std::none_of(leaves.begin(), leaves.end(), [](const at::Tensor& leaf) { return leaf.numel() == 0; })) {
-      return false;
-    }
-    call.variant = nullptr;
-    return true;
-  }
-  call.route = call.variant->route;
-  if (call.route == Route::kMerge) call.mismatch = call.variant->contract->fit(leaves, call.shape);
-  return true;
-}
-
-void BoundPredictor::prepare(const py::tuple& args, const py::object& kwargs, Prepared& call) {
-  for (;;) {
-    if (!take_apart(args, kwargs, call)) learn(*call.variant, args, kwargs);
-    if (!call.variant || call.variant->route != Route::kLearning) break;
-    // A module with buffers must not be run while another thread probes it, or its state would be lost.
-    const bool own = call.variant->learning_thread == PyThread_get_thread_ident();
-    if (own || must_run_inline() || !learner_.attr("may_have_state")().cast<bool>()) return;
-    while (call.variant->route == Route::kLearning) {
-      {
-        const GilRelease release;
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      }
-      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-    }
-  }
-  if (!call.variant) return;
-  call.route = call.variant->route;
-  if (call.route == Route::kMerge) call.mismatch = call.variant->contract->fit(call.flat.leaves, call.shape);
-}
-
-const c10::FunctionSchema* BoundPredictor::schema() const {
-  const auto* script = dynamic_cast<const ScriptBackend*>(&handler_->backend());
-  return script == nullptr ? nullptr : &script->schema();
-}
-
-void BoundPredictor::install(Variant& variant, const py::tuple& learned) {
-  const auto route = route_from_string(learned[0].cast<std::string>());
-  variant.aliases = learned[3].cast<bool>();
-  if (route == Route::kMerge) variant.contract = contract_from_python(learned[1]);
-  if (!learned[2].is_none()) {
-    const bool bare = learned[2].attr("is_single_tensor").cast<bool>();
-    variant.result_form = std::make_shared<const PyResultForm>(bare ? nullptr : make_ref(learned[2]));
-  }
-  variant.route = route;
-}
-
-void BoundPredictor::learn(Variant& variant, const py::tuple& args, const py::object& kwargs) {
-  variant.route = Route::kLearning;
-  variant.learning_thread = PyThread_get_thread_ident();
-  try {
-    install(variant, learner_.attr("learn")(variant.id, variant.form->names(), args, kwargs));
-  } catch (...) {
-    variant.route = Route::kUnknown;  // for those who wait; they learn it from their own calls
-    variants_.remove(variant);
-    throw;
-  }
-}
-
-// A call that departs from what earlier ones had in common. The learner runs it through the module itself: if the
-// module takes it, the answer is right and the contract may be widened; if not, the caller gets a typed error.
-py::object BoundPredictor::settle_mismatch(Prepared& call, const py::tuple& args, const py::object& kwargs) {
-  stats_->accepted.fetch_add(1, std::memory_order_relaxed);
-  stats_->inlined.fetch_add(1, std::memory_order_relaxed);
-  // Counted as failed until it has not.
-  stats_->failed.fetch_add(1, std::memory_order_relaxed);
-  const Mismatch& mismatch = *call.mismatch;
-  const bool is_length = mismatch.kind == Mismatch::Kind::kFixedDim;
-  const auto settled = py::tuple(learner_.attr("mismatch")(call.variant->id, call.variant->form->names(), args, kwargs,
-                                                           mismatch.message, is_length));
-  stats_->failed.fetch_sub(1, std::memory_order_relaxed);
-  stats_->succeeded.fetch_add(1, std::memory_order_relaxed);
-  if (!settled[1].is_none()) install(*call.variant, settled[1]);
-  return settled[0];
+std::vector<std::shared_ptr<Channel>> BoundPredictor::channels() const {
+  std::vector<std::shared_ptr<Channel>> all{merge_, parallel_, serial_};
+  if (graph_) all.push_back(graph_);
+  return all;
 }
 
 py::object BoundPredictor::try_plain(const py::tuple& args, const py::object& kwargs) {
@@ -195,19 +89,32 @@ py::object BoundPredictor::try_plain(const py::tuple& args, const py::object& kw
   return py::reinterpret_steal<py::object>(result);
 }
 
+// For the learner's own runs: what they change of the module's attributes, the module writes whenever it runs.
 py::object BoundPredictor::run_plain(const py::tuple& args, const py::object& kwargs) {
+  const bool as_known = !watch_.look();
   py::object result = try_plain(args, kwargs);
+  if (as_known) watch_.rebase_after_run();
   if (!result) throw py::error_already_set();
   return result;
 }
 
-void BoundPredictor::refuse(const Prepared& call, const py::tuple& args, const py::object& kwargs) {
-  if (call.flat.opaque.empty() && !call.flat.leaves.empty()) throw py::error_already_set();
-  const py::error_already_set own;
-  const py::object named = kwargs.is_none() ? py::dict() : kwargs;
-  const py::object error = typed_refusal(learner_, own.value(), call.flat.opaque, args, named);
-  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
-  throw py::error_already_set();
+// Null when the graph cannot serve it: then the module itself says what is wrong.
+py::object BoundPredictor::run_graph_here(const Prepared& call) {
+  std::vector<at::Tensor> outputs;
+  std::atomic<int>& running = runtime_->running_here();
+  running.fetch_add(1, std::memory_order_relaxed);
+  try {
+    const GilRelease release;
+    outputs = run_one(*call.graph, *call.variant->contract, *call.variant->form, call.flat.leaves, call.shape);
+  } catch (const std::exception&) {
+    running.fetch_sub(1, std::memory_order_relaxed);
+    return {};
+  }
+  running.fetch_sub(1, std::memory_order_relaxed);
+  for (auto* counter : {&stats_->accepted, &stats_->inlined, &stats_->succeeded}) {
+    counter->fetch_add(1, std::memory_order_relaxed);
+  }
+  return static_cast<const PyResultForm&>(*call.variant->result_form).rebuild(outputs);
 }
 
 py::object BoundPredictor::run_here(const Prepared& call, const py::tuple& args, const py::object& kwargs) {
@@ -226,7 +133,8 @@ std::shared_ptr<CallRequest> BoundPredictor::make_request(Prepared& call, const 
   RequestInfo info;
   const bool merges = call.route == Route::kMerge;
   if (merges) {
-    info = call.variant->contract->request_info(call.flat.leaves, call.shape, call.ambient.merge_key);
+    const std::uint64_t ambient = call.graph ? 0 : call.ambient.merge_key;
+    info = call.variant->contract->request_info(call.flat.leaves, call.shape, ambient);
   } else {
     info.key = unmergeable_key();
     for (const at::Tensor& leaf : call.flat.leaves) info.bytes += static_cast<std::int64_t>(leaf.nbytes());
@@ -255,6 +163,7 @@ std::shared_ptr<CallRequest> BoundPredictor::make_request(Prepared& call, const 
   request->inputs = std::move(call.flat.leaves);
   if (merges) {
     request->contract = call.variant->contract;
+    request->backend = call.graph;
     request->shape = std::move(call.shape);
     request->result_form = call.variant->result_form;
   }
@@ -290,7 +199,7 @@ void BoundPredictor::admit(const std::shared_ptr<CallRequest>& request, Channel&
 
 py::object BoundPredictor::run_queued(Prepared& call, const py::tuple& args, const py::object& kwargs,
                                       const CallOptions& options) {
-  const std::shared_ptr<Channel> channel = channel_of(call.route);
+  const std::shared_ptr<Channel> channel = channel_of(call);
   const auto request = make_request(call, args, kwargs, options, py::none(), false, false);
   admit(request, *channel, Full::kByPolicy);
   wait_for(*request, channel, kNever);  // a deadline resolves the request itself
@@ -309,7 +218,10 @@ py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs,
   if (any_thread) return run_here(call, args, kwargs);
   // Nothing runs or waits: handing the call over would only cost. It has all cores, as a lone call should.
   if (runtime_->inline_allowed()) {
-    if (const InlineLease lease = runtime_->core().try_inline(*channel_of(call.route))) {
+    if (const InlineLease lease = runtime_->core().try_inline(*channel_of(call))) {
+      if (call.graph) {
+        if (py::object result = run_graph_here(call)) return result;
+      }
       return run_here(call, args, kwargs);
     }
   }
@@ -328,7 +240,7 @@ Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, 
       return Pending::failed(error.value());
     }
   }
-  const std::shared_ptr<Channel> channel = channel_of(call.route);
+  const std::shared_ptr<Channel> channel = channel_of(call);
   auto request = make_request(call, args, kwargs, options, notified, to_loop, true);
   Pending pending(request, channel);
   // Before it is admitted: it may be done, and `notified` looked at, before this call returns.
@@ -348,12 +260,35 @@ void BoundPredictor::set_max_batch(std::int64_t rows) {
   handler_->set_max_rows(rows);
 }
 
+bool BoundPredictor::serve_by_graph(std::int64_t variant, const py::object& contract,
+                                    std::shared_ptr<graph::GraphBackend> graph, std::int64_t max_batch) {
+  if (closed_ || runtime_->closed()) return false;
+  if (!graph_) {
+    graph_handler_ = std::make_shared<Predictor>(nullptr, stats_, runtime_->core().clock(), handler_);
+    ChannelOptions options;
+    options.name = options_.name;
+    options.limits = options_.limits;
+    options.lane = Lane::kCompute;
+    std::shared_ptr<Channel> opened;
+    {
+      const GilRelease release;  // the lane's threads start now
+      opened = runtime_->core().open(options, graph_handler_, stats_);
+    }
+    if (!graph_) graph_ = std::move(opened);
+  }
+  const std::shared_ptr<Variant> served = variants_.find(variant);
+  if (!served || served->route != Route::kMerge || !served->learned.is(contract)) return false;
+  graph_->set_max_rows(max_batch);
+  graph_handler_->set_max_rows(max_batch);
+  served->graph = std::move(graph);
+  return true;
+}
+
 void BoundPredictor::close(bool fail_waiting) noexcept {
   closed_ = true;
+  const auto all = channels();
   const GilRelease release;
-  merge_->close(fail_waiting);
-  parallel_->close(fail_waiting);
-  serial_->close(fail_waiting);
+  for (const auto& channel : all) channel->close(fail_waiting);
 }
 
 bool BoundPredictor::wait_drained(std::optional<double> timeout) {
@@ -370,25 +305,11 @@ bool BoundPredictor::wait_drained(std::optional<double> timeout) {
       if (Clock::steady().now() >= until) return false;
     }
   };
-  for (const auto& channel : {merge_, parallel_, serial_}) {
+  for (const auto& channel : channels()) {
     if (!waited(*channel, &Channel::wait_drained)) return false;
   }
   // Their futures are settled a moment later, by a resolver, which cannot wait for itself.
   return Resolver::on_resolver_thread() || waited(*unnotified_, &Unnotified::wait_none);
-}
-
-void BoundPredictor::learn_from(const py::tuple& args, const py::object& kwargs) {
-  Prepared call;
-  prepare(args, kwargs, call);
-}
-
-bool BoundPredictor::is_known(const py::tuple& args, const py::object& kwargs) {
-  Prepared call;
-  return take_apart(args, kwargs, call) && !call.mismatch && call.route != Route::kLearning;
-}
-
-void BoundPredictor::forget_learned() {
-  variants_.clear();
 }
 
 }  // namespace torchpool

@@ -5,11 +5,12 @@
 #include <optional>
 #include <string>
 #include <unordered_set>
+#include <vector>
 
 #include "bindings/bound_runtime.h"
+#include "bindings/module_watch.h"
 #include "bindings/pending.h"
 #include "bindings/python_backend.h"
-#include "bindings/training_watch.h"
 #include "bindings/variant.h"
 #include "predict/predictor.h"
 
@@ -20,6 +21,7 @@ struct BoundPredictorOptions {
   QueueLimits limits;
   bool reject = false;  // a full queue refuses instead of blocking
   std::int64_t max_batch = 32;
+  bool by_graph = false;  // a captured graph may serve calls; it must then see plain attributes change, too
 };
 
 // What one call asks for beside its arguments.
@@ -34,9 +36,10 @@ enum class Full : std::uint8_t { kByPolicy, kBlock, kReject };
 class BoundPredictor {
  public:
   // `learner` answers for calls of an unknown kind: learn(variant, names, args, kwargs) and mismatch(variant, ...).
-  // `module_dicts` are those of the modules whose train mode changes results; `backend` null: the python backend.
-  BoundPredictor(std::shared_ptr<BoundRuntime> runtime, py::object target, py::object learner,
-                 const py::list& module_dicts, BoundPredictorOptions options, std::shared_ptr<Backend> backend);
+  // `modules` are those
+  // that the target is made of; `backend` null: the python backend.
+  BoundPredictor(std::shared_ptr<BoundRuntime> runtime, py::object target, py::object learner, const py::list& modules,
+                 BoundPredictorOptions options, std::shared_ptr<Backend> backend);
   ~BoundPredictor();
 
   py::object call(const py::tuple& args, const py::object& kwargs, const CallOptions& options);
@@ -51,6 +54,12 @@ class BoundPredictor {
   // The model's own call on this thread, without gradients.
   py::object run_plain(const py::tuple& args, const py::object& kwargs);
   void set_max_batch(std::int64_t rows);
+  // From now on calls of this variant are run by `graph`, in batches of at most `max_batch` rows, as long as `contract`
+  // is the learner's. False when that is no longer so.
+  bool serve_by_graph(std::int64_t variant, const py::object& contract, std::shared_ptr<graph::GraphBackend> graph,
+                      std::int64_t max_batch);
+  // Attributes that the module itself writes when it runs, which a graph would not do.
+  const std::vector<std::string>& volatile_attributes() const noexcept { return watch_.volatile_names(); }
   void close(bool fail_waiting) noexcept;
   bool wait_drained(std::optional<double> timeout);
   py::dict stats() const;
@@ -66,6 +75,7 @@ class BoundPredictor {
     Route route = Route::kSerial;
     CallShape shape;
     std::optional<Mismatch> mismatch;
+    std::shared_ptr<graph::GraphBackend> graph;  // null: the module serves it
   };
   const c10::FunctionSchema* schema() const;
   bool take_apart(const py::tuple& args, const py::object& kwargs, Prepared& call);
@@ -76,11 +86,15 @@ class BoundPredictor {
   py::object settle_mismatch(Prepared& call, const py::tuple& args, const py::object& kwargs);
   [[noreturn]] void refuse(const Prepared& call, const py::tuple& args, const py::object& kwargs);
   void refuse_grad(const FlatCall& flat, const py::tuple& args, PyObject* kwargs) const;
+  static bool must_run_inline();
+  void fit(Prepared& call);
+  py::object run_graph_here(const Prepared& call);
   py::object run_here(const Prepared& call, const py::tuple& args, const py::object& kwargs);
   std::shared_ptr<CallRequest> make_request(Prepared& call, const py::tuple& args, const py::object& kwargs,
                                             const CallOptions& options, py::object notified, bool to_loop,
                                             bool snapshot);
-  const std::shared_ptr<Channel>& channel_of(Route route) const noexcept;
+  const std::shared_ptr<Channel>& channel_of(const Prepared& call) const noexcept;
+  std::vector<std::shared_ptr<Channel>> channels() const;
   void admit(const std::shared_ptr<CallRequest>& request, Channel& channel, Full full);
   py::object run_queued(Prepared& call, const py::tuple& args, const py::object& kwargs, const CallOptions& options);
 
@@ -93,10 +107,12 @@ class BoundPredictor {
   PyRef copies_;  // the learner's own(): a result with all its tensors copied
   std::shared_ptr<Predictor> handler_;
   std::shared_ptr<AloneHandler> alone_;
+  std::shared_ptr<Predictor> graph_handler_;
   std::shared_ptr<Channel> merge_;
+  std::shared_ptr<Channel> graph_;  // null until a graph is there
   std::shared_ptr<Channel> parallel_;
   std::shared_ptr<Channel> serial_;
-  TrainingWatch training_;
+  ModuleWatch watch_;
   VariantTable variants_;
   std::unordered_set<std::string> opaque_seen_;
   bool closed_ = false;

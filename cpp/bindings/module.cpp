@@ -1,7 +1,9 @@
 // The extension module: what Python sees, in the order that a call meets it.
+#include "bindings/bind_graph.h"
 #include "bindings/bound_predictor.h"
 #include "bindings/bound_runtime.h"
 #include "bindings/errors.h"
+#include "bindings/module_watch.h"
 #include "bindings/pending.h"
 
 PYBIND11_MODULE(_core, module) {
@@ -10,5 +12,7 @@ PYBIND11_MODULE(_core, module) {
   torchpool::register_errors(module);
   torchpool::register_runtime(module);
   torchpool::register_pending(module);
+  torchpool::register_graph(module);
   torchpool::register_predictor(module);
+  torchpool::register_watches(module);
 }

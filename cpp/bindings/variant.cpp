@@ -65,6 +65,15 @@ std::shared_ptr<Variant> VariantTable::find_or_add(const FlatCall& call, std::ui
   return variant;
 }
 
+std::shared_ptr<Variant> VariantTable::find(std::int64_t id) const {
+  for (const auto& [structure, variants] : by_structure_) {
+    for (const auto& variant : variants) {
+      if (variant->id == id) return variant;
+    }
+  }
+  return nullptr;
+}
+
 void VariantTable::clear() noexcept {
   by_structure_.clear();
   count_ = 0;

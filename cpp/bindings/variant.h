@@ -9,6 +9,7 @@
 #include "bindings/ambient.h"
 #include "bindings/call_form.h"
 #include "predict/contract.h"
+#include "predict/graph/graph_backend.h"
 
 namespace torchpool {
 
@@ -27,6 +28,7 @@ const char* to_string(Route route) noexcept;
 // made under the same torch state. Touched only with the interpreter's lock held.
 struct Variant {
   std::int64_t id = 0;
+  std::int64_t learned_number = 0;  // of what was learned last
   std::string structure;
   struct Leaf {
     at::ScalarType dtype;
@@ -40,6 +42,8 @@ struct Variant {
   Route route = Route::kUnknown;
   unsigned long learning_thread = 0;              // kLearning: Python's identifier of the thread that learns
   std::shared_ptr<const Contract> contract;       // kMerge
+  py::object learned;                             // kMerge: the learner's own contract
+  std::shared_ptr<graph::GraphBackend> graph;     // kMerge: serves it once captured and proven; null: the module itself
   std::shared_ptr<const ResultForm> result_form;  // of backends that know tensors only
   bool aliases = false;                           // results must be copied before they are handed out
 };
@@ -51,6 +55,7 @@ class VariantTable {
   // The variant of a call; null when it would be one too many.
   std::shared_ptr<Variant> find_or_add(const FlatCall& call, std::uint64_t torch_key, PyObject* args, PyObject* kwargs,
                                        const c10::FunctionSchema* schema);
+  std::shared_ptr<Variant> find(std::int64_t id) const;  // null when it is gone
   void remove(const Variant& variant);
   // Ids are never used again: a call may still hold a variant of before.
   void clear() noexcept;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 namespace torchpool {
 
@@ -34,9 +35,12 @@ class Event;
 struct Step {
   enum class Kind : std::uint8_t { kDone, kAgain, kPending };
   Kind kind = Kind::kDone;
-  Event* event = nullptr;  // kPending: step again once it is set
+  Event* event = nullptr;      // kPending: step again once it is set
+  std::optional<Lane> lane{};  // kAgain: the lane of the next step; empty: the same
   static Step done() { return {}; }
-  static Step again() { return {Kind::kAgain, nullptr}; }
+  static Step again() { return {Kind::kAgain}; }
+  // Requires: the lane has workers.
+  static Step again_on(Lane lane) { return {Kind::kAgain, nullptr, lane}; }
   static Step pending_on(Event& event) { return {Kind::kPending, &event}; }
 };
 

@@ -55,6 +55,7 @@ class Worker {
       return;
     }
     leave_gate();
+    run.lane = step.lane.value_or(run.lane);
     const bool kept = step.kind == Step::Kind::kAgain ? scheduler_.again(slot_, assignment)
                                                       : scheduler_.suspend(slot_, assignment, *step.event);
     if (!kept) end(assignment);

@@ -59,6 +59,9 @@ class Backend {
   // drop them later under a lock that a worker must not wait for.
   virtual BackendResult run(const CallForm& form, std::vector<at::Tensor> inputs, const AmbientState* ambient,
                             WorkerContext& context) = 0;
+  // Work of its own, to be done behind the calls: asked for after a batch whose callers have their results.
+  virtual bool upkeep_due() const noexcept { return false; }
+  virtual void upkeep() {}
 };
 
 }  // namespace torchpool

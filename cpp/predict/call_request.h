@@ -31,6 +31,7 @@ class CallRequest : public Request {
 
   // Set before admission.
   std::shared_ptr<const Contract> contract;  // null: an opaque call, run alone through `object`
+  std::shared_ptr<Backend> backend;          // of this kind of call; null: the predictor's
   std::shared_ptr<const CallForm> form;
   std::shared_ptr<const AmbientState> ambient;
   std::vector<at::Tensor> inputs;

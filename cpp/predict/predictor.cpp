@@ -3,10 +3,12 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "core/error.h"
 #include "predict/collate.h"
+#include "predict/graph/guard.h"
 #include "predict/split.h"
 #include "predict/thread_scope.h"
 
@@ -17,15 +19,57 @@ namespace {
 class BatchTask : public Task {
  public:
   BatchTask(std::shared_ptr<Predictor> predictor, Batch batch)
-      : predictor_(std::move(predictor)), batch_(std::move(batch)) {}
+      : predictor_(std::move(predictor)), batch_(std::move(batch)) {
+    left_.reserve(batch_.size());
+    for (const RequestPtr& request : batch_.requests()) {
+      left_.push_back(std::static_pointer_cast<CallRequest>(request));
+    }
+  }
   Step step(WorkerContext& context) noexcept override {
-    predictor_->run(batch_, context);
-    return Step::done();
+    if (kept_up_ != nullptr) return keep_up();
+    if (fell_back_) {
+      run_by_ambient_state(context);
+      return Step::done();
+    }
+    const std::shared_ptr<Backend> backend = left_.front()->backend;
+    left_ = predictor_->run(left_, context);
+    if (left_.empty()) {
+      if (backend == nullptr || !backend->upkeep_due()) return Step::done();
+      kept_up_ = backend;
+      return Step::again();
+    }
+    predictor_ = predictor_->fallback();
+    fell_back_ = true;
+    return Step::again_on(predictor_->backend().lane());
   }
 
  private:
+  // What a graph could not serve may come from callers of different states, which it need not tell apart.
+  void run_by_ambient_state(WorkerContext& context) noexcept {
+    auto begin = left_.begin();
+    while (begin != left_.end()) {
+      const auto end = std::stable_partition(
+          begin, left_.end(), [state = (*begin)->ambient](const auto& member) { return member->ambient == state; });
+      predictor_->run({begin, end}, context);
+      begin = end;
+    }
+  }
+
+  // A failure costs speed only: the backend serves as before, and will ask again.
+  Step keep_up() noexcept {
+    try {
+      kept_up_->upkeep();
+    } catch (const std::exception&) {
+      return Step::done();
+    }
+    return Step::done();
+  }
+
   std::shared_ptr<Predictor> predictor_;
-  Batch batch_;
+  bool fell_back_ = false;
+  std::shared_ptr<Backend> kept_up_;  // null but in the last step
+  Batch batch_;                       // fails what is left when the task goes
+  std::vector<std::shared_ptr<CallRequest>> left_;
 };
 
 bool can_run_in_parts(const CallRequest& request) {
@@ -44,24 +88,28 @@ std::unique_ptr<Task> Predictor::make_task(Batch batch) {
   return std::make_unique<BatchTask>(shared_from_this(), std::move(batch));
 }
 
-void Predictor::run(const Batch& batch, WorkerContext& context) noexcept {
-  std::vector<std::shared_ptr<CallRequest>> members;
-  members.reserve(batch.size());
-  for (const RequestPtr& request : batch.requests()) {
-    members.push_back(std::static_pointer_cast<CallRequest>(request));
-  }
-  run_members(members, context);
+std::vector<std::shared_ptr<CallRequest>> Predictor::run(Members members, WorkerContext& context) noexcept {
+  Left left;
+  run_members(members, context, left);
+  return left;
 }
 
 // Halves a failing batch until the calls that fail stand alone: k bad calls among n cost about k log2(n) more runs,
 // where running all n alone again would let one bad call slow down all its neighbours.
-void Predictor::run_members(Members members, WorkerContext& context) noexcept {
+void Predictor::run_members(Members members, WorkerContext& context, Left& left) noexcept {
   std::exception_ptr error;
   try {
     run_together(members, context);
     return;
+  } catch (const graph::GuardFailed&) {  // as it would for any part of them
+    left.insert(left.end(), members.begin(), members.end());
+    return;
   } catch (...) {
     error = std::current_exception();
+  }
+  if (members.size() == 1 && fallback_ != nullptr) {
+    left.push_back(members.front());
+    return;
   }
   if (members.size() == 1) {
     members.front()->fail(std::exchange(error, nullptr));
@@ -69,14 +117,15 @@ void Predictor::run_members(Members members, WorkerContext& context) noexcept {
   }
   error = nullptr;  // it holds the batch's data through its traceback; each call raises its own
   if (context.gate != nullptr) context.gate->enter();
-  run_members(members.first(members.size() / 2), context);
+  run_members(members.first(members.size() / 2), context, left);
   if (context.gate != nullptr) context.gate->enter();
-  run_members(members.subspan(members.size() / 2), context);
+  run_members(members.subspan(members.size() / 2), context, left);
 }
 
 BackendResult Predictor::run_backend(const CallRequest& like, std::vector<at::Tensor> inputs, WorkerContext& context) {
   const TimePoint start = clock_.now();
-  BackendResult result = backend_->run(*like.form, std::move(inputs), like.ambient.get(), context);
+  Backend& backend = backend_ != nullptr ? *backend_ : *like.backend;
+  BackendResult result = backend.run(*like.form, std::move(inputs), like.ambient.get(), context);
   stats_->run_ns.record(static_cast<std::uint64_t>((clock_.now() - start).count()));
   return result;
 }
@@ -134,6 +183,16 @@ void Predictor::run_in_parts(CallRequest& request, std::int64_t max_rows, Worker
     request.outputs.push_back(at::cat(parts[i], *contract.outputs[i].batch_dim));
   }
   request.succeed();
+}
+
+std::vector<at::Tensor> run_one(Backend& backend, const Contract& contract, const CallForm& form,
+                                const std::vector<at::Tensor>& inputs, const CallShape& shape) {
+  const at::NoGradGuard no_grad;
+  WorkerContext context;
+  std::vector<std::int64_t> padded_to;
+  BackendResult result = backend.run(form, collate(contract, {{&inputs, &shape}}, padded_to), nullptr, context);
+  check_outputs(contract, result.outputs, shape.rows);
+  return split(contract, result.outputs, shape, padded_to, 0, !contract.aliases);
 }
 
 }  // namespace torchpool

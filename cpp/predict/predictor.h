@@ -4,6 +4,8 @@
 #include <atomic>
 #include <memory>
 #include <span>
+#include <utility>
+#include <vector>
 
 #include "core/runtime.h"
 #include "predict/backend.h"
@@ -14,8 +16,11 @@ namespace torchpool {
 // Handles the batches of the channels that merge. Owned by a shared_ptr: a running batch keeps it.
 class Predictor : public BatchHandler, public std::enable_shared_from_this<Predictor> {
  public:
-  Predictor(std::shared_ptr<Backend> backend, std::shared_ptr<ChannelStats> stats, Clock& clock)
-      : backend_(std::move(backend)), stats_(std::move(stats)), clock_(clock) {}
+  // `backend` null: each call names its own. Calls that it fails are run again by `fallback`, where there is one, on
+  // that one's lane.
+  Predictor(std::shared_ptr<Backend> backend, std::shared_ptr<ChannelStats> stats, Clock& clock,
+            std::shared_ptr<Predictor> fallback = nullptr)
+      : backend_(std::move(backend)), stats_(std::move(stats)), clock_(clock), fallback_(std::move(fallback)) {}
 
   std::unique_ptr<Task> make_task(Batch batch) override;
 
@@ -24,12 +29,15 @@ class Predictor : public BatchHandler, public std::enable_shared_from_this<Predi
   // Most rows that one run may have; a call with more is run in parts where its contract allows.
   void set_max_rows(std::int64_t rows) noexcept { max_rows_.store(rows, std::memory_order_relaxed); }
 
-  // Runs the batch's requests and resolves each of them.
-  void run(const Batch& batch, WorkerContext& context) noexcept;
+  using Members = std::span<const std::shared_ptr<CallRequest>>;
+  // Runs the members and resolves each of them; those that fail are left to the fallback instead, where there is one,
+  // and returned.
+  std::vector<std::shared_ptr<CallRequest>> run(Members members, WorkerContext& context) noexcept;
+  const std::shared_ptr<Predictor>& fallback() const noexcept { return fallback_; }
 
  private:
-  using Members = std::span<const std::shared_ptr<CallRequest>>;
-  void run_members(Members members, WorkerContext& context) noexcept;
+  using Left = std::vector<std::shared_ptr<CallRequest>>;
+  void run_members(Members members, WorkerContext& context, Left& left) noexcept;
   void run_together(Members members, WorkerContext& context);
   void run_in_parts(CallRequest& request, std::int64_t max_rows, WorkerContext& context);
   BackendResult run_backend(const CallRequest& like, std::vector<at::Tensor> inputs, WorkerContext& context);
@@ -37,7 +45,13 @@ class Predictor : public BatchHandler, public std::enable_shared_from_this<Predi
   std::shared_ptr<Backend> backend_;
   std::shared_ptr<ChannelStats> stats_;
   Clock& clock_;
+  std::shared_ptr<Predictor> fallback_;
   std::atomic<std::int64_t> max_rows_{std::int64_t{1} << 40};
 };
+
+// One call's own outputs, by a backend that needs no gate, on the calling thread with its own thread settings. Throws
+// what the backend throws.
+std::vector<at::Tensor> run_one(Backend& backend, const Contract& contract, const CallForm& form,
+                                const std::vector<at::Tensor>& inputs, const CallShape& shape);
 
 }  // namespace torchpool

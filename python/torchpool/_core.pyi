@@ -1,7 +1,11 @@
 """The C++ core of torchpool. Private: use the torchpool package."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+import torch
+
+from torchpool.lower import Lowered
 
 torch_version: str
 
@@ -36,6 +40,14 @@ class Pending:
     def result(self) -> Any: ...
     def get(self) -> Any: ...
 
+class GraphBackend:
+    def __init__(self, packed: Lowered, plain: Lowered) -> None: ...
+    def run(self, leaves: Iterable[torch.Tensor], plain: bool = False) -> list[torch.Tensor]: ...
+    def profile(
+        self, leaves: Iterable[torch.Tensor], runs: int = 1, plain: bool = False
+    ) -> list[tuple[str, float]]: ...
+    def text(self, plain: bool = False) -> str: ...
+
 class Predictor:
     def __init__(
         self,
@@ -48,9 +60,10 @@ class Predictor:
         queue_bytes: int,
         reject: bool,
         max_batch: int,
-        module_dicts: list[dict[str, Any]],
+        modules: list[torch.nn.Module],
         script: Any = None,
         method: str = "forward",
+        by_graph: bool = False,
     ) -> None: ...
     def call(
         self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, priority: int = 0, deadline: float | None = None
@@ -73,6 +86,9 @@ class Predictor:
     def is_known(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bool: ...
     def run_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any: ...
     def set_max_batch(self, rows: int) -> None: ...
+    def serve_by_graph(self, variant: int, contract: Any, graph: GraphBackend, max_batch: int) -> bool: ...
+    @property
+    def volatile_attributes(self) -> list[str]: ...
     def close(self, fail_waiting: bool) -> None: ...
     def wait_drained(self, timeout: float | None = None) -> bool: ...
     def stats(self) -> dict[str, Any]: ...

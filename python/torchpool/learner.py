@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,9 +19,13 @@ from torchpool.batch_size import choose_max_batch
 from torchpool.contract import Contract
 from torchpool.probe import probe
 
+if TYPE_CHECKING:
+    from torchpool.graphs import Graphs
+
 Leaves = list[torch.Tensor]
-# What the extension is told: route, contract of a merge route, spec of the results, whether results must be copied.
-Learned = tuple[str, Contract | None, tree.TreeSpec | None, bool]
+# What the extension is told: route, contract of a merge route, spec of the results, whether results must be copied, and
+# a number: of two threads that learn the same, the higher one counts.
+Learned = tuple[str, Contract | None, tree.TreeSpec | None, bool, int]
 
 _MAX_WIDENINGS = 8
 _KEPT_SAMPLES = 4
@@ -61,6 +66,7 @@ class Learner:
         alone: str | None = None,
         needs_spec: bool = False,
         on_max_batch: Callable[[int], None] | None = None,
+        graphs: Graphs | None = None,
     ) -> None:
         self._target = target
         self._module = module
@@ -72,9 +78,11 @@ class Learner:
         self._alone = alone
         self._needs_spec = needs_spec
         self._on_max_batch = on_max_batch
+        self._graphs = graphs
         self.parameters = parameter_names(target)
         self._arguments = argument_names(target)  # what may be stated of them counts where they are passed
         self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
         self.kinds: dict[int, Kind] = {}
         self.opaque: set[str] = set()
 
@@ -85,7 +93,7 @@ class Learner:
         call: Call = (args, kwargs or {})
         leaves = [leaf.detach() for leaf in tensors(call)]
         kind = self._kind(paths, call, leaves)
-        learned: Learned = ("direct", None, None, False)
+        learned: Learned = ("direct", None, None, False, 0)
         if self._alone is None:
             try:
                 # In a copy of the caller's context: what the model sets there while it is probed is gone afterwards.
@@ -96,7 +104,12 @@ class Learner:
                 raise
         with self._lock:
             self.kinds[variant] = kind
+        self._tell_merging(variant, kind, call)
         return learned
+
+    def _tell_merging(self, variant: int, kind: Kind, call: Call) -> None:
+        if self._graphs is not None and kind.route == "merge" and kind.contract is not None:
+            self._graphs.learned(variant, call, kind.samples, kind.contract)
 
     def may_have_state(self) -> bool:
         """Whether the model must not be run by others while it is probed: a probe puts its buffers back."""
@@ -131,7 +144,10 @@ class Learner:
                 return result, None
             kind.widenings += 1
             samples = [*kind.samples[: _KEPT_SAMPLES - 1], _copies(tensors(call))]
-        return result, contextvars.copy_context().run(self._widen, kind, call, samples)
+        widened = contextvars.copy_context().run(self._widen, kind, call, samples)
+        if widened is not None:
+            self._tell_merging(variant, kind, call)
+        return result, widened
 
     def _widen(self, kind: Kind, call: Call, samples: list[Leaves]) -> Learned | None:
         """How to go on with a kind whose calls turn out to vary; None where what was proven before stays."""
@@ -147,13 +163,17 @@ class Learner:
         with self._lock:
             self._saved = []
             self.kinds.clear()
+        if self._graphs is not None:
+            self._graphs.forget()
 
-    def watched(self) -> list[dict[str, Any]]:
-        """The dicts of the module and of those inside it, in which a change of mode, submodules or hooks shows; a
-        script keeps these elsewhere."""
-        if self._module is None:
-            return []
-        return [vars(part) for part in self._module.modules() if "training" in vars(part)]
+    def watched(self) -> list[torch.nn.Module]:
+        """The modules in which a change shows; a script keeps its own elsewhere."""
+        return [] if self._module is None or isinstance(self._module, torch.jit.ScriptModule) else [self._module]
+
+    def weights_moved(self, variant: int) -> None:
+        """The weights of a kind's graph have been given other memory or another form: its graph is of no use."""
+        if self._graphs is not None:
+            self._graphs.again(variant)
 
     def own(self, result: Any) -> Any:
         """The result with every tensor copied: the model returned memory that it keeps or was given."""
@@ -256,20 +276,23 @@ class Learner:
     def _settle(self, kind: Kind, call: Call, contract: Contract) -> Learned:
         route = "merge" if contract.mode == "merge" else "serial" if contract.serial else "parallel"
         spec = None
-        if self._needs_spec and route == "merge":
+        if route == "merge" and (self._needs_spec or self._graphs is not None):
             spec = tree.flatten(self._run_plain(*call))[1]
+        if self._needs_spec and spec is not None:
             fixed = [(name, value) for name, value in spec.constants() if value is not None]
             if fixed:
                 name, kind_of = fixed[0][0], type(fixed[0][1]).__name__
                 text = f"output {name!r} is a {kind_of}, no tensor, which the torchscript backend cannot give back"
                 contract = dataclasses.replace(contract, mode="alone", reason=text)
                 route, spec = "parallel", None
-        kind.route, kind.contract, kind.reason = route, contract, contract.reason
+        with self._lock:
+            kind.route, kind.contract, kind.reason = route, contract, contract.reason
+            number = next(self._numbers)
         kind.samples = [_few_rows(sample, contract) for sample in kind.samples]
         if route == "merge" and self._on_max_batch is not None and kind.samples:
             run = functools.partial(self._run_leaves, call)
             self._on_max_batch(choose_max_batch(run, kind.samples[0], contract))
-        return route, contract, spec, contract.aliases
+        return route, contract, spec, contract.aliases, number
 
     def _find_saved(self, kind: Kind, leaves: Leaves) -> Contract | None:
         parts = [] if self._module is None else self._module.modules()

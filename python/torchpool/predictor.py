@@ -21,6 +21,7 @@ from torchpool.report import Explanation, explain
 from torchpool.runtime import Runtime, default_runtime
 
 if TYPE_CHECKING:
+    from torchpool.graphs import Graphs
     from torchpool.wrap import Options
 
 _NOT_PROBED = "a plain callable is not probed unless example= or batch= is given (probing runs it about a dozen times)"
@@ -171,6 +172,8 @@ class Predictor(Calls):
         self._open()
         for args, kwargs in options.examples:
             self._core.learn(args, kwargs)
+        if options.backend == "graph" and options.examples and self._graphs is not None:
+            self._graphs.require()
 
     @property
     def _predictor(self) -> Predictor:
@@ -182,6 +185,7 @@ class Predictor(Calls):
         self._generation = self._used_runtime._generation
         probed = self._module is not None or options.examples or options.batch is not None or options.saved
         scripted = options.backend == "torchscript"
+        self._graphs = None if options.backend != "graph" else self._make_graphs()
         self._learner = Learner(
             self._model,
             self._module,
@@ -193,6 +197,7 @@ class Predictor(Calls):
             alone=None if options.merging and probed else "merging is off (batch=False)" if probed else _NOT_PROBED,
             needs_spec=scripted,
             on_max_batch=_max_batch_setter(weakref.ref(self)) if options.max_batch is None else None,
+            graphs=self._graphs,
         )
         self._core = _core.Predictor(
             self._used_runtime._core,
@@ -203,10 +208,17 @@ class Predictor(Calls):
             queue_bytes=options.queue_bytes,
             reject=options.overflow == "reject",
             max_batch=self._max_batch,
-            module_dicts=self._learner.watched(),
+            modules=self._learner.watched(),
             script=self._module if scripted else None,
             method=self._method,
+            by_graph=self._graphs is not None,
         )
+
+    def _make_graphs(self) -> Graphs:
+        from torchpool.graphs import Graphs  # torch.export takes a second to import
+
+        assert self._module is not None
+        return Graphs(self, self._module)
 
     def _open_core(self) -> _core.Predictor:
         if self._generation != self._used_runtime._generation:
@@ -249,7 +261,13 @@ class Predictor(Calls):
 
     def explain(self) -> Explanation:
         """How calls are served and why: backend, contract, and for each choice not taken the reason."""
-        return explain(self._options.name, self._open_core().backend, self._max_batch, self._learner)
+        captured = {} if self._graphs is None else self._graphs.captured
+        return explain(self._options.name, self._open_core().backend, self._max_batch, self._learner, captured)
+
+    def ready(self, timeout: float | None = None) -> bool:
+        """Waits until what was learned so far is served in the way it will be: captured, proven, and switched over.
+        Calls need not wait for it. False when `timeout` seconds passed first."""
+        return self._graphs is None or self._graphs.wait(timeout)
 
     def refresh(self) -> None:
         """Forgets what was learned, for a module that was changed in a way that its calls do not show."""

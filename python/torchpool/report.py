@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchpool.contract import Contract
 from torchpool.learner import Learner
 from torchpool.refusal import Argument
+
+if TYPE_CHECKING:
+    from torchpool.graphs import Captured
 
 _MAX_KINDS = 64  # as in the extension's table of kinds
 
@@ -22,6 +25,8 @@ class Explanation:
     max_batch: int
     contracts: tuple[Contract, ...]
     notes: tuple[str, ...]
+    served_by: tuple[str, ...] = ()
+    """Per contract the backend that serves it: graph, python or torchscript."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that json can write."""
@@ -49,18 +54,19 @@ class Explanation:
 
     def __str__(self) -> str:
         lines = [f"{self.name}: backend {self.backend}, at most {self.max_batch} rows a batch"]
-        for contract in self.contracts:
-            lines += ["", *_describe(contract)]
+        for index, contract in enumerate(self.contracts):
+            backend = self.served_by[index] if index < len(self.served_by) else self.backend
+            lines += ["", *_describe(contract, backend)]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
     __repr__ = __str__
 
 
-def _describe(contract: Contract) -> list[str]:
+def _describe(contract: Contract, backend: str) -> list[str]:
     names = ", ".join([spec.name for spec in contract.inputs] + [f"{n}={v}" for n, v in contract.values])
     if contract.mode == "merge":
-        lines = [f"calls with ({names}) share batches"]
+        lines = [f"calls with ({names}) share batches, run by the {backend} backend"]
     else:
         lines = [f"calls with ({names}) run alone{', in order' if contract.serial else ''}: {contract.reason}"]
     for spec in contract.inputs:
@@ -84,17 +90,25 @@ def _describe(contract: Contract) -> list[str]:
     return lines
 
 
-def explain(name: str, backend: str, max_batch: int, learner: Learner) -> Explanation:
+def explain(name: str, backend: str, max_batch: int, learner: Learner, captured: Mapping[int, Captured]) -> Explanation:
     """The explanation of a predictor's present state."""
     notes = []
-    kinds = list(learner.kinds.values())
+    numbered = list(learner.kinds.items())
+    kinds = [kind for _, kind in numbered]
+    served_by = []
     if not kinds:
         notes.append("nothing learned yet: the contract is learned from the first call")
-    for kind in kinds:
+    for variant, kind in numbered:
+        found = captured.get(variant)
+        names = ", ".join(kind.names)
+        if kind.contract is not None:
+            served_by.append("graph" if found is not None and found.backend is not None else backend)
+        if found is not None and found.reason is not None:
+            notes.append(f"calls with ({names}) are served by the module itself, not by a graph: {found.reason}")
+        notes += [] if found is None else [f"graph of calls with ({names}): {note}" for note in found.notes]
         if kind.contract is None:
-            notes.append(f"calls with ({', '.join(kind.names)}) run alone: {kind.reason}")
+            notes.append(f"calls with ({names}) run alone: {kind.reason}")
         if kind.not_widened is not None:
-            names = ", ".join(kind.names)
             notes.append(f"calls with ({names}) of other sizes run alone: {kind.not_widened}")
     if len(kinds) >= _MAX_KINDS:
         text = f"{_MAX_KINDS} kinds of calls were learned, which is the limit: those of any other kind run alone"
@@ -102,4 +116,4 @@ def explain(name: str, backend: str, max_batch: int, learner: Learner) -> Explan
     for what in sorted(learner.opaque):
         argument = Argument.parse(what, learner.parameters)
         notes.append(f"calls where {argument} run alone: it cannot be merged")
-    return Explanation(name, backend, max_batch, tuple(learner.contracts()), tuple(notes))
+    return Explanation(name, backend, max_batch, tuple(learner.contracts()), tuple(notes), tuple(served_by))

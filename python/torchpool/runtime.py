@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
 import weakref
@@ -83,6 +84,8 @@ def _after_fork() -> None:
     _in_forked_child = True
     _core.after_fork_in_child()
     futures.after_fork_in_child()
+    if graphs := sys.modules.get("torchpool.graphs"):
+        graphs.after_fork_in_child()
     for runtime in list(_runtimes):
         runtime._after_fork()
 

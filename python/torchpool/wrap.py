@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,6 +27,7 @@ class Options:
     saved: tuple[Contract, ...]
     merging: bool
     pad: Mapping[str, float | int | bool]
+    dtype: torch.dtype | None
     backend: str
     max_batch: int | None
     queue_size: int
@@ -40,7 +42,8 @@ def wrap(
     example: Any = None,
     batch: Batch = None,
     pad: Any = None,
-    backend: Literal["auto", "python", "torchscript"] = "auto",
+    dtype: torch.dtype | None = None,
+    backend: Literal["auto", "graph", "python", "torchscript"] = "auto",
     max_batch: int | None = None,
     queue_size: int | None = None,
     queue_bytes: int | None = None,
@@ -58,14 +61,20 @@ def wrap(
         (None as dim: shared by all rows), and is proven; an Explanation (or its `to_dict()`) skips probing; False
         turns merging off.
     pad: {input name: value} for right-padding calls of different lengths, or a tokenizer; used only where proven.
-    backend: "auto" takes torchscript for ScriptModules, python for the rest.
+    dtype: what the graph backend computes in, such as torch.bfloat16; inputs and outputs keep theirs. explain() says
+        how far the results are from the module's own, which serves in its own dtype where there is no graph.
+    backend: "graph" runs what torch.export captures of a module in C++, without the interpreter's lock; calls are
+        served by the module itself until the graph is captured and proven, and where it cannot be; with `example`, it
+        is captured at once, and wrap() raises where there can be none. Capturing disturbs modules of other threads
+        that ask torch.compiler.is_compiling(). "python" always calls the module; "torchscript" is for ScriptModules.
+        "auto" takes torchscript for those, python for the rest.
     max_batch: rows of a batch; by default chosen from the measured time of a row so that a batch takes about 10 ms.
     queue_size, queue_bytes: rows and bytes that may wait (4,096 rows, 256 MiB).
     overflow: what a call does that finds the queue full: "block" until there is room, or "reject" with QueueFull.
     runtime: the workers to run on; by default those that all predictors of the process share.
 
     Raises TypeError or ValueError for options that make no sense, for a model that is in train mode where that
-    changes results, and for a `batch` that the proof contradicts.
+    changes results, for a `batch` that the proof contradicts, and for a required graph that cannot be.
     """
     if not callable(model):
         raise TypeError(f"model must be callable, got {type(model).__name__}")
@@ -80,6 +89,7 @@ def wrap(
         saved=saved,
         merging=merging,
         pad=_read_pad(model, pad),
+        dtype=_read_dtype(model, dtype, backend),
         backend=_read_backend(model, backend),
         max_batch=_at_least_one("max_batch", max_batch),
         queue_size=_at_least_one("queue_size", queue_size) or 4096,
@@ -129,7 +139,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
 
 
 def _read_backend(model: Callable[..., Any], backend: str) -> str:
-    _one_of("backend", backend, ("auto", "python", "torchscript"))
+    _one_of("backend", backend, ("auto", "graph", "python", "torchscript"))
     scripted = isinstance(model, torch.jit.ScriptModule | torch._C.ScriptMethod)
     if backend == "torchscript" and not scripted:
         raise TypeError(
@@ -139,9 +149,29 @@ def _read_backend(model: Callable[..., Any], backend: str) -> str:
     hooks = isinstance(model, torch.nn.Module) and (model._forward_hooks or model._forward_pre_hooks)
     if backend == "torchscript" and hooks:
         raise TypeError("backend 'torchscript' does not run the module's forward hooks: use backend 'python'")
-    if backend == "auto":
-        return "torchscript" if scripted and not hooks else "python"
+    if backend == "graph" and (scripted or module_of(model) is None):
+        raise TypeError(f"backend 'graph' needs an nn.Module or a method of one, got {type(model).__name__}")
+    if backend == "auto" and scripted:
+        return "python" if hooks else "torchscript"
     return backend
+
+
+def _read_dtype(model: Callable[..., Any], dtype: torch.dtype | None, backend: str) -> torch.dtype | None:
+    if dtype is None:
+        return None
+    if dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        raise ValueError(f"dtype must be torch.bfloat16, float16 or float32, got {dtype!r}")
+    module = module_of(model)
+    if module is None or isinstance(module, torch.jit.ScriptModule) or backend != "graph":
+        raise TypeError("dtype= needs backend='graph' and an nn.Module that is not scripted")
+    if all(p.dtype == dtype for p in module.parameters() if p.is_floating_point()):
+        return None
+    if dtype == torch.bfloat16 and not torch.cpu._is_avx512_bf16_supported():
+        warnings.warn(
+            "this processor has no bfloat16 instructions (avx512_bf16): computing in it is emulated, and slower",
+            stacklevel=3,
+        )
+    return dtype
 
 
 def _read_examples(example: Any) -> tuple[Call, ...]:

@@ -148,7 +148,7 @@ def test_a_model_moved_to_another_dtype_is_served_in_it(runtime: torchpool.Runti
     calls = [(x.double(),) for x in draws(5, 1, 4)]
     predict(calls[0][0])
     assert batches_together(predict, runtime, calls) == 1
-    with pytest.raises(RuntimeError, match="must have the same dtype"):  # as the model itself says it
+    with pytest.raises(TypeError, match="has dtype float32, expected float64"):
         predict(draw(1, 4))
 
 

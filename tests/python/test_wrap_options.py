@@ -23,7 +23,11 @@ import torchpool
         ({"queue_size": -1}, ValueError, "queue_size must be an int of at least 1, or None, got -1"),
         ({"queue_bytes": "1 MB"}, ValueError, "queue_bytes must be an int of at least 1, or None, got '1 MB'"),
         ({"overflow": "drop"}, ValueError, "overflow must be one of 'block', 'reject', got 'drop'"),
-        ({"backend": "onnx"}, ValueError, "backend must be one of 'auto', 'python', 'torchscript', got 'onnx'"),
+        (
+            {"backend": "onnx"},
+            ValueError,
+            "backend must be one of 'auto', 'graph', 'python', 'torchscript', got 'onnx'",
+        ),
         ({"example": []}, ValueError, "example is an empty list: give at least one call's arguments"),
         ({"batch": "rows"}, TypeError, "batch must be None, False, a mapping of names to dims, or what explain"),
         ({"batch": True}, TypeError, "batch must be None, False"),

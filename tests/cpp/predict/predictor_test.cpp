@@ -42,7 +42,7 @@ class PredictorTest : public ::testing::Test {
   }
   void run() {
     WorkerContext context;
-    predictor_->run(Batch({requests_.begin(), requests_.end()}), context);
+    EXPECT_TRUE(predictor_->run(requests_, context).empty());
   }
 
   PlainReclaimer reclaimer_;

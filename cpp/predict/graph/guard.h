@@ -1,0 +1,42 @@
+// What a captured graph holds for, beyond its contract.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+
+namespace torchpool::graph {
+
+// The graph does not hold for these inputs; the module itself may take them.
+class GuardFailed : public Error {
+ public:
+  using Error::Error;
+};
+
+// The size of an input's dim lies within bounds; or equals another dim's.
+struct ShapeGuard {
+  std::size_t input = 0;
+  std::int64_t dim = 0;
+  std::int64_t low = 0;
+  std::int64_t high = std::numeric_limits<std::int64_t>::max();
+};
+struct EqualGuard {
+  std::size_t input = 0;
+  std::int64_t dim = 0;
+  std::size_t other_input = 0;
+  std::int64_t other_dim = 0;
+};
+
+struct Guards {
+  std::vector<ShapeGuard> ranges;
+  std::vector<EqualGuard> equal;
+  // Throws GuardFailed that names the input and the bound.
+  void check(const std::vector<at::Tensor>& inputs) const;
+};
+
+}  // namespace torchpool::graph

@@ -1,0 +1,36 @@
+// Runs a program's instructions.
+#pragma once
+
+#include <ATen/core/ivalue.h>
+#include <ATen/core/stack.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/clock.h"
+#include "predict/graph/program.h"
+
+namespace torchpool::graph {
+
+// What the body reads and does not change from run to run: weights as they are, and the prologue's results. In the
+// order of Program::constant_slots.
+using Constants = std::vector<c10::IValue>;
+
+// Time spent in each instruction of the body, in nanoseconds, summed over runs.
+struct Profile {
+  explicit Profile(std::size_t instructions) : ns(instructions, 0) {}
+  std::vector<std::uint64_t> ns;
+  std::uint64_t runs = 0;
+};
+
+// Computes the constants for weights that do not change meanwhile. Requires: no grad or inference mode.
+Constants prepare(const Program& program, const std::vector<at::Tensor>& weights);
+
+// One run. Requires: inference mode; the inputs are not written to by the graph. Throws GuardFailed before anything ran
+// where the graph does not hold for the inputs, and whatever an operator throws. `profile`, where given, belongs to
+// this run alone meanwhile.
+std::vector<at::Tensor> run(const Program& program, const Constants& constants, std::vector<at::Tensor> inputs,
+                            Profile* profile = nullptr);
+
+}  // namespace torchpool::graph

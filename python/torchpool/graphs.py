@@ -1,0 +1,249 @@
+"""Captures modules behind the calls that they serve meanwhile, proves the graphs, and hands them over."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchpool import _core, capture_shapes, passes, tree
+from torchpool.arguments import Call, replace_tensors
+from torchpool.batch_size import choose_max_batch
+from torchpool.capture import Graph, capture
+from torchpool.capture_shapes import Leaves
+from torchpool.contract import Contract
+from torchpool.graph_edit import CaptureError
+from torchpool.graph_proof import Difference, prove
+from torchpool.lower import lower
+
+if TYPE_CHECKING:
+    from torchpool.predictor import Predictor
+
+log = logging.getLogger("torchpool")
+
+
+_MAX_REBUILDS = 8
+
+
+@dataclass
+class Captured:
+    """What became of the capture of one kind of call."""
+
+    reason: str | None = None
+    """Why the module serves these calls itself; None where a graph does."""
+    notes: tuple[str, ...] = ()
+    """What holds for the graph, such as lengths that it is frozen to."""
+    seconds: float = 0.0
+    backend: _core.GraphBackend | None = None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of call as far as a capture has to know it."""
+
+    variant: int
+    call: Call
+    """Of the kind; its tensors may be gone."""
+    samples: Sequence[Leaves]
+    contract: Contract
+    context: contextvars.Context
+    """Of the call that it was learned from."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A graph that was proven equal to the module."""
+
+    backend: _core.GraphBackend
+    graph: Graph
+    difference: Difference
+
+
+def build(target: Callable[..., Any], module: torch.nn.Module, kind: Kind, dtype: torch.dtype | None = None) -> Built:
+    """A proven graph of the target for calls of this kind. Raises CaptureError, which says what is in the way."""
+    _refuse_hooks(module)
+    graph = capture(target, module, kind.call, kind.samples, kind.contract, dtype=dtype)
+
+    def run(leaves: Leaves) -> Leaves:
+        args, kwargs = replace_tensors(kind.call, leaves)
+        with torch.no_grad():
+            return tree.flatten(target(*args, **kwargs))[0]
+
+    def eager(leaves: Leaves) -> Leaves:
+        # The graph is captured where no context variable is set: if it is right under the caller's, these do not count.
+        return kind.context.copy().run(run, leaves)
+
+    optimised, _ = passes.optimise(graph)
+    narrow = graph.checks
+    wrong: str | None = None
+    for widen in (True, False) if graph.starts_at_two else (False,):
+        graph.checks = optimised.checks = capture_shapes.from_one(narrow) if widen else narrow
+        backend = _core.GraphBackend(lower(optimised), lower(graph, fold=False))
+        samples = capture_shapes.samples_for_proof(eager, kind.samples, kind.contract, graph.checks, widen=widen)
+        difference, wrong = prove(backend, eager, samples, dtype)
+        if wrong is None:
+            return Built(backend, graph, difference)
+    raise CaptureError(f"the captured graph is not equal to the module: {wrong}")
+
+
+def _refuse_hooks(module: torch.nn.Module) -> None:
+    """A graph runs no Python, so that what a hook does beside the result would be lost."""
+    for name, part in module.named_modules():
+        if part._forward_hooks or part._forward_pre_hooks:
+            raise CaptureError(f"submodule {name!r} has forward hooks, which a graph cannot run")
+    registered = torch.nn.modules.module
+    if registered._global_forward_hooks or registered._global_forward_pre_hooks:
+        raise CaptureError("there are global forward hooks, which a graph cannot run")
+
+
+class Capturer:
+    """One thread of the process that captures, while there is something to capture: exports cannot run side by side."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._waiting = 0
+        self._thread: threading.Thread | None = None
+
+    def add(self, job: Callable[[], None]) -> None:
+        with self._lock:
+            self._jobs.put(job)
+            self._waiting += 1
+            if self._thread is None:
+                # Not a daemon: torch aborts the process when the interpreter goes away under it.
+                self._thread = threading.Thread(target=self._serve, name="torchpool-capture", daemon=False)
+                self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            with self._lock:
+                if self._waiting == 0:
+                    self._thread = None
+                    return
+                self._waiting -= 1
+                job = self._jobs.get()
+            if threading.main_thread().is_alive():  # at exit nobody waits for a graph
+                job()
+            del job
+
+
+_capturer = Capturer()
+
+
+def after_fork_in_child() -> None:
+    """The thread did not survive the fork, and its lock may be held."""
+    global _capturer
+    _capturer = Capturer()
+
+
+class Graphs:
+    """The graphs of one predictor's kinds of calls."""
+
+    def __init__(self, predictor: Predictor, module: torch.nn.Module) -> None:
+        # Weakly, as the learner: a dropped predictor is to be freed at once.
+        self._predictor = weakref.ref(predictor)
+        self._module = weakref.ref(module)
+        self._changed = threading.Condition()
+        self._under_way = 0
+        self._kinds: dict[int, Kind] = {}
+        self._rebuilt: dict[int, int] = {}
+        self.captured: dict[int, Captured] = {}
+
+    def learned(self, variant: int, call: Call, samples: Sequence[Leaves], contract: Contract) -> None:
+        """A kind of call was learned: its capture begins, behind it."""
+        if torch.is_autocast_enabled("cpu"):  # the extension serves such calls by the module in any case
+            self.captured[variant] = Captured("calls under autocast are served by the module")
+            return
+        args, kwargs = replace_tensors(call, samples[0])
+        self._start(
+            Kind(variant, (args, kwargs), [list(sample) for sample in samples], contract, contextvars.copy_context())
+        )
+
+    def _start(self, kind: Kind) -> None:
+        with self._changed:
+            self._kinds[kind.variant] = kind
+            self._under_way += 1
+            self.captured.pop(kind.variant, None)
+        _capturer.add(lambda: self._capture(kind))
+
+    def again(self, variant: int) -> None:
+        """The weights of a graph were replaced: it is captured anew, but not for ever."""
+        with self._changed:
+            kind = self._kinds.get(variant)
+            count = self._rebuilt[variant] = self._rebuilt.get(variant, 0) + 1
+            if kind is None or count > _MAX_REBUILDS:
+                text = f"its weights' memory was replaced {count} times while it served; refresh() captures once more"
+                self.captured[variant] = Captured(text)
+                return
+        self._start(kind)
+
+    def forget(self) -> None:
+        """Nothing learned so far holds any more."""
+        with self._changed:
+            self._kinds.clear()
+            self._rebuilt.clear()
+            self.captured.clear()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Until no capture is under way; False when time ran out."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._under_way == 0, timeout)
+
+    def require(self) -> None:
+        """Waits, and raises ValueError where the module serves a kind of call itself."""
+        self.wait(None)
+        predictor = self._predictor()
+        assert predictor is not None
+        alone = [kind.reason for kind in predictor._learner.kinds.values() if kind.route != "merge"]
+        reasons = [*alone, *(captured.reason for captured in self.captured.values() if captured.reason is not None)]
+        if reasons:
+            raise ValueError(f"backend='graph': {reasons[0]}. backend='auto' serves such calls by the module")
+
+    def _capture(self, kind: Kind) -> None:
+        start = time.perf_counter()
+        captured = Captured()
+        try:
+            self._build_and_serve(kind, captured)
+        except CaptureError as error:
+            captured.reason = str(error)
+        except Exception as error:
+            captured.reason = f"capturing failed: {type(error).__name__}: {error}"
+            log.debug("capturing failed", exc_info=True)
+        captured.seconds = time.perf_counter() - start
+        with self._changed:
+            self._under_way -= 1
+            if self._kinds.get(kind.variant) is kind:
+                self.captured[kind.variant] = captured
+            self._changed.notify_all()
+
+    def _build_and_serve(self, kind: Kind, captured: Captured) -> None:
+        predictor, module = self._predictor(), self._module()
+        if predictor is None or module is None or predictor._closed:
+            return
+        if written := predictor._core.volatile_attributes:
+            raise CaptureError(f"the module writes to itself when it runs, which a graph would not do: {written[0]}")
+        dtype = predictor._options.dtype
+        built = build(predictor.model, module, kind, dtype)
+        backend = built.backend
+        captured.notes = built.graph.specialised
+        if dtype is not None:
+            off = built.difference
+            text = f"computed in {dtype}: differs by {off.largest:.1e} of the largest value, {off.mean:.1e} on average"
+            captured.notes = (text, *captured.notes)
+        rows = predictor._options.max_batch or choose_max_batch(backend.run, kind.samples[0], kind.contract)
+        while not predictor._core.serve_by_graph(kind.variant, kind.contract, backend, rows):
+            learner_kind = predictor._learner.kinds.get(kind.variant)
+            if predictor._closed or learner_kind is None or learner_kind.contract is not kind.contract:
+                captured.reason = "superseded"
+                return
+            time.sleep(0.001)  # the call that was learned from is on its way back to the extension
+        captured.backend = backend
+        predictor._max_batch = max(rows, predictor._max_batch)  # the look-ahead of maps follows it
