@@ -39,6 +39,7 @@ py::list run(const graph::GraphBackend& self, const py::iterable& leaves, bool p
   std::vector<at::Tensor> outputs;
   {
     std::vector<at::Tensor> detached;
+    detached.reserve(inputs.size());
     for (const at::Tensor& input : inputs) detached.push_back(input.detach());
     const GilRelease release;
     outputs = self.run_leaves(std::move(detached), plain, nullptr);

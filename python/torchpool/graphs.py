@@ -31,6 +31,7 @@ log = logging.getLogger("torchpool")
 
 
 _MAX_REBUILDS = 8
+_INSTALL_SECONDS = 10.0
 
 
 @dataclass
@@ -239,10 +240,12 @@ class Graphs:
             text = f"computed in {dtype}: differs by {off.largest:.1e} of the largest value, {off.mean:.1e} on average"
             captured.notes = (text, *captured.notes)
         rows = predictor._options.max_batch or choose_max_batch(backend.run, kind.samples[0], kind.contract)
+        give_up = time.monotonic() + _INSTALL_SECONDS
         while not predictor._core.serve_by_graph(kind.variant, kind.contract, backend, rows):
             learner_kind = predictor._learner.kinds.get(kind.variant)
-            if predictor._closed or learner_kind is None or learner_kind.contract is not kind.contract:
-                captured.reason = "superseded"
+            learned = learner_kind is not None and learner_kind.contract is kind.contract
+            if predictor._closed or not learned or time.monotonic() > give_up:
+                captured.reason = "other calls were learned from meanwhile"
                 return
             time.sleep(0.001)  # the call that was learned from is on its way back to the extension
         captured.backend = backend

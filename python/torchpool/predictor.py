@@ -259,10 +259,11 @@ class Predictor(Calls):
         """Counts since the start, what waits and runs now, and times in seconds (mean, p50, p99, max)."""
         return {"name": self._options.name, "workers": self._used_runtime.workers, **self._open_core().stats()}
 
-    def explain(self) -> Explanation:
-        """How calls are served and why: backend, contract, and for each choice not taken the reason."""
+    def explain(self, *, verbose: bool = False) -> Explanation:
+        """How calls are served and why: backend, contract, and for each choice not taken the reason. `verbose` adds the
+        graphs' programs, an instruction a line."""
         captured = {} if self._graphs is None else self._graphs.captured
-        return explain(self._options.name, self._open_core().backend, self._max_batch, self._learner, captured)
+        return explain(self._options.name, self._open_core().backend, self._max_batch, self._learner, captured, verbose)
 
     def ready(self, timeout: float | None = None) -> bool:
         """Waits until what was learned so far is served in the way it will be: captured, proven, and switched over.

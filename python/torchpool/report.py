@@ -27,6 +27,8 @@ class Explanation:
     notes: tuple[str, ...]
     served_by: tuple[str, ...] = ()
     """Per contract the backend that serves it: graph, python or torchscript."""
+    programs: tuple[str, ...] = ()
+    """With `explain(verbose=True)`: the graphs' instructions."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that json can write."""
@@ -58,7 +60,7 @@ class Explanation:
             backend = self.served_by[index] if index < len(self.served_by) else self.backend
             lines += ["", *_describe(contract, backend)]
         lines += [f"note: {note}" for note in self.notes]
-        return "\n".join(lines)
+        return "\n\n".join(["\n".join(lines), *self.programs])
 
     __repr__ = __str__
 
@@ -90,12 +92,20 @@ def _describe(contract: Contract, backend: str) -> list[str]:
     return lines
 
 
-def explain(name: str, backend: str, max_batch: int, learner: Learner, captured: Mapping[int, Captured]) -> Explanation:
+def explain(
+    name: str,
+    backend: str,
+    max_batch: int,
+    learner: Learner,
+    captured: Mapping[int, Captured],
+    verbose: bool = False,
+) -> Explanation:
     """The explanation of a predictor's present state."""
     notes = []
     numbered = list(learner.kinds.items())
     kinds = [kind for _, kind in numbered]
     served_by = []
+    programs = []
     if not kinds:
         notes.append("nothing learned yet: the contract is learned from the first call")
     for variant, kind in numbered:
@@ -103,6 +113,8 @@ def explain(name: str, backend: str, max_batch: int, learner: Learner, captured:
         names = ", ".join(kind.names)
         if kind.contract is not None:
             served_by.append("graph" if found is not None and found.backend is not None else backend)
+        if verbose and found is not None and found.backend is not None:
+            programs.append(f"graph of calls with ({names}):\n{found.backend.text()}")
         if found is not None and found.reason is not None:
             notes.append(f"calls with ({names}) are served by the module itself, not by a graph: {found.reason}")
         notes += [] if found is None else [f"graph of calls with ({names}): {note}" for note in found.notes]
@@ -116,4 +128,6 @@ def explain(name: str, backend: str, max_batch: int, learner: Learner, captured:
     for what in sorted(learner.opaque):
         argument = Argument.parse(what, learner.parameters)
         notes.append(f"calls where {argument} run alone: it cannot be merged")
-    return Explanation(name, backend, max_batch, tuple(learner.contracts()), tuple(notes), tuple(served_by))
+    return Explanation(
+        name, backend, max_batch, tuple(learner.contracts()), tuple(notes), tuple(served_by), tuple(programs)
+    )

@@ -258,6 +258,14 @@ def test_bfloat16_keeps_dtypes_and_tells_its_distance() -> None:
         assert "computed in torch.bfloat16: differs by" in str(predict.explain())
 
 
+def test_explain_shows_the_program() -> None:
+    with wrap(build(Net), draw(1, 64)) as predict:
+        assert "once per state of the weights" not in str(predict.explain())
+        text = str(predict.explain(verbose=True))
+    assert "once per state of the weights" in text
+    assert "mkldnn::_linear_pointwise" in text
+
+
 def test_results_are_ordinary_tensors_of_their_own() -> None:
     model, x = build(Net), draw(1, 64)
     with wrap(model, x) as predict:
