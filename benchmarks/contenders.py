@@ -22,7 +22,8 @@ Pass = Callable[[], list[Any]]  # runs the whole workload once
 
 NAIVE = "tpe4-naive"
 BASELINES = ("plain", NAIVE, "tpe2-one-thread", "tpe4-one-thread")
-TORCHPOOL = ("torchpool-map", "torchpool-stdlib4", "torchpool-stdlib32", "graph-map", "graph-stdlib4", "graph-bf16-map")
+TORCHPOOL = ("torchpool-map", "torchpool-stdlib4", "torchpool-stdlib32", "graph-map")
+BENCH_ONLY = ("graph-stdlib4", "graph-bf16-map")
 SEQUENTIAL = "torchpool-sequential"
 LABELS = {
     "plain": "plain loop",

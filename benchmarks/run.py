@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks import machine
 from benchmarks.compare import Result, compare
-from benchmarks.contenders import BASELINES, LABELS, NAIVE, TORCHPOOL
+from benchmarks.contenders import BASELINES, BENCH_ONLY, LABELS, NAIVE, TORCHPOOL
 from benchmarks.workloads import WORKLOADS
 
 RESULTS = Path(__file__).parent / "results"
@@ -74,13 +74,14 @@ def main() -> int:
     parser.add_argument("--demo", action="store_true", help="few rounds, no file")
     parser.add_argument("--json", action="store_true", help="write benchmarks/results/<date>-<cpu>.json")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=WORKLOADS)
-    parser.add_argument("--contenders", nargs="+", choices=LABELS, default=[*BASELINES, *TORCHPOOL])
+    parser.add_argument("--contenders", nargs="+", choices=LABELS)
     parser.add_argument("--rounds", type=int, help="the same number of rounds for every workload")
     args = parser.parse_args()
 
     described = machine.describe()
     print(f"{described['cpu']}, {described['cores_usable']} cores, torch {described['torch']}", flush=True)
-    names = list(dict.fromkeys(["plain", *args.contenders]))
+    chosen = args.contenders or [*BASELINES, *TORCHPOOL, *(() if args.demo else BENCH_ONLY)]
+    names = list(dict.fromkeys(["plain", *chosen]))
     report: dict[str, object] = {}
     failed = False
     started = time.perf_counter()
