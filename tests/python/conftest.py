@@ -9,6 +9,8 @@ import pytest
 import torch
 from support import Held
 
+import torchpool
+
 
 @pytest.fixture
 def seeded() -> None:
@@ -31,6 +33,14 @@ def _leaves_torch_alone(request: pytest.FixtureRequest) -> Iterator[None]:
             "torch's random state moved: build models with support.build(), inputs with support.draw(), "
             "or ask for the fixture `seeded`"
         )
+
+
+@pytest.fixture
+def runtime() -> Iterator[torchpool.Runtime]:
+    """With one worker."""
+    runtime = torchpool.Runtime(1)
+    yield runtime
+    runtime.close()
 
 
 @pytest.fixture

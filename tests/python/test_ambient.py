@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import torchpool
 
 Tensor = torch.Tensor
-
-
-@pytest.fixture
-def runtime() -> Iterator[torchpool.Runtime]:
-    runtime = torchpool.Runtime(1)
-    yield runtime
-    runtime.close()
 
 
 def _layer() -> nn.Module:

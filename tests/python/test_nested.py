@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -58,13 +58,6 @@ class Countdown(nn.Module):
         if self.predict is None or float(x.max()) < 1:
             return x
         return self.predict(x - 1) + 1
-
-
-@pytest.fixture
-def runtime() -> Iterator[torchpool.Runtime]:
-    runtime = torchpool.Runtime(1)
-    yield runtime
-    runtime.close()
 
 
 def outer_around(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -14,13 +12,6 @@ from torch import nn
 import torchpool
 
 Tensor = torch.Tensor
-
-
-@pytest.fixture
-def runtime() -> Iterator[torchpool.Runtime]:
-    runtime = torchpool.Runtime(1)
-    yield runtime
-    runtime.close()
 
 
 def _layer() -> nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,13 +12,6 @@ from support import HANG, build, draw, draws, run_threads
 import torchpool
 
 Tensor = torch.Tensor
-
-
-@pytest.fixture
-def runtime() -> Iterator[torchpool.Runtime]:
-    runtime = torchpool.Runtime(1)
-    yield runtime
-    runtime.close()
 
 
 def _bad() -> Tensor:

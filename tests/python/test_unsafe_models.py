@@ -7,7 +7,7 @@ import operator
 import random
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,6 @@ from torch import nn
 import torchpool
 
 Tensor = torch.Tensor
-
-
-@pytest.fixture
-def runtime() -> Iterator[torchpool.Runtime]:
-    runtime = torchpool.Runtime(1)
-    yield runtime
-    runtime.close()
 
 
 # --- rows that influence each other -----------------------------------------------------------------------------------
