@@ -54,6 +54,7 @@ py::dict BoundPredictor::stats() const {
   result["expired"] = count(stats_->expired);
   result["rejected"] = count(stats_->rejected);
   result["inline"] = count(stats_->inlined);
+  result["fell_back"] = count(stats_->fell_back);
   std::int64_t waiting_rows = 0;
   int running_batches = 0;
   for (const auto& channel : channels()) {

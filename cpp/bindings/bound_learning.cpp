@@ -112,6 +112,7 @@ void BoundPredictor::install(Variant& variant, const py::tuple& learned) {
     variant.result_form = std::make_shared<const PyResultForm>(bare ? nullptr : make_ref(learned[2]));
   }
   variant.route = route;
+  if (options_.by_graph) learner_.attr("installed")(variant.id, number);  // its graph may be captured now
 }
 
 void BoundPredictor::learn(Variant& variant, const py::tuple& args, const py::object& kwargs) {

@@ -108,6 +108,7 @@ py::object BoundPredictor::run_graph_here(const Prepared& call) {
     outputs = run_one(*call.graph, *call.variant->contract, *call.variant->form, call.flat.leaves, call.shape);
   } catch (const std::exception&) {
     running.fetch_sub(1, std::memory_order_relaxed);
+    stats_->fell_back.fetch_add(1, std::memory_order_relaxed);
     return {};
   }
   running.fetch_sub(1, std::memory_order_relaxed);

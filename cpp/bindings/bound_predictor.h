@@ -82,7 +82,7 @@ class BoundPredictor {
   void prepare(const py::tuple& args, const py::object& kwargs, Prepared& call);
   py::object try_plain(const py::tuple& args, const py::object& kwargs);
   void learn(Variant& variant, const py::tuple& args, const py::object& kwargs);
-  static void install(Variant& variant, const py::tuple& learned);
+  void install(Variant& variant, const py::tuple& learned);
   py::object settle_mismatch(Prepared& call, const py::tuple& args, const py::object& kwargs);
   [[noreturn]] void refuse(const Prepared& call, const py::tuple& args, const py::object& kwargs);
   void refuse_grad(const FlatCall& flat, const py::tuple& args, PyObject* kwargs) const;

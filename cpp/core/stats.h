@@ -40,7 +40,9 @@ struct ChannelStats {
   std::atomic<std::uint64_t> expired{0};
   std::atomic<std::uint64_t> rejected{0};  // never accepted
   std::atomic<std::uint64_t> inlined{
-      0};              // run on their caller's thread; counted as accepted and succeeded / failed too
+      0};  // run on their caller's thread; counted as accepted and succeeded / failed too
+  std::atomic<std::uint64_t> fell_back{
+      0};              // their own backend could not serve them; run again by the handler's fallback
   Histogram queue_ns;  // admission to start
   Histogram batch_ns;  // start to resolved, per batch
   Histogram run_ns;    // the backend alone, per batch

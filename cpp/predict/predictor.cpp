@@ -38,6 +38,7 @@ class BatchTask : public Task {
       kept_up_ = backend;
       return Step::again();
     }
+    predictor_->stats().fell_back.fetch_add(left_.size(), std::memory_order_relaxed);
     predictor_ = predictor_->fallback();
     fell_back_ = true;
     return Step::again_on(predictor_->backend().lane());
@@ -59,8 +60,7 @@ class BatchTask : public Task {
   Step keep_up() noexcept {
     try {
       kept_up_->upkeep();
-    } catch (const std::exception&) {
-      return Step::done();
+    } catch (const std::exception&) {  // such as no memory for a packed copy
     }
     return Step::done();
   }

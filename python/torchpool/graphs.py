@@ -6,7 +6,6 @@ import contextvars
 import logging
 import queue
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,6 @@ log = logging.getLogger("torchpool")
 
 
 _MAX_REBUILDS = 8
-_INSTALL_SECONDS = 10.0
 
 
 @dataclass
@@ -42,7 +40,6 @@ class Captured:
     """Why the module serves these calls itself; None where a graph does."""
     notes: tuple[str, ...] = ()
     """What holds for the graph, such as lengths that it is frozen to."""
-    seconds: float = 0.0
     backend: _core.GraphBackend | None = None
 
 
@@ -51,6 +48,8 @@ class Kind:
     """A kind of call as far as a capture has to know it."""
 
     variant: int
+    number: int
+    """Under which the extension takes it over."""
     call: Call
     """Of the kind; its tensors may be gone."""
     samples: Sequence[Leaves]
@@ -158,19 +157,25 @@ class Graphs:
         self._rebuilt: dict[int, int] = {}
         self.captured: dict[int, Captured] = {}
 
-    def learned(self, variant: int, call: Call, samples: Sequence[Leaves], contract: Contract) -> None:
-        """A kind of call was learned: its capture begins, behind it."""
+    def learned(self, variant: int, number: int, call: Call, samples: Sequence[Leaves], contract: Contract) -> None:
+        """A kind of call was learned: its capture begins once the extension has taken it over."""
         if torch.is_autocast_enabled("cpu"):  # the extension serves such calls by the module in any case
             self.captured[variant] = Captured("calls under autocast are served by the module")
             return
         args, kwargs = replace_tensors(call, samples[0])
-        self._start(
-            Kind(variant, (args, kwargs), [list(sample) for sample in samples], contract, contextvars.copy_context())
-        )
+        own = [list(sample) for sample in samples]
+        kind = Kind(variant, number, (args, kwargs), own, contract, contextvars.copy_context())
+        with self._changed:
+            self._kinds[variant] = kind
+
+    def installed(self, variant: int, number: int) -> None:
+        """The extension serves by what was learned under this number: its capture begins, behind the calls."""
+        kind = self._kinds.get(variant)
+        if kind is not None and kind.number == number:
+            self._start(kind)
 
     def _start(self, kind: Kind) -> None:
         with self._changed:
-            self._kinds[kind.variant] = kind
             self._under_way += 1
             self.captured.pop(kind.variant, None)
         _capturer.add(lambda: self._capture(kind))
@@ -209,7 +214,6 @@ class Graphs:
             raise ValueError(f"backend='graph': {reasons[0]}. backend='auto' serves such calls by the module")
 
     def _capture(self, kind: Kind) -> None:
-        start = time.perf_counter()
         captured = Captured()
         try:
             self._build_and_serve(kind, captured)
@@ -218,7 +222,6 @@ class Graphs:
         except Exception as error:
             captured.reason = f"capturing failed: {type(error).__name__}: {error}"
             log.debug("capturing failed", exc_info=True)
-        captured.seconds = time.perf_counter() - start
         with self._changed:
             self._under_way -= 1
             if self._kinds.get(kind.variant) is kind:
@@ -240,13 +243,8 @@ class Graphs:
             text = f"computed in {dtype}: differs by {off.largest:.1e} of the largest value, {off.mean:.1e} on average"
             captured.notes = (text, *captured.notes)
         rows = predictor._options.max_batch or choose_max_batch(backend.run, kind.samples[0], kind.contract)
-        give_up = time.monotonic() + _INSTALL_SECONDS
-        while not predictor._core.serve_by_graph(kind.variant, kind.contract, backend, rows):
-            learner_kind = predictor._learner.kinds.get(kind.variant)
-            learned = learner_kind is not None and learner_kind.contract is kind.contract
-            if predictor._closed or not learned or time.monotonic() > give_up:
-                captured.reason = "other calls were learned from meanwhile"
-                return
-            time.sleep(0.001)  # the call that was learned from is on its way back to the extension
+        if not predictor._core.serve_by_graph(kind.variant, kind.contract, backend, rows):
+            captured.reason = "other calls were learned from meanwhile"
+            return
         captured.backend = backend
         predictor._max_batch = max(rows, predictor._max_batch)  # the look-ahead of maps follows it

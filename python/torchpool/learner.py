@@ -104,12 +104,18 @@ class Learner:
                 raise
         with self._lock:
             self.kinds[variant] = kind
-        self._tell_merging(variant, kind, call)
+        self._note_for_graph(variant, kind, call, learned)
         return learned
 
-    def _tell_merging(self, variant: int, kind: Kind, call: Call) -> None:
-        if self._graphs is not None and kind.route == "merge" and kind.contract is not None:
-            self._graphs.learned(variant, call, kind.samples, kind.contract)
+    def _note_for_graph(self, variant: int, kind: Kind, call: Call, learned: Learned) -> None:
+        route, contract, _, _, number = learned
+        if self._graphs is not None and route == "merge" and contract is not None:
+            self._graphs.learned(variant, number, call, kind.samples, contract)
+
+    def installed(self, variant: int, number: int) -> None:
+        """The extension has taken over what was learned under this number."""
+        if self._graphs is not None:
+            self._graphs.installed(variant, number)
 
     def may_have_state(self) -> bool:
         """Whether the model must not be run by others while it is probed: a probe puts its buffers back."""
@@ -146,7 +152,7 @@ class Learner:
             samples = [*kind.samples[: _KEPT_SAMPLES - 1], _copies(tensors(call))]
         widened = contextvars.copy_context().run(self._widen, kind, call, samples)
         if widened is not None:
-            self._tell_merging(variant, kind, call)
+            self._note_for_graph(variant, kind, call, widened)
         return result, widened
 
     def _widen(self, kind: Kind, call: Call, samples: list[Leaves]) -> Learned | None:

@@ -55,6 +55,7 @@ def test_equal_to_eager_from_many_threads(cls: type[nn.Module], size: tuple[int,
             assert_close(y, want)
         stats = predict.stats()
     assert stats["accepted"] == stats["resolved"] == stats["succeeded"]
+    assert stats["fell_back"] == 0
 
 
 def test_learned_from_the_first_call_it_serves_meanwhile() -> None:
@@ -67,14 +68,16 @@ def test_learned_from_the_first_call_it_serves_meanwhile() -> None:
             assert_close(predict(x), eager(model, x))
 
 
-def test_workers_do_not_need_the_interpreter() -> None:
-    """The one worker of the compute lane answers while a call of the module itself holds the interpreter's lane."""
-    model = build(Net)
-    xs = draws(30, 1, 64)
-    with wrap(model, xs[0], runtime=torchpool.Runtime(1)) as predict:
+def test_graphs_run_while_a_model_in_python_holds_its_lane(hold: Any, runtime: torchpool.Runtime) -> None:
+    model, xs = build(Net), draws(30, 1, 64)
+    with wrap(model, xs[0], runtime=runtime) as predict:
+        held = hold(runtime=runtime)
+        held.hold()
         futures = [predict.submit(x) for x in xs]
         for future, x in zip(futures, xs, strict=True):
             assert_close(future.result(HANG), eager(model, x))
+        assert predict.stats()["fell_back"] == 0
+        held.gate.open()
 
 
 def _fill(model: Net) -> None:
@@ -172,8 +175,7 @@ def test_weights_that_move_all_the_time_are_never_stale() -> None:
             assert_close(predict.submit(x).result(HANG), eager(model, x))
 
 
-def test_a_batch_never_mixes_two_states_of_the_weights() -> None:
-    """A trainer swaps between two states; every result is that of one of them."""
+def test_results_beside_a_trainer_hold_no_other_states_than_the_weights_had() -> None:
     model, x = build(Net), draw(1, 64)
     first = eager(model, x)
     with wrap(model, x) as predict:
@@ -230,6 +232,7 @@ def test_a_bad_call_raises_the_modules_own_error() -> None:
         assert_close(futures[0].result(HANG), eager(model, x))
         with pytest.raises(IndexError):
             futures[1].result(HANG)
+        assert predict.stats()["fell_back"] == 1
         assert_close(futures[2].result(HANG), eager(model, x))
 
 

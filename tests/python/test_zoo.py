@@ -28,12 +28,15 @@ class _Served:
 
     def __init__(self) -> None:
         self.by: dict[str, str] = {}
+        self.calls = self.fell_back = 0  # of models that a graph serves; back to the module
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         safe = [backend for backend in self.by.values() if backend != "alone"]
         alone = len(self.by) - len(safe)
         share = f"{safe.count('graph')} of {len(safe)} safe to batch served by graph ({alone} more run alone)"
-        terminalreporter.write_line(f"zoo: {share}")
+        terminalreporter.write_line(
+            f"zoo: {share}; {self.fell_back} of their {self.calls} calls fell back to the module"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +93,15 @@ def test_the_zoo(entry: Entry, examples: int, served: _Served) -> None:
         backend = served_by(predict)
         if examples:
             served.by[entry.name] = backend
+            if by_graph:
+                served.calls += predict.stats()["accepted"]
+                served.fell_back += predict.stats()["fell_back"]
         merged = predict.stats()["batch_rows"]["max"] > 1
         if entry.expect != "graph":  # whose workers may be done with each call before the next one comes
             assert merged == (entry.expect != "alone"), predict.explain()
         assert backend == entry.expect, predict.explain()
+        stats = predict.stats()
+        assert not by_graph or stats["fell_back"] < stats["accepted"], predict.explain()
     args, kwargs = as_call(calls[0])
     assert_same(eager(model, *args, **kwargs), expected[0])  # what was wrapped is as it was
 

@@ -44,6 +44,8 @@ constexpr std::array kNames = {
     std::pair{std::string_view("assert"), ScalarOp::kAssert},
 };
 
+constexpr auto kDividesByZero = "a size expression of the graph divides by zero";
+
 bool is_real(const c10::IValue& value) {
   return value.isDouble();
 }
@@ -64,57 +66,38 @@ bool truth(const c10::IValue& value) {
 }
 
 std::int64_t floor_div(std::int64_t a, std::int64_t b) {
-  if (b == 0) throw Error("a size expression of the graph divides by zero");
+  if (b == 0) throw Error(kDividesByZero);
   return a / b - static_cast<std::int64_t>(a % b != 0 && (a < 0) != (b < 0));
 }
 
-std::int64_t power(std::int64_t base, std::int64_t exponent) {
+c10::IValue power(double base, double exponent) {
+  return std::pow(base, exponent);
+}
+
+c10::IValue power(std::int64_t base, std::int64_t exponent) {
+  if (exponent < 0) return power(static_cast<double>(base), static_cast<double>(exponent));
   std::int64_t result = 1;
   for (; exponent > 0; --exponent) result *= base;
   return result;
 }
 
-double real_mod(double a, double b) {
+std::int64_t modulo(std::int64_t a, std::int64_t b) {
+  return a - floor_div(a, b) * b;
+}
+
+double floor_div(double a, double b) {
+  if (b == 0.0) throw Error(kDividesByZero);
+  return std::floor(a / b);
+}
+
+double modulo(double a, double b) {
+  if (b == 0.0) throw Error(kDividesByZero);
   const double rest = std::fmod(a, b);
   return rest != 0.0 && (rest < 0.0) != (b < 0.0) ? rest + b : rest;
 }
 
-c10::IValue of_reals(ScalarOp op, double a, double b) {
-  switch (op) {
-    case ScalarOp::kAdd:
-      return a + b;
-    case ScalarOp::kSub:
-      return a - b;
-    case ScalarOp::kMul:
-      return a * b;
-    case ScalarOp::kFloorDiv:
-      return std::floor(a / b);
-    case ScalarOp::kMod:
-      return real_mod(a, b);
-    case ScalarOp::kPow:
-      return std::pow(a, b);
-    case ScalarOp::kMin:
-      return std::min(a, b);
-    case ScalarOp::kMax:
-      return std::max(a, b);
-    case ScalarOp::kEq:
-      return a == b;
-    case ScalarOp::kNe:
-      return a != b;
-    case ScalarOp::kLt:
-      return a < b;
-    case ScalarOp::kLe:
-      return a <= b;
-    case ScalarOp::kGt:
-      return a > b;
-    case ScalarOp::kGe:
-      return a >= b;
-    default:
-      throw Error("not an operation on two numbers");
-  }
-}
-
-c10::IValue of_wholes(ScalarOp op, std::int64_t a, std::int64_t b) {
+template <typename Number>
+c10::IValue of_two(ScalarOp op, Number a, Number b) {
   switch (op) {
     case ScalarOp::kAdd:
       return a + b;
@@ -125,9 +108,8 @@ c10::IValue of_wholes(ScalarOp op, std::int64_t a, std::int64_t b) {
     case ScalarOp::kFloorDiv:
       return floor_div(a, b);
     case ScalarOp::kMod:
-      return a - floor_div(a, b) * b;
+      return modulo(a, b);
     case ScalarOp::kPow:
-      if (b < 0) return std::pow(static_cast<double>(a), static_cast<double>(b));
       return power(a, b);
     case ScalarOp::kMin:
       return std::min(a, b);
@@ -197,8 +179,11 @@ c10::IValue apply(ScalarOp op, std::span<const c10::IValue> arguments) {
   const c10::IValue& b = arguments[1];
   if (op == ScalarOp::kAnd) return truth(a) && truth(b);
   if (op == ScalarOp::kOr) return truth(a) || truth(b);
-  if (op == ScalarOp::kTrueDiv) return real(a) / real(b);
-  return is_real(a) || is_real(b) ? of_reals(op, real(a), real(b)) : of_wholes(op, whole(a), whole(b));
+  if (op == ScalarOp::kTrueDiv) {
+    if (real(b) == 0.0) throw Error(kDividesByZero);
+    return real(a) / real(b);
+  }
+  return is_real(a) || is_real(b) ? of_two(op, real(a), real(b)) : of_two(op, whole(a), whole(b));
 }
 
 }  // namespace torchpool::graph

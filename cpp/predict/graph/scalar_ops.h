@@ -40,7 +40,7 @@ enum class ScalarOp : std::uint8_t {
   kRound,
   kSqrt,
   kAssert,
-};  // clang-format off would only save the shape of this list
+};
 
 // The operation of a name such as "floordiv"; empty for one that is not known.
 std::optional<ScalarOp> scalar_op(std::string_view name);

@@ -77,7 +77,10 @@ TEST(ScalarOpsTest, FollowPython) {
   EXPECT_FALSE(of("not", {3}).toBool());
   EXPECT_TRUE(of("add", {1, 2}).isInt());
   EXPECT_TRUE(of("add", {1, 2.0}).isDouble());
-  EXPECT_THROW(of("floordiv", {1, 0}), Error);
+  for (const char* name : {"floordiv", "mod", "truediv"}) {
+    EXPECT_THROW(of(name, {1, 0}), Error);
+    EXPECT_THROW(of(name, {1.5, 0}), Error);
+  }
   EXPECT_THROW(of("assert", {false, std::string("the size is odd")}), GuardFailed);
   EXPECT_FALSE(scalar_op("matmul"));
 }
