@@ -26,7 +26,7 @@ c10::IValue plain_value(const py::handle& value) {
 // What of an instruction's arguments is meant by position, by name, or left to its default.
 class Reader {
  public:
-  Reader() : slot_type_(py::module_::import("torchpool.lower").attr("Slot")) {}
+  Reader() : slot_type_(py::module_::import("torchpool.program").attr("Slot")) {}
 
   Instruction read(const py::handle& described) const {
     Instruction instruction;

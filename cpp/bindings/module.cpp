@@ -3,6 +3,7 @@
 #include "bindings/bound_predictor.h"
 #include "bindings/bound_runtime.h"
 #include "bindings/errors.h"
+#include "bindings/fork.h"
 #include "bindings/module_watch.h"
 #include "bindings/pending.h"
 
@@ -15,4 +16,5 @@ PYBIND11_MODULE(_core, module) {
   torchpool::register_graph(module);
   torchpool::register_predictor(module);
   torchpool::register_watches(module);
+  torchpool::register_fork(module);
 }

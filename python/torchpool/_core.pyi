@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from torchpool.lower import Lowered
+from torchpool.program import Lowered
 
 torch_version: str
 
@@ -39,6 +39,8 @@ class Pending:
     def wait(self, timeout: float | None = None) -> bool: ...
     def result(self) -> Any: ...
     def get(self) -> Any: ...
+
+def fork(seconds: int) -> int: ...
 
 class GraphBackend:
     def __init__(self, packed: Lowered, plain: Lowered) -> None: ...

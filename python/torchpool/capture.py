@@ -1,14 +1,14 @@
 """From a module and a proven contract to a graph of ATen operators that needs no Python.
 
-The module is exported (torch.export) as a copy that shares its tensors, so that calls served meanwhile do not see it
-change; the graph's weights are the user's own tensors again, found by name.
+The module is exported (torch.export) as a copy that shares its tensors; the graph's weights are the user's own tensors
+again, found by name. Export keeps settings of the whole process while it runs, and leaves fake tensors wherever the
+module keeps what it computes: a process that serves captures in another one (capture_process.py).
 """
 
 from __future__ import annotations
 
 import contextvars
 import functools
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,15 +21,11 @@ from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, Guar
 
 from torchpool import capture_shapes, graph_edit, grouped_op, module_copy, rnn_op, tree
 from torchpool.arguments import Call, replace_tensors
-from torchpool.capture_shapes import Leaves, NotExpressible, ShapeCheck, ShapeEqual
+from torchpool.capture_shapes import NotExpressible
+from torchpool.capture_source import Source, brief
 from torchpool.contract import Contract
-from torchpool.export_scope import on_this_thread_only
-from torchpool.graph_edit import CaptureError
-
-__all__ = ["CaptureError", "Graph", "capture"]
-
-# Export keeps settings of the whole process while it runs.
-_exporting = threading.Lock()
+from torchpool.program import CaptureError
+from torchpool.shape_checks import Leaves, ShapeCheck, ShapeEqual, allows, from_one, lengths_of, with_rows
 
 
 @dataclass
@@ -45,7 +41,7 @@ class Graph:
     specialised: tuple[str, ...]
     """Which lengths the graph is frozen to, in words."""
     starts_at_two: bool
-    """Whether `capture_shapes.from_one` may widen the checks once the graph was right at length 1."""
+    """Whether `shape_checks.from_one` may widen the checks once the graph was right at length 1."""
 
 
 class _Wrapper(nn.Module):
@@ -73,56 +69,20 @@ class _Traced(_Wrapper):
             raise CaptureError(f"what is computed depends on values, not only on sizes: {brief(error, 1)}") from error
 
 
-@dataclass
-class _Source:
-    """What is captured, and as what."""
+def capture(source: Source, *, free: bool = True) -> Graph:
+    """The graph of the source.
 
-    module: nn.Module
-    method: str | None
-    call: Call
-    contract: Contract
-    dtype: torch.dtype | None
-
-    def copy(self, *, all_buffers: bool = False, convert: bool = True) -> nn.Module:
-        try:
-            module = module_copy.share(self.module)
-        except Exception as error:
-            raise CaptureError(f"the module cannot be copied: {brief(error)}") from error
-        if self.dtype is not None and convert:
-            module_copy.convert(module, self.dtype, all_buffers=all_buffers)
-        return module
-
-    def run(self, leaves: Leaves) -> Any:
-        """Eager on merged inputs, on a copy: what the module keeps in attributes is not touched."""
-        wrapper = _Wrapper(self.copy(convert=False), self.method, self.call, lambda result: (result,))
-        return wrapper(*leaves)[0]
-
-
-def capture(
-    target: Callable[..., Any],
-    module: nn.Module,
-    call: Call,
-    samples: Sequence[Leaves],
-    contract: Contract,
-    *,
-    dtype: torch.dtype | None = None,
-    free: bool = True,
-) -> Graph:
-    """The graph of `target`, which is `module` or a method of it, for calls like `call` under `contract`.
-
-    samples: tensors of calls that the module takes. dtype: what to compute in instead of the module's own.
     free: False does not try to leave the lengths free; the graph is then for those of the first sample.
 
     Raises CaptureError, which says why, when this cannot be done.
     """
-    source = _Source(module, _method(target, module), call, contract, dtype)
-    _refuse(source, samples)
-    symbols = contract.mode == "merge" and capture_shapes.lengths_of(samples[0], contract)
+    contract, samples = source.contract, source.samples
+    symbols = contract.mode == "merge" and lengths_of(samples[0], contract)
     first: Exception | None = None
-    with _exporting, torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
         for leave_free in (True, False) if free and symbols else (False,):
             try:
-                graph = _capture(source, samples, free=leave_free)
+                graph = _capture(source, free=leave_free)
             except (_Closed, NotExpressible) as error:
                 first = first or error
                 continue
@@ -136,17 +96,17 @@ def capture(
 
 def _left_out(graph: Graph, samples: Sequence[Leaves], contract: Contract) -> tuple[str, ...]:
     """In words, the lengths of the samples that a graph which is not frozen to any does not take."""
-    checks = capture_shapes.from_one(graph.checks) if graph.starts_at_two else graph.checks
-    left_out = [one for one in samples if not capture_shapes.allows(checks, capture_shapes.with_rows(one, contract, 1))]
-    return tuple(f"lengths {capture_shapes.lengths_of(one, contract)} are beyond what it takes" for one in left_out)
+    checks = from_one(graph.checks) if graph.starts_at_two else graph.checks
+    left_out = [one for one in samples if not allows(checks, with_rows(one, contract, 1))]
+    return tuple(f"lengths {lengths_of(one, contract)} are beyond what it takes" for one in left_out)
 
 
 class _Closed(Exception):
     """Export with these lengths left free, or fixed, does not work."""
 
 
-def _capture(source: _Source, samples: Sequence[Leaves], *, free: bool) -> Graph:
-    leaves = capture_shapes.example(samples, source.contract, free=free)
+def _capture(source: Source, *, free: bool) -> Graph:
+    leaves = capture_shapes.example(source.samples, source.contract, free=free)
     first: Exception | None = None
     for strict in (False, True):
         for all_buffers in (False,) if source.dtype is None else (False, True):
@@ -164,68 +124,33 @@ def _capture(source: _Source, samples: Sequence[Leaves], *, free: bool) -> Graph
     raise _Closed(brief(first)) from first
 
 
-def _attempt(source: _Source, leaves: Leaves, *, free: bool, strict: bool, all_buffers: bool) -> Graph:
-    expected, spec = tree.flatten(source.run(leaves))
-    program = _export(source, leaves, spec, free=free, strict=strict, all_buffers=all_buffers)
-    return _graph(source, program, expected, free=free)
+def _attempt(source: Source, leaves: Leaves, *, free: bool, strict: bool, all_buffers: bool) -> Graph:
+    program = _export(source, leaves, free=free, strict=strict, all_buffers=all_buffers)
+    return _graph(source, program, free=free)
 
 
-def brief(error: BaseException | None, most_lines: int = 2) -> str:
-    """An exception's kind and first lines, without advice for those who call export themselves."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(lines[:most_lines])
-    return f"{type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}"
-
-
-def _method(target: Callable[..., Any], module: nn.Module) -> str | None:
-    """The name of the method that the target is; None for the module's own call."""
-    if target is module:
-        return None
-    name = getattr(target, "__name__", None)
-    owner = getattr(target, "__self__", None)
-    if owner is not module or not isinstance(name, str) or getattr(type(module), name, None) is None:
-        raise CaptureError("only a module or a method of one can be captured, not any callable")
-    return name
-
-
-def _refuse(source: _Source, samples: Sequence[Leaves]) -> None:
-    if isinstance(source.module, torch.jit.ScriptModule):
-        raise CaptureError("a ScriptModule is served by the torchscript backend")
-    if source.contract.serial:
-        raise CaptureError(f"a graph has no state: {source.contract.reason}")
-    if any(part.training for part in source.module.modules()):
-        raise CaptureError("part of the module is in train mode")
-    tensors = [*samples[0], *source.module.parameters(), *source.module.buffers()]
-    for tensor in tensors:
-        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
-            raise CaptureError(f"only dense tensors on the CPU are supported, not {tensor.layout} on {tensor.device}")
-    if source.dtype is not None and not source.dtype.is_floating_point:
-        raise CaptureError(f"dtype must be a floating-point type, got {source.dtype}")
-
-
-def _export(
-    source: _Source, leaves: Leaves, spec: tree.TreeSpec, *, free: bool, strict: bool, all_buffers: bool
-) -> ExportedProgram:
+def _export(source: Source, leaves: Leaves, *, free: bool, strict: bool, all_buffers: bool) -> ExportedProgram:
     module = source.copy(all_buffers=all_buffers)
     module_copy.ignore_conversions(module)
     rnn_op.swap(module)
 
     def pick(result: Any) -> tuple[Any, ...]:
         found, structure = tree.flatten(result)
-        if structure != spec:
+        if structure != source.spec:
             raise CaptureError(
                 "the result holds more than tensors in a fixed structure (a number that depends on sizes, or an object)"
             )
         return tuple(found)
 
-    wrapper = (_Wrapper if strict else _Traced)(module, source.method, source.call, _picker(spec) if strict else pick)
-    with on_this_thread_only(strict=strict):
-        return torch.export.export(
-            wrapper.eval(),
-            tuple(_cast(leaf, source.dtype) for leaf in leaves),
-            dynamic_shapes=capture_shapes.dynamic_shapes(source.contract, free=free),
-            strict=strict,
-        )
+    wrapper = (_Wrapper if strict else _Traced)(
+        module, source.method, source.call, _picker(source.spec) if strict else pick
+    )
+    return torch.export.export(
+        wrapper.eval(),
+        tuple(_cast(leaf, source.dtype) for leaf in leaves),
+        dynamic_shapes=capture_shapes.dynamic_shapes(source.contract, free=free),
+        strict=strict,
+    )
 
 
 def _picker(spec: tree.TreeSpec) -> Callable[[Any], tuple[Any, ...]]:
@@ -261,7 +186,7 @@ def _cast(leaf: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     return leaf if dtype is None or not leaf.is_floating_point() else leaf.to(dtype)
 
 
-def _graph(source: _Source, program: ExportedProgram, expected: Leaves, *, free: bool) -> Graph:
+def _graph(source: Source, program: ExportedProgram, *, free: bool) -> Graph:
     if graph_edit.has_enabled_autocast(program.graph_module):
         program = program.run_decompositions({})  # turns the region's casts into nodes
     signature = program.graph_signature
@@ -280,7 +205,7 @@ def _graph(source: _Source, program: ExportedProgram, expected: Leaves, *, free:
     graph_edit.simplify(flat)
     weights = _bind_weights(source, program, flat)
     graph_edit.refuse_unsupported(flat)
-    _restore_dtypes(flat, weights, given, source, expected)
+    _restore_dtypes(flat, weights, given, source)
     module = torch.fx.GraphModule(nn.Module(), flat)
     graph_edit.protect_inputs(module)
     module.recompile()
@@ -300,7 +225,7 @@ def _keep_user_outputs(flat: torch.fx.Graph, specs: Sequence[Any]) -> None:
 
 
 def _bind_weights(
-    source: _Source, program: ExportedProgram, flat: torch.fx.Graph
+    source: Source, program: ExportedProgram, flat: torch.fx.Graph
 ) -> dict[torch.fx.Node, tuple[str, torch.Tensor]]:
     """Marks the placeholders of weights, each with the module's own tensor; unused ones and repetitions go."""
     names = {spec.arg.name: spec for spec in program.graph_signature.input_specs if spec.kind != InputKind.USER_INPUT}
@@ -317,7 +242,7 @@ def _bind_weights(
             constant = program.constants.get(str(spec.target))
             if spec.kind != InputKind.CONSTANT_TENSOR or not isinstance(constant, torch.Tensor):
                 raise CaptureError(f"weight {path!r} of the exported graph is no tensor of the module")
-            path, tensor = f"constant.{len(found)}", constant.detach()
+            path, tensor = f"<constant {len(found)}>", constant.detach()
         if tensor.shape != node.meta["val"].shape:
             raise CaptureError(f"weight {path!r} has another shape in the module than in the exported graph")
         if id(tensor) in known:
@@ -334,8 +259,7 @@ def _restore_dtypes(
     flat: torch.fx.Graph,
     weights: dict[torch.fx.Node, tuple[str, torch.Tensor]],
     given: Sequence[torch.fx.Node],
-    source: _Source,
-    expected: Leaves,
+    source: Source,
 ) -> None:
     """Casts between the user's tensors and those of a module that was exported in another dtype."""
     live = {node: tensor.dtype for node, (_, tensor) in weights.items()}
@@ -353,10 +277,10 @@ def _restore_dtypes(
         cast.meta["val"], node.meta["val"] = value, value.to(dtype)
     output = flat.output_node()
     results = list(output.args[0])  # type: ignore[arg-type]  # a tuple of nodes
-    for index, (node, leaf) in enumerate(zip(results, expected, strict=True)):
-        if node.meta["val"].dtype != leaf.dtype:
+    for index, (node, dtype) in enumerate(zip(results, source.result_dtypes, strict=True)):
+        if node.meta["val"].dtype != dtype:
             with flat.inserting_before(output):
-                cast = flat.call_function(torch.ops.aten.to.dtype, (node, leaf.dtype))
-            cast.meta["val"] = node.meta["val"].to(leaf.dtype)
+                cast = flat.call_function(torch.ops.aten.to.dtype, (node, dtype))
+            cast.meta["val"] = node.meta["val"].to(dtype)
             results[index] = cast
     output.args = (tuple(results),)

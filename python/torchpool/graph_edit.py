@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
+from torchpool.program import CaptureError
+
 # Operators with kernels in C++; those that Python registers would need the interpreter.
 _NAMESPACES = frozenset({"aten", "mkldnn", "quantized", "torchvision"})
 _set_grad = torch.ops.higher_order.wrap_with_set_grad_enabled
@@ -26,10 +28,6 @@ _NEW = frozenset(
 )  # fmt: skip
 # Nothing is recorded for gradients when a graph runs.
 _DETACH = frozenset({torch.ops.aten.detach.default, torch.ops.aten.detach_.default, torch.ops.aten.alias.default})
-
-
-class CaptureError(Exception):
-    """The module cannot be served by the graph backend; says why."""
 
 
 def value_of(node: Any) -> Any:

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchpool import _core, capture_shapes, passes, tree
+from torchpool import _core, tree
 from torchpool.arguments import Call, replace_tensors
 from torchpool.batch_size import choose_max_batch
-from torchpool.capture import Graph, capture
-from torchpool.capture_shapes import Leaves
+from torchpool.capture_process import capture_elsewhere
+from torchpool.capture_source import Source, refuse_hooks
 from torchpool.contract import Contract
-from torchpool.graph_edit import CaptureError
 from torchpool.graph_proof import Difference, prove
-from torchpool.lower import lower
+from torchpool.program import CaptureError
+from torchpool.shape_checks import Leaves, from_one, samples_for_proof
 
 if TYPE_CHECKING:
     from torchpool.predictor import Predictor
@@ -63,14 +63,12 @@ class Built:
     """A graph that was proven equal to the module."""
 
     backend: _core.GraphBackend
-    graph: Graph
+    specialised: tuple[str, ...]
     difference: Difference
 
 
 def build(target: Callable[..., Any], module: torch.nn.Module, kind: Kind, dtype: torch.dtype | None = None) -> Built:
     """A proven graph of the target for calls of this kind. Raises CaptureError, which says what is in the way."""
-    _refuse_hooks(module)
-    graph = capture(target, module, kind.call, kind.samples, kind.contract, dtype=dtype)
 
     def run(leaves: Leaves) -> Leaves:
         args, kwargs = replace_tensors(kind.call, leaves)
@@ -81,31 +79,24 @@ def build(target: Callable[..., Any], module: torch.nn.Module, kind: Kind, dtype
         # The graph is captured where no context variable is set: if it is right under the caller's, these do not count.
         return kind.context.copy().run(run, leaves)
 
-    optimised, _ = passes.optimise(graph)
-    narrow = graph.checks
+    refuse_hooks(module)
+    source = kind.context.copy().run(Source.of, target, module, kind.call, kind.samples, kind.contract, dtype)
+    programs = capture_elsewhere(source)
+    narrow = programs.plain.checks
     wrong: str | None = None
-    for widen in (True, False) if graph.starts_at_two else (False,):
-        graph.checks = optimised.checks = capture_shapes.from_one(narrow) if widen else narrow
-        backend = _core.GraphBackend(lower(optimised), lower(graph, fold=False))
-        samples = capture_shapes.samples_for_proof(eager, kind.samples, kind.contract, graph.checks, widen=widen)
+    for widen in (True, False) if programs.starts_at_two else (False,):
+        checks = from_one(narrow) if widen else narrow
+        bound = programs.bound(module, checks)
+        backend = _core.GraphBackend(bound.packed, bound.plain)
+        samples = samples_for_proof(eager, kind.samples, kind.contract, checks, widen=widen)
         difference, wrong = prove(backend, eager, samples, dtype)
         if wrong is None:
-            return Built(backend, graph, difference)
+            return Built(backend, programs.specialised, difference)
     raise CaptureError(f"the captured graph is not equal to the module: {wrong}")
 
 
-def _refuse_hooks(module: torch.nn.Module) -> None:
-    """A graph runs no Python, so that what a hook does beside the result would be lost."""
-    for name, part in module.named_modules():
-        if part._forward_hooks or part._forward_pre_hooks:
-            raise CaptureError(f"submodule {name!r} has forward hooks, which a graph cannot run")
-    registered = torch.nn.modules.module
-    if registered._global_forward_hooks or registered._global_forward_pre_hooks:
-        raise CaptureError("there are global forward hooks, which a graph cannot run")
-
-
 class Capturer:
-    """One thread of the process that captures, while there is something to capture: exports cannot run side by side."""
+    """One thread that captures, while there is something to capture: one export at a time is load enough."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -237,7 +228,7 @@ class Graphs:
         dtype = predictor._options.dtype
         built = build(predictor.model, module, kind, dtype)
         backend = built.backend
-        captured.notes = built.graph.specialised
+        captured.notes = built.specialised
         if dtype is not None:
             off = built.difference
             text = f"computed in {dtype}: differs by {off.largest:.1e} of the largest value, {off.mean:.1e} on average"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch.fx import Graph, Node
 
-from torchpool.graph_edit import CaptureError, bound_arguments, value_of
+from torchpool.graph_edit import bound_arguments, value_of
+from torchpool.program import CaptureError
 
 _NAME = "transformers::grouped_mm_fallback"
 _ALIGNMENT = 16  # bytes that ATen asks of the distance between rows

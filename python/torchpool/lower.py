@@ -5,56 +5,14 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.fx import Node
 
 from torchpool.capture import Graph
-from torchpool.capture_shapes import ShapeCheck, ShapeEqual
-from torchpool.graph_edit import CaptureError, foldable, inputs_of, schema_of
-
-
-@dataclass(frozen=True)
-class Slot:
-    """An argument that is another instruction's result, a weight or an input."""
-
-    index: int
-
-
-@dataclass(frozen=True)
-class Instruction:
-    """One step of a program."""
-
-    op: str
-    """An operator's name as in its schema ("aten::linear"), or "py::..." for arithmetic on sizes."""
-    overload: str | None
-    """The operator's overload name, "" for the default; None for arithmetic."""
-    args: tuple[Any, ...]
-    """Slots, Python values and torch constants; also nested in tuples and lists."""
-    kwargs: dict[str, Any]
-    outputs: tuple[int, ...]
-    """A slot per result, -1 where nobody uses it."""
-    spread: bool = False
-    """The one result is a list of tensors, and `outputs` are its elements."""
-
-
-@dataclass(frozen=True)
-class Lowered:
-    """A program: `prologue` once per state of the weights, `body` for each batch."""
-
-    weights: list[torch.Tensor]
-    weight_names: list[str]
-    num_slots: int
-    weight_slots: list[int]
-    input_slots: list[int]
-    output_slots: list[int]
-    prologue: list[Instruction]
-    body: list[Instruction]
-    checks: list[ShapeCheck | ShapeEqual]
-    text: str
-
+from torchpool.graph_edit import foldable, inputs_of, schema_of
+from torchpool.program import CaptureError, Instruction, Lowered, Slot
 
 _ARITHMETIC: dict[Any, str] = {
     operator.add: "add", operator.sub: "sub", operator.mul: "mul", operator.floordiv: "floordiv",
@@ -111,7 +69,8 @@ class _Lowering:
             prologue=self.prologue,
             body=self.body,
             checks=list(self.graph.checks),
-            text=self._text(slots),
+            input_names=[node.meta["input"] for node in self.inputs],
+            listing=self._listing(slots),
         )
 
     def _new(self, name: str) -> int:
@@ -200,13 +159,12 @@ class _Lowering:
 
     # The program for people.
 
-    def _text(self, outputs: list[int]) -> str:
+    def _listing(self, outputs: list[int]) -> str:
         lines = [f"inputs: {', '.join(node.meta['input'] for node in self.inputs)}"]
         for title, part in (("once per state of the weights:", self.prologue), ("for each batch:", self.body)):
             if part:
                 lines += [title, *(f"  {self._line(instruction)}" for instruction in part)]
         lines.append(f"outputs: {', '.join(self.names[slot] for slot in outputs)}")
-        lines += [f"check: {_check(check, self.inputs)}" for check in self.graph.checks]
         return "\n".join(lines)
 
     def _line(self, instruction: Instruction) -> str:
@@ -222,11 +180,3 @@ class _Lowering:
         if isinstance(value, tuple | list):
             return f"[{', '.join(map(self._show, value))}]"
         return str(value) if not isinstance(value, str) else repr(value)
-
-
-def _check(check: ShapeCheck | ShapeEqual, inputs: Sequence[Node]) -> str:
-    if isinstance(check, ShapeEqual):
-        one, other = inputs[check.input_a].meta["input"], inputs[check.input_b].meta["input"]
-        return f"{one}.shape[{check.dim_a}] == {other}.shape[{check.dim_b}]"
-    size = f"{inputs[check.input].meta['input']}.shape[{check.dim}]"
-    return f"{check.low} <= {size}" + ("" if check.high is None else f" <= {check.high}")

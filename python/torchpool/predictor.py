@@ -16,12 +16,12 @@ from torchpool import _core, aio, mapping
 from torchpool.arguments import Call, as_call
 from torchpool.contract import Contract
 from torchpool.futures import Future
+from torchpool.graphs import Graphs
 from torchpool.learner import Learner
 from torchpool.report import Explanation, explain
 from torchpool.runtime import Runtime, default_runtime
 
 if TYPE_CHECKING:
-    from torchpool.graphs import Graphs
     from torchpool.wrap import Options
 
 _NOT_PROBED = "a plain callable is not probed unless example= or batch= is given (probing runs it about a dozen times)"
@@ -185,7 +185,7 @@ class Predictor(Calls):
         self._generation = self._used_runtime._generation
         probed = self._module is not None or options.examples or options.batch is not None or options.saved
         scripted = options.backend == "torchscript"
-        self._graphs = None if options.backend != "graph" else self._make_graphs()
+        self._graphs = self._make_graphs()
         self._learner = Learner(
             self._model,
             self._module,
@@ -214,10 +214,11 @@ class Predictor(Calls):
             by_graph=self._graphs is not None,
         )
 
-    def _make_graphs(self) -> Graphs:
-        from torchpool.graphs import Graphs  # torch.export takes a second to import
-
-        assert self._module is not None
+    def _make_graphs(self) -> Graphs | None:
+        if self._options.backend not in ("auto", "graph") or not self._options.merging:
+            return None
+        if self._module is None or isinstance(self._module, torch.jit.ScriptModule):
+            return None
         return Graphs(self, self._module)
 
     def _open_core(self) -> _core.Predictor:

@@ -128,6 +128,7 @@ def explain(
     for what in sorted(learner.opaque):
         argument = Argument.parse(what, learner.parameters)
         notes.append(f"calls where {argument} run alone: it cannot be merged")
+    backend = "graph" if "graph" in served_by else backend
     return Explanation(
         name, backend, max_batch, tuple(learner.contracts()), tuple(notes), tuple(served_by), tuple(programs)
     )

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from torchpool.graph_edit import CaptureError
+from torchpool.program import CaptureError
 
 _FLAGS = "bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first"
 _ATEN: dict[str, Any] = {

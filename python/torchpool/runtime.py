@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 import threading
 import time
 import weakref
 
-from torchpool import _core, aio, futures
+from torchpool import _core, aio, futures, graphs
 
 _runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
 _lock = threading.Lock()
@@ -84,8 +83,7 @@ def _after_fork() -> None:
     _in_forked_child = True
     _core.after_fork_in_child()
     futures.after_fork_in_child()
-    if graphs := sys.modules.get("torchpool.graphs"):
-        graphs.after_fork_in_child()
+    graphs.after_fork_in_child()
     for runtime in list(_runtimes):
         runtime._after_fork()
 

@@ -61,13 +61,13 @@ def wrap(
         (None as dim: shared by all rows), and is proven; an Explanation (or its `to_dict()`) skips probing; False
         turns merging off.
     pad: {input name: value} for right-padding calls of different lengths, or a tokenizer; used only where proven.
-    dtype: what the graph backend computes in, such as torch.bfloat16; inputs and outputs keep theirs. explain() says
-        how far the results are from the module's own, which serves in its own dtype where there is no graph.
-    backend: "graph" runs what torch.export captures of a module in C++, without the interpreter's lock; calls are
-        served by the module itself until the graph is captured and proven, and where it cannot be; with `example`, it
-        is captured at once, and wrap() raises where there can be none. Capturing disturbs modules of other threads
-        that ask torch.compiler.is_compiling(). "python" always calls the module; "torchscript" is for ScriptModules.
-        "auto" takes torchscript for those, python for the rest.
+    dtype: what graphs compute in, such as torch.bfloat16; inputs and outputs keep theirs. explain() says how far the
+        results are from the module's own, which serves in its own dtype where there is no graph.
+    backend: "auto" captures a module as a graph (torch.export, in a forked child) that runs in C++ without the
+        interpreter's lock; the module itself serves until the graph is proven equal, and where there can be none:
+        explain() says which and why, ready() waits for it. A graph runs no Python: what the module does beside its
+        result (prints, counters) no longer happens. "graph" is the same, but with `example` captures at once, and
+        raises where that cannot be. "python" always calls the module. ScriptModules are served by "torchscript".
     max_batch: rows of a batch; by default chosen from the measured time of a row so that a batch takes about 10 ms.
     queue_size, queue_bytes: rows and bytes that may wait (4,096 rows, 256 MiB).
     overflow: what a call does that finds the queue full: "block" until there is room, or "reject" with QueueFull.
@@ -162,8 +162,8 @@ def _read_dtype(model: Callable[..., Any], dtype: torch.dtype | None, backend: s
     if dtype not in (torch.bfloat16, torch.float16, torch.float32):
         raise ValueError(f"dtype must be torch.bfloat16, float16 or float32, got {dtype!r}")
     module = module_of(model)
-    if module is None or isinstance(module, torch.jit.ScriptModule) or backend != "graph":
-        raise TypeError("dtype= needs backend='graph' and an nn.Module that is not scripted")
+    if module is None or isinstance(module, torch.jit.ScriptModule) or backend not in ("auto", "graph"):
+        raise TypeError("dtype= needs an nn.Module that is not scripted, and backend='auto' or 'graph'")
     if all(p.dtype == dtype for p in module.parameters() if p.is_floating_point()):
         return None
     if dtype == torch.bfloat16 and not torch.cpu._is_avx512_bf16_supported():

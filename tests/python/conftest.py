@@ -10,6 +10,7 @@ import torch
 from support import Held
 
 import torchpool
+import torchpool.capture_programs  # once here instead of in every process that captures: it takes a second
 
 
 @pytest.fixture

@@ -1,32 +1,24 @@
-"""For tests of capture, passes and lowering: capturing a model, and a small executor of lowered programs."""
+"""For tests of capture, passes and lowering: capturing a model, and comparing its graph with eager."""
 
 from __future__ import annotations
 
 import contextvars
-import math
-import operator
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from torchpool import arguments, capture_shapes, tree
+from torchpool import _core, arguments, shape_checks, tree
 from torchpool.capture import Graph, capture
+from torchpool.capture_source import Source
 from torchpool.contract import Contract
-from torchpool.lower import Instruction, Lowered, Slot, lower
+from torchpool.lower import lower
 from torchpool.probe import probe
+from torchpool.program import Lowered
 
 Leaves = list[torch.Tensor]
-
-_ARITHMETIC: dict[str, Callable[..., Any]] = {
-    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "floordiv": operator.floordiv,
-    "truediv": operator.truediv, "mod": operator.mod, "pow": operator.pow, "neg": operator.neg, "abs": abs,
-    "min": min, "max": max, "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le,
-    "gt": operator.gt, "ge": operator.ge, "and": operator.and_, "or": operator.or_, "not": operator.not_,
-    "int": int, "float": float, "bool": bool, "round": round,
-    "ceil": math.ceil, "floor": math.floor, "trunc": math.trunc, "sqrt": math.sqrt,
-}  # fmt: skip
 
 
 class Captured:
@@ -38,7 +30,8 @@ class Captured:
         *examples: Any,
         pad: dict[str, float] | None = None,
         contract: Contract | None = None,
-        **options: Any,
+        dtype: torch.dtype | None = None,
+        free: bool = True,
     ) -> None:
         calls = [arguments.as_call(example) for example in examples]
         self.call, self.model = calls[0], model
@@ -50,7 +43,8 @@ class Captured:
             find = contextvars.copy_context().run
             contract = find(probe, self.run, self.samples, names, module=owner, pad=pad or {})
         self.contract = contract
-        self.graph: Graph = capture(model, owner, self.call, self.samples, contract, **options)
+        self.source = Source.of(model, owner, self.call, self.samples, contract, dtype)
+        self.graph: Graph = capture(self.source, free=free)
 
     def run(self, leaves: Leaves) -> Any:
         args, kwargs = arguments.replace_tensors(self.call, leaves)
@@ -60,57 +54,23 @@ class Captured:
     def eager(self, leaves: Leaves) -> Leaves:
         return tree.flatten(self.run([leaf.clone() for leaf in leaves]))[0]
 
-    def proof(self) -> list[capture_shapes.ProofSample]:
+    def proof(self) -> list[shape_checks.ProofSample]:
         graph = self.graph
-        return capture_shapes.samples_for_proof(
+        return shape_checks.samples_for_proof(
             self.run, self.samples, self.contract, graph.checks, widen=graph.starts_at_two
         )
 
 
 class Program:
-    """Runs a lowered program through torch.ops."""
+    """Runs a lowered program in the extension, on any sizes."""
 
     def __init__(self, lowered: Lowered) -> None:
         self.lowered = lowered
-        self.slots: list[Any] = [None] * lowered.num_slots
-        for slot, weight in zip(lowered.weight_slots, lowered.weights, strict=True):
-            self.slots[slot] = weight.detach()
-        with torch.inference_mode():
-            _execute(lowered.prologue, self.slots)
+        unchecked = dataclasses.replace(lowered, checks=[])
+        self._backend = _core.GraphBackend(unchecked, unchecked)
 
     def __call__(self, leaves: Sequence[torch.Tensor]) -> Leaves:
-        slots = list(self.slots)
-        for slot, leaf in zip(self.lowered.input_slots, leaves, strict=True):
-            slots[slot] = leaf
-        with torch.inference_mode():
-            _execute(self.lowered.body, slots)
-        return [slots[slot] for slot in self.lowered.output_slots]
-
-
-def _execute(instructions: Sequence[Instruction], slots: list[Any]) -> None:
-    def value(argument: Any) -> Any:
-        if isinstance(argument, Slot):
-            return slots[argument.index]
-        if isinstance(argument, tuple | list):
-            return type(argument)(value(item) for item in argument)
-        return argument
-
-    for one in instructions:
-        args = [value(argument) for argument in one.args]
-        kwargs = {name: value(argument) for name, argument in one.kwargs.items()}
-        if one.op == "py::assert":
-            assert args[0], args[1]
-            continue
-        if one.overload is None:
-            result = _ARITHMETIC[one.op.removeprefix("py::")](*args)
-        else:
-            namespace, name = one.op.split("::")
-            packet = getattr(getattr(torch.ops, namespace), name)
-            result = getattr(packet, one.overload or "default")(*args, **kwargs)
-        results = list(result) if one.spread or len(one.outputs) > 1 else [result]
-        for slot, item in zip(one.outputs, results, strict=True):
-            if slot >= 0:
-                slots[slot] = item
+        return self._backend.run(leaves)
 
 
 def run_graph(graph: Graph, leaves: Sequence[torch.Tensor]) -> Leaves:

@@ -82,14 +82,14 @@ class MarkerModule(nn.Module):
 
 
 class Held:
-    """A predictor with one worker, and the gate of its model."""
+    """A predictor with one worker, and the gate of its model, which is run by Python."""
 
     def __init__(self, runtime: torchpool.Runtime | None = None, **options: Any) -> None:
         self.model = build(GateModule)
         assert isinstance(self.model, GateModule)
         self.gate = self.model.gate
         self.runtime = runtime or torchpool.Runtime(1)
-        self.predict = torchpool.wrap(self.model, example=row(0), runtime=self.runtime, **options)
+        self.predict = torchpool.wrap(self.model, example=row(0), backend="python", runtime=self.runtime, **options)
         self.gate.seen.clear()
 
     def hold(self, predict: Any = None) -> torchpool.predictor.Future:

@@ -10,7 +10,7 @@ from programs import Captured, assert_near, assert_proven, run_graph
 from support import build, draw
 from torch import Tensor, nn
 
-from torchpool.capture import CaptureError
+from torchpool.program import CaptureError
 
 
 def sequences(*lengths: int) -> list[Tensor]:

@@ -220,8 +220,8 @@ def test_what_cannot_be_captured_is_refused_with_examples_and_served_without() -
 def test_only_modules_have_graphs() -> None:
     with pytest.raises(TypeError, match=r"backend 'graph' needs an nn\.Module"):
         torchpool.wrap(lambda x: x, example=draw(1, 4), backend="graph")
-    with pytest.raises(TypeError, match="dtype= needs backend='graph'"):
-        torchpool.wrap(build(Net), dtype=torch.bfloat16)
+    with pytest.raises(TypeError, match=r"dtype= needs an nn\.Module"):
+        torchpool.wrap(build(Net), backend="python", dtype=torch.bfloat16)
 
 
 def test_a_bad_call_raises_the_modules_own_error() -> None:

@@ -158,7 +158,8 @@ class Closing(MarkerModule):
 @pytest.mark.parametrize("way", ["call", "submit"])
 def test_a_model_may_close_its_own_predictor(way: str) -> None:
     model = build(Closing)
-    predict = model.predict = torchpool.wrap(model, example=row(), runtime=torchpool.Runtime(1))
+    runtime = torchpool.Runtime(1)
+    predict = model.predict = torchpool.wrap(model, example=row(), backend="python", runtime=runtime)
     call = {"call": predict, "submit": lambda x: predict.submit(x).result(HANG)}[way]
     (result,) = run_threads(1, lambda number: call(row(MARK)))
     assert result.shape == (1, 3)

@@ -133,10 +133,10 @@ def _saved(predict: torchpool.Predictor) -> dict[str, Any]:
 def test_an_explanation_through_json_skips_probing(runtime: torchpool.Runtime) -> None:
     runs: list[int] = []
     model = Noted(build(_layer), runs.append).eval()
-    saved = _saved(torchpool.wrap(model, example=draw(1, 4)))
+    saved = _saved(torchpool.wrap(model, example=draw(1, 4), backend="python"))
     assert len(runs) > 8, "probing runs the model some times"
     runs.clear()
-    predict = torchpool.wrap(model, batch=saved, runtime=runtime)
+    predict = torchpool.wrap(model, batch=saved, backend="python", runtime=runtime)
     assert runs == []
     predict(draw(1, 4))
     assert runs == [1]
@@ -164,11 +164,12 @@ def test_a_saved_contract_keeps_its_padding(runtime: torchpool.Runtime) -> None:
 
 def test_a_saved_contract_of_a_model_that_runs_alone_is_kept() -> None:
     runs: list[int] = []
-    model = Noted(nn.Softmax(0), runs.append).eval()
-    saved = _saved(torchpool.wrap(model, batch=None, example=draw(2, 1)))
+    model = Noted(nn.Sequential(nn.Flatten(0), nn.Softmax(0)), runs.append).eval()
+    saved = _saved(torchpool.wrap(model, example=draw(2, 1)))
+    assert [contract["mode"] for contract in saved["contracts"]] == ["alone"]
     runs.clear()
     predict = torchpool.wrap(model, batch=saved)
-    assert_close(predict(draw(2, 1)), eager(nn.Softmax(0), draw(2, 1)))
+    assert_close(predict(draw(2, 1)), eager(model.inner, draw(2, 1)))
     assert runs == [2]
 
 
