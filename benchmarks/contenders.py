@@ -22,20 +22,20 @@ Pass = Callable[[], list[Any]]  # runs the whole workload once
 
 NAIVE = "tpe4-naive"
 BASELINES = ("plain", NAIVE, "tpe2-one-thread", "tpe4-one-thread")
-TORCHPOOL = ("torchpool-map", "torchpool-stdlib4", "torchpool-stdlib32", "graph-map")
-BENCH_ONLY = ("graph-stdlib4", "graph-bf16-map")
+TORCHPOOL = ("torchpool-map", "torchpool-stdlib4", "torchpool-stdlib32")
+BENCH_ONLY = ("torchpool-bf16-map", "python-map", "python-stdlib4")
 SEQUENTIAL = "torchpool-sequential"
 LABELS = {
     "plain": "plain loop",
     NAIVE: "TPE(4) naive",
     "tpe2-one-thread": "TPE(2), 1 torch thread",
     "tpe4-one-thread": "TPE(4), 1 torch thread",
-    "torchpool-map": "torchpool map",
+    "torchpool-map": "wrapped, map",
     "torchpool-stdlib4": "wrapped, stdlib TPE(4)",
     "torchpool-stdlib32": "wrapped, stdlib TPE(32)",
-    "graph-map": "graph backend, map",
-    "graph-stdlib4": "graph, stdlib TPE(4)",
-    "graph-bf16-map": "graph in bfloat16, map",
+    "torchpool-bf16-map": "wrapped in bfloat16, map",
+    "python-map": "python backend, map",
+    "python-stdlib4": "python backend, TPE(4)",
     SEQUENTIAL: "wrapped, plain loop",
 }
 
@@ -67,10 +67,12 @@ def make(name: str, work: Workload) -> Iterator[Pass]:
     else:
         import torchpool
 
-        graph: dict[str, Any] = {"backend": "graph"} if name.startswith("graph") else {}
+        options: dict[str, Any] = {"backend": "python"} if name.startswith("python") else {}
         if "bf16" in name:
-            graph["dtype"] = torch.bfloat16
-        with torchpool.wrap(work.model, **work.wrap_options, **graph) as predict:
+            options["dtype"] = torch.bfloat16
+        with torchpool.wrap(work.model, **work.wrap_options, **options) as predict:
+            list(work.bulk(predict, work.items[:32]))
+            predict.ready()
             if name.endswith("-map"):
                 yield lambda: list(work.bulk(predict, work.items))
             elif name == SEQUENTIAL:

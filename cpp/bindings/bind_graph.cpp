@@ -3,6 +3,7 @@
 #include "bindings/bind_graph.h"
 #include "bindings/graph_from_python.h"
 #include "predict/graph/graph_backend.h"
+#include "predict/thread_scope.h"
 
 namespace torchpool {
 
@@ -53,6 +54,7 @@ py::list profile(const graph::GraphBackend& self, const py::iterable& leaves, in
   graph::Profile profile(self.program(plain).body.size());
   {
     const GilRelease release;
+    const IntraOpScope as_one_of_many_workers(1);
     for (int i = 0; i < runs; ++i) self.run_leaves(inputs, plain, &profile);
   }
   py::list rows;

@@ -20,8 +20,8 @@ from torchpool.capture_process import capture_elsewhere
 from torchpool.capture_source import Source, refuse_hooks
 from torchpool.contract import Contract
 from torchpool.graph_proof import Difference, prove
-from torchpool.program import CaptureError
-from torchpool.shape_checks import Leaves, from_one, samples_for_proof
+from torchpool.program import BODY, CaptureError
+from torchpool.shape_checks import Leaves, from_one, samples_for_proof, with_rows
 
 if TYPE_CHECKING:
     from torchpool.predictor import Predictor
@@ -30,6 +30,7 @@ log = logging.getLogger("torchpool")
 
 
 _MAX_REBUILDS = 8
+_PROFILE_RUNS = 20
 
 
 @dataclass
@@ -93,6 +94,27 @@ def build(target: Callable[..., Any], module: torch.nn.Module, kind: Kind, dtype
         if wrong is None:
             return Built(backend, programs.specialised, difference)
     raise CaptureError(f"the captured graph is not equal to the module: {wrong}")
+
+
+def _text(kind: Kind, backend: _core.GraphBackend, rows: int | None) -> str:
+    title = f"graph of calls with ({', '.join(spec.name for spec in kind.contract.inputs)})"
+    program = backend.text().splitlines()
+    if rows is None:
+        return "\n".join([f"{title}:", *program])
+    leaves = with_rows(kind.samples[0], kind.contract, rows)
+    backend.profile(leaves)
+    times = backend.profile(leaves, _PROFILE_RUNS)
+    begin = program.index(BODY) + 1
+    for line, (_, seconds) in enumerate(times, begin):
+        program[line] = f"{seconds * 1e6:10.1f} us{program[line]}"
+    sizes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
+    total = sum(seconds for _, seconds in times)
+    by_op: dict[str, float] = {}
+    for op, seconds in times:
+        by_op[op] = by_op.get(op, 0.0) + seconds
+    ordered = sorted(by_op.items(), key=lambda item: -item[1])
+    shares = [f"{seconds / total:10.1%}     {op.removeprefix('aten::')}" for op, seconds in ordered]
+    return "\n".join([f"{title} of sizes {sizes}, {total * 1e6:.1f} us:", *program, "by operator:", *shares])
 
 
 class Capturer:
@@ -193,6 +215,16 @@ class Graphs:
         """Until no capture is under way; False when time ran out."""
         with self._changed:
             return self._changed.wait_for(lambda: self._under_way == 0, timeout)
+
+    def texts(self, rows: int | None) -> list[str]:
+        """The programs of all graphs, readable; timed on batches of that many rows, unless None."""
+        with self._changed:
+            served = [
+                (self._kinds[variant], captured.backend)
+                for variant, captured in self.captured.items()
+                if captured.backend is not None and variant in self._kinds
+            ]
+        return [_text(kind, backend, rows) for kind, backend in served]
 
     def require(self) -> None:
         """Waits, and raises ValueError where the module serves a kind of call itself."""

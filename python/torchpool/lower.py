@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from torchpool.capture import Graph
 from torchpool.graph_edit import foldable, inputs_of, schema_of
-from torchpool.program import CaptureError, Instruction, Lowered, Slot
+from torchpool.program import BODY, CaptureError, Instruction, Lowered, Slot
 
 _ARITHMETIC: dict[Any, str] = {
     operator.add: "add", operator.sub: "sub", operator.mul: "mul", operator.floordiv: "floordiv",
@@ -161,7 +161,7 @@ class _Lowering:
 
     def _listing(self, outputs: list[int]) -> str:
         lines = [f"inputs: {', '.join(node.meta['input'] for node in self.inputs)}"]
-        for title, part in (("once per state of the weights:", self.prologue), ("for each batch:", self.body)):
+        for title, part in (("once per state of the weights:", self.prologue), (BODY, self.body)):
             if part:
                 lines += [title, *(f"  {self._line(instruction)}" for instruction in part)]
         lines.append(f"outputs: {', '.join(self.names[slot] for slot in outputs)}")

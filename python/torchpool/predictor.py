@@ -260,11 +260,16 @@ class Predictor(Calls):
         """Counts since the start, what waits and runs now, and times in seconds (mean, p50, p99, max)."""
         return {"name": self._options.name, "workers": self._used_runtime.workers, **self._open_core().stats()}
 
-    def explain(self, *, verbose: bool = False) -> Explanation:
+    def explain(self, *, verbose: bool = False, profile: bool = False) -> Explanation:
         """How calls are served and why: backend, contract, and for each choice not taken the reason. `verbose` adds the
-        graphs' programs, an instruction a line."""
+        graphs' programs, an instruction a line; `profile` also runs each some times, with one intra-op thread and
+        as many rows of its first calls as a batch has at most, and adds the time of each instruction."""
+        core = self._open_core()
         captured = {} if self._graphs is None else self._graphs.captured
-        return explain(self._options.name, self._open_core().backend, self._max_batch, self._learner, captured, verbose)
+        programs: list[str] = []
+        if self._graphs is not None and (verbose or profile):
+            programs = self._graphs.texts(self._max_batch if profile else None)
+        return explain(self._options.name, core.backend, self._max_batch, self._learner, captured, programs)
 
     def ready(self, timeout: float | None = None) -> bool:
         """Waits until what was learned so far is served in the way it will be: captured, proven, and switched over.

@@ -12,6 +12,8 @@ from torch import nn
 from torchpool import module_copy
 from torchpool.shape_checks import ShapeCheck, ShapeEqual
 
+BODY = "for each batch:"  # the title, in a listing, of the instructions that each batch runs
+
 
 class CaptureError(Exception):
     """The module cannot be served by the graph backend; says why."""

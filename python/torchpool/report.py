@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ class Explanation:
     served_by: tuple[str, ...] = ()
     """Per contract the backend that serves it: graph, python or torchscript."""
     programs: tuple[str, ...] = ()
-    """With `explain(verbose=True)`: the graphs' instructions."""
+    """With `explain(verbose=True)`: the graphs' instructions, with `explain(profile=True)` timed."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that json can write."""
@@ -98,14 +98,13 @@ def explain(
     max_batch: int,
     learner: Learner,
     captured: Mapping[int, Captured],
-    verbose: bool = False,
+    programs: Sequence[str] = (),
 ) -> Explanation:
     """The explanation of a predictor's present state."""
     notes = []
     numbered = list(learner.kinds.items())
     kinds = [kind for _, kind in numbered]
     served_by = []
-    programs = []
     if not kinds:
         notes.append("nothing learned yet: the contract is learned from the first call")
     for variant, kind in numbered:
@@ -113,8 +112,6 @@ def explain(
         names = ", ".join(kind.names)
         if kind.contract is not None:
             served_by.append("graph" if found is not None and found.backend is not None else backend)
-        if verbose and found is not None and found.backend is not None:
-            programs.append(f"graph of calls with ({names}):\n{found.backend.text()}")
         if found is not None and found.reason is not None:
             notes.append(f"calls with ({names}) are served by the module itself, not by a graph: {found.reason}")
         notes += [] if found is None else [f"graph of calls with ({names}): {note}" for note in found.notes]
