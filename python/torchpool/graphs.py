@@ -179,7 +179,9 @@ class Graphs:
         own = [list(sample) for sample in samples]
         kind = Kind(variant, number, (args, kwargs), own, contract, contextvars.copy_context())
         with self._changed:
-            self._kinds[variant] = kind
+            known = self._kinds.get(variant)
+            if known is None or known.number < number:  # of two threads that learn the same, as in the extension
+                self._kinds[variant] = kind
 
     def installed(self, variant: int, number: int) -> None:
         """The extension serves by what was learned under this number: its capture begins, behind the calls."""
@@ -253,7 +255,7 @@ class Graphs:
 
     def _build_and_serve(self, kind: Kind, captured: Captured) -> None:
         predictor, module = self._predictor(), self._module()
-        if predictor is None or module is None or predictor._closed:
+        if predictor is None or module is None or predictor._closed or self._kinds.get(kind.variant) is not kind:
             return
         if written := predictor._core.volatile_attributes:
             raise CaptureError(f"the module writes to itself when it runs, which a graph would not do: {written[0]}")

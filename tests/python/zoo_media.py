@@ -120,7 +120,6 @@ IMAGES = [
             **{"decoder_hidden_size": 8, "num_labels": 4},
         ),
         _images,
-        expect="python",  # installs hooks at its first call
     ),
     Entry("poolformer", pretrained("PoolFormerModel", depths=[1, 1, 1, 1], hidden_sizes=[4, 8, 8, 8]), _images),
 ]
