@@ -16,7 +16,7 @@ from benchmarks.wanted import Figure, all_good, share, table
 from benchmarks.workloads import BATCH, BATCHES, load
 
 OURS = "graph-map"
-ROUNDS = {"documents": 7, "short": 11}
+ROUNDS = {"documents": 5, "short": 9}
 WANTED_OF_OPENVINO = 0.95
 WANTED_OF_GEMM = {"documents": 0.75, "short": 0.85}
 MAX_DIFFERENCE = 1e-4

@@ -37,7 +37,7 @@ PARTS = {
 
 
 def measure(parts: list[str]) -> tuple[dict[str, Any], list[Figure]]:
-    """What each part measured, and the figures with a limit. A part that fails is recorded as such."""
+    """What each part measured, and its figures. A part that fails is recorded as such."""
     found: dict[str, Any] = {}
     figures: list[Figure] = []
     for part in parts:

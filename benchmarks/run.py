@@ -13,7 +13,8 @@ from typing import Any
 
 from benchmarks import graph, machine
 from benchmarks.compare import Result, compare
-from benchmarks.contenders import BASELINES, BENCH_ONLY, LABELS, NAIVE, TORCHPOOL
+from benchmarks.contenders import BASELINES, BENCH_ONLY, LABELS, NAIVE, TORCHPOOL, YARDSTICKS
+from benchmarks.peers import PEERS
 from benchmarks.wanted import table as wanted_table
 from benchmarks.workloads import WORKLOADS
 
@@ -76,7 +77,9 @@ def main() -> int:
     parser.add_argument("--demo", action="store_true", help="few rounds, no file")
     parser.add_argument("--json", action="store_true", help="write benchmarks/results/<date>-<cpu>.json")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=WORKLOADS)
-    parser.add_argument("--contenders", nargs="+", choices=LABELS)
+    parser.add_argument(
+        "--contenders", nargs="+", choices=[name for name in LABELS if name not in (*PEERS, *YARDSTICKS)]
+    )
     parser.add_argument("--parts", nargs="*", choices=graph.PARTS, help="of benchmarks.graph; with --json all of them")
     parser.add_argument("--rounds", type=int, help="the same number of rounds for every workload")
     args = parser.parse_args()
