@@ -50,16 +50,13 @@ class Counter:
 
 @contextmanager
 def counting_elsewhere() -> Iterator[None]:
-    """The same loop in another process."""
-    code = "import benchmarks.busy as b; c = b.Counter(); print(flush=True); c._loop()"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    try:
-        assert process.stdout is not None
+    """The same loop in another process, which also ends when this one does."""
+    code = "import sys, benchmarks.busy as busy\nwith busy.Counter(): print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
         process.stdout.readline()
         yield
-    finally:
-        process.kill()
-        process.communicate()
+        process.stdin.close()
 
 
 def run_calls(predict: Any, calls: list[dict[str, Any]]) -> float:
