@@ -127,7 +127,12 @@ test-notebooks: build
 demo: build
 	$(BIN)/python -m benchmarks.run --demo
 
-bench: build
+# Other inference engines to compare with; --no-deps, as the file says.
+$(STAMPS)/peers: benchmarks/requirements-peers.txt $(STAMPS)/deps
+	$(BIN)/python -m pip install -q --no-deps -r $<
+	@touch $@
+
+bench: build $(STAMPS)/peers
 	$(BIN)/python -m benchmarks.run --json
 
 # --- lint -------------------------------------------------------------------------------------------------------------

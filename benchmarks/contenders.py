@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.gemm import GEMMS
+from benchmarks.peers import PEERS
 from benchmarks.workloads import Call, Workload, load
 
 Pass = Callable[[], list[Any]]  # runs the whole workload once
@@ -37,7 +39,13 @@ LABELS = {
     "python-map": "python backend, map",
     "python-stdlib4": "python backend, TPE(4)",
     SEQUENTIAL: "wrapped, plain loop",
+    "openvino": "OpenVINO, a stream a core",
+    "onnxruntime": "ONNX Runtime, a thread a core",
+    "gemm-intra-op": "torch.mm, all cores",
+    "gemm-threads": "torch.mm, a thread a core",
+    "gemm-packed": "packed GEMM, a thread a core",
 }
+YARDSTICKS = tuple(GEMMS)  # they run something else than the workload: there are no outputs to compare
 
 
 def sequential(work: Workload, call: Call) -> Pass:
@@ -64,6 +72,12 @@ def make(name: str, work: Workload) -> Iterator[Pass]:
     elif name in ("tpe2-one-thread", "tpe4-one-thread"):
         torch.set_num_threads(1)
         yield threaded(work, work.model, int(name[3]))
+    elif name in PEERS:
+        with PEERS[name](work) as run:
+            yield run
+    elif name in GEMMS:
+        with GEMMS[name]() as run:
+            yield run
     else:
         import torchpool
 

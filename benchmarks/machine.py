@@ -32,13 +32,17 @@ def _quota_cores() -> float | None:
     return int(quota) / int(period)
 
 
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 def describe() -> dict[str, Any]:
     flags = _read("/proc/cpuinfo").partition("flags")[2].partition("\n")[0].split()
     notable = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")
     return {
         "cpu": _cpu_model(),
         "cpu_flags": [flag for flag in notable if flag in flags],
-        "cores_usable": len(os.sched_getaffinity(0)),
+        "cores_usable": usable_cores(),
         "cores_online": os.cpu_count(),
         "quota_cores": _quota_cores(),
         "ram_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),

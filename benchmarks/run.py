@@ -1,7 +1,7 @@
 """The plain loop, thread pools and torchpool on every workload: `make demo` and `make bench`.
 
 python -m benchmarks.run --demo      a few rounds, the table only
-python -m benchmarks.run --json      more rounds, and a file under benchmarks/results/
+python -m benchmarks.run --json      more rounds, then benchmarks.graph, and a file under benchmarks/results/
 """
 
 import argparse
@@ -9,10 +9,13 @@ import datetime
 import json
 import time
 from pathlib import Path
+from typing import Any
 
-from benchmarks import machine
+from benchmarks import graph, machine
 from benchmarks.compare import Result, compare
-from benchmarks.contenders import BASELINES, BENCH_ONLY, LABELS, NAIVE, TORCHPOOL
+from benchmarks.contenders import BASELINES, BENCH_ONLY, LABELS, NAIVE, TORCHPOOL, YARDSTICKS
+from benchmarks.peers import PEERS
+from benchmarks.wanted import table as wanted_table
 from benchmarks.workloads import WORKLOADS
 
 RESULTS = Path(__file__).parent / "results"
@@ -74,7 +77,10 @@ def main() -> int:
     parser.add_argument("--demo", action="store_true", help="few rounds, no file")
     parser.add_argument("--json", action="store_true", help="write benchmarks/results/<date>-<cpu>.json")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=WORKLOADS)
-    parser.add_argument("--contenders", nargs="+", choices=LABELS)
+    parser.add_argument(
+        "--contenders", nargs="+", choices=[name for name in LABELS if name not in (*PEERS, *YARDSTICKS)]
+    )
+    parser.add_argument("--parts", nargs="*", choices=graph.PARTS, help="of benchmarks.graph; with --json all of them")
     parser.add_argument("--rounds", type=int, help="the same number of rounds for every workload")
     args = parser.parse_args()
 
@@ -94,13 +100,21 @@ def main() -> int:
         failed |= any(result.failure for result in results.values())
     print("\nx naive, x best: times faster than TPE(4) naive, and than the best pool without torchpool")
     print("difference: largest max|d| / max|eager| over all items")
+    parts = args.parts if args.parts is not None else list(graph.PARTS) if args.json else []
+    graph_report: dict[str, Any] = {}
+    if parts:
+        print("\nThe graph backend, beside what is wanted of it", flush=True)
+        graph_report, figures = graph.measure(parts)
+        print(wanted_table(figures))
+        failed |= any("failure" in found for found in graph_report.values())
     print(f"{time.perf_counter() - started:.0f} s in all")
 
     if args.json:
         today = datetime.date.today().isoformat()
         path = RESULTS / f"{today}-{machine.short_name()}.json"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"date": today, "machine": described, "workloads": report}, indent=2) + "\n")
+        whole = {"date": today, "machine": described, "workloads": report, "graph": graph_report}
+        path.write_text(json.dumps(whole, indent=2) + "\n")
         print(f"written: benchmarks/results/{path.name}")
     return 1 if failed else 0
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from benchmarks import data, models
 
 Call = Callable[..., Any]  # the model, plain or wrapped
+BATCH = 8  # texts
+BATCHES = "-batches"  # behind the name of a workload of texts: they come tokenised, BATCH at a time
 
 
 @dataclass
@@ -53,6 +55,27 @@ def _text_workload(name: str, texts: list[str]) -> Workload:
     return Workload(name, model, texts, one, bulk, {"example": example})
 
 
+def _batch_workload(name: str, texts: list[str]) -> Workload:
+    """The forward pass alone: texts in the order of their lengths, tokenised in batches padded to their longest."""
+    tokenizer, model = models.load_minilm()
+    by_tokens = sorted(texts, key=lambda text: len(tokenizer(text, truncation=True, max_length=256)["input_ids"]))
+    batches = [
+        dict(tokenizer(by_tokens[i : i + BATCH], truncation=True, max_length=256, padding=True, return_tensors="pt"))
+        for i in range(0, len(by_tokens), BATCH)
+    ]
+
+    def one(call: Call, batch: dict[str, Tensor]) -> Any:
+        with torch.no_grad():
+            return call(**batch)
+
+    def bulk(predict: Any, xs: Iterable[dict[str, Tensor]]) -> Iterator[Any]:
+        return predict.starmap(xs)
+
+    ends = (batches[0], batches[len(batches) // 2], batches[-1])
+    example = [{name: rows[-1:] for name, rows in batch.items()} for batch in ends]  # the longest text of each
+    return Workload(name, model, batches, one, bulk, {"example": example, "max_batch": BATCH})
+
+
 def load(name: str) -> Workload:
     """Builds one workload by name; only that one's libraries are imported."""
     if name == "lstm":
@@ -60,6 +83,8 @@ def load(name: str) -> Workload:
     if name == "cnn":
         return _tensor_workload(name, models.SimpleCNN, data.digit_images())
     texts = {"documents": data.documents, "short": data.short_texts, "long": data.long_texts}
+    if name.endswith(BATCHES):
+        return _batch_workload(name, texts[name.removesuffix(BATCHES)]())
     return _text_workload(name, texts[name]())
 
 
