@@ -14,15 +14,6 @@ Constants prepared(const Program& program, const std::vector<at::Tensor>& weight
   return prepare(program, weights);
 }
 
-WeightFingerprint part_of(const WeightFingerprint& all, const std::vector<std::size_t>& weights) {
-  WeightFingerprint part;
-  for (const std::size_t weight : weights) {
-    part.versions.push_back(all.versions[weight]);
-    part.samples.push_back(all.samples[weight]);
-  }
-  return part;
-}
-
 }  // namespace
 
 GraphBackend::GraphBackend(std::shared_ptr<const Program> packed, std::shared_ptr<const Program> plain,
@@ -36,7 +27,7 @@ GraphBackend::GraphBackend(std::shared_ptr<const Program> packed, std::shared_pt
       plain_refs_(refs_to(plain_values_)),
       parts_(parts_of(*packed_, weights, watch_.handles())),
       seen_(std::make_shared<const WeightFingerprint>(watch_.take())) {
-  pack(/*compare_contents=*/true);
+  upkeep();
 }
 
 GraphBackend::~GraphBackend() {
@@ -128,19 +119,13 @@ bool GraphBackend::upkeep_due() const noexcept {
   return state_.should_pack();
 }
 
-void GraphBackend::upkeep() {
-  pack(/*compare_contents=*/false);
-}
-
-GraphBackend::PackedPtr GraphBackend::packed_of(const WeightFingerprint& seen, bool compare_contents) {
+GraphBackend::PackedPtr GraphBackend::packed_of(const WeightFingerprint& seen) {
   auto packed = std::make_shared<Packed>();
   std::map<SlotIndex, const c10::IValue*> values;
   for (std::size_t i = 0; i < weights_.size(); ++i) values[packed_->weight_slots[i]] = &weights_[i];
   std::vector<PackedWeight::Results> keep;  // until all are there
   for (const Part& part : parts_) {
-    const WeightFingerprint state = part_of(seen, part.fold.weights);
-    const auto still = [&] { return part_of(watch_.take(), part.fold.weights) == state; };
-    auto results = part.shared->get({part.fold, part.weights, state, compare_contents, still});
+    auto results = part.shared->get(part.fold, part.weights, [&] { return watch_.same(seen); });
     if (results == nullptr) return nullptr;
     for (std::size_t i = 0; i < results->size(); ++i) values[part.fold.results[i]] = &(*results)[i];
     packed->folds.emplace_back(results);
@@ -150,7 +135,7 @@ GraphBackend::PackedPtr GraphBackend::packed_of(const WeightFingerprint& seen, b
   return packed;
 }
 
-void GraphBackend::pack(bool compare_contents) {
+void GraphBackend::upkeep() {
   std::shared_ptr<const WeightFingerprint> seen;
   std::uint64_t epoch = 0;
   {
@@ -162,7 +147,7 @@ void GraphBackend::pack(bool compare_contents) {
   }
   PackedPtr constants;
   try {
-    constants = packed_of(*seen, compare_contents);
+    constants = packed_of(*seen);
   } catch (...) {
     MutexLock lock(mutex_);
     state_.packing_failed(epoch);

@@ -63,9 +63,8 @@ class GraphBackend : public Backend {
 
   // The packed constants if they are those of the present weights. Looks at the weights.
   std::optional<Pinned> present_constants() TP_EXCLUDES(mutex_);
-  void pack(bool compare_contents) TP_EXCLUDES(mutex_);
   // Null where the weights are not as they were `seen`.
-  PackedPtr packed_of(const WeightFingerprint& seen, bool compare_contents);
+  PackedPtr packed_of(const WeightFingerprint& seen);
 
   // One fold of the packed program, and whose results it needs.
   struct Part {

@@ -53,10 +53,10 @@ std::uint64_t hash_bytes(const char* data, std::size_t size, std::uint64_t seed)
   return all;
 }
 
-std::uint64_t hash_contents(const std::vector<at::Tensor>& weights) {
+std::optional<std::uint64_t> hash_contents(const std::vector<at::Tensor>& weights) {
   std::uint64_t hash = weights.size();
   for (const at::Tensor& weight : weights) {
-    if (!can_be_shared(weight)) continue;
+    if (!can_be_shared(weight)) return std::nullopt;
     hash = hash_bytes(static_cast<const char*>(weight.const_data_ptr()), weight.nbytes(), hash);
   }
   return hash;
@@ -64,23 +64,22 @@ std::uint64_t hash_contents(const std::vector<at::Tensor>& weights) {
 
 }  // namespace
 
-PackedWeight::Results PackedWeight::get(const Wanted& wanted) {
-  std::optional<std::uint64_t> contents;
-  if (wanted.compare_contents) contents = hash_contents(wanted.weights);
+PackedWeight::Results PackedWeight::get(const Fold& fold, const std::vector<at::Tensor>& weights,
+                                        const std::function<bool()>& still_same) {
+  const std::optional<std::uint64_t> contents = hash_contents(weights);
   Results results;
   {
     MutexLock lock(mutex_);
     while (packing_) changed_.wait(mutex_);
-    if (results_ != nullptr && state_ == wanted.state && contents.value_or(contents_) == contents_) return results_;
+    if (results_ != nullptr && contents && contents == contents_) return results_;
     packing_ = true;
   }
   try {
-    // Whoever saw an earlier state than the one here does not put that in its place.
-    if (wanted.still_that_state()) {
-      contents = hash_contents(wanted.weights);
+    // Whoever saw earlier weights than those that are packed here does not put them in their place.
+    if (still_same()) {
       const c10::InferenceMode inference;
-      results = std::make_shared<const Constants>(prepare(wanted.fold.program, wanted.weights));
-      if (!wanted.still_that_state()) results.reset();
+      results = std::make_shared<const Constants>(prepare(fold.program, weights));
+      if (hash_contents(weights) != contents || !still_same()) results.reset();
     }
   } catch (...) {
     MutexLock lock(mutex_);
@@ -94,8 +93,7 @@ PackedWeight::Results PackedWeight::get(const Wanted& wanted) {
   changed_.notify_all();
   if (results == nullptr) return nullptr;
   old = std::exchange(results_, results);
-  state_ = wanted.state;
-  contents_ = *contents;
+  contents_ = contents;
   return results;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -11,36 +12,31 @@
 #include "core/mutex.h"
 #include "predict/graph/fold.h"
 #include "predict/graph/interpreter.h"
-#include "predict/weight_watch.h"
 
 namespace torchpool::graph {
 
 // Note [Packed weights are shared]
 // Two kinds of calls of one module, or two predictors on it, pack mostly the same: a prologue is therefore cut into
 // parts that stand alone (Fold), and each part's results are kept once in the process, under the part's text and the
-// identities of its weights. Whoever needs them for a state of the weights that they are not of packs them anew, for
-// all. The results belong to this cache alone: backends hold them weakly between runs, so that one that is not called
-// any more keeps no results of earlier weights alive. All that one run uses is of one state, because a backend takes
-// results only for its own fingerprint of the weights.
+// identities of its weights. Whoever needs them for other contents of the weights packs them anew, for all. The results
+// belong to this cache alone: backends hold them weakly between runs, so that one that is not called any more keeps no
+// results of earlier weights alive. All that one run uses is of one state, because a backend takes new results for all
+// its parts at once, and only if no weight has changed meanwhile.
 //
-// Fingerprints miss raw writes between the samples. A backend that is made anew (refresh) must not find results from
-// before such a write, nor be proven with them: it compares all bytes of the weights, by a hash.
+// Results are taken over by what bytes they were computed of, told by a hash of all of them. A fingerprint would not
+// do: a step of a fused optimiser leaves no trace at those samples whose gradient is zero, so that it shows somewhere
+// in the module, but not in each part of it; and a backend that is made anew (refresh) must find nothing from before a
+// write that left no trace at all.
 
 // Results of one Fold of certain weights. Any thread.
 class PackedWeight {
  public:
   using Results = std::shared_ptr<const Constants>;
-  struct Wanted {
-    const Fold& fold;
-    std::vector<at::Tensor> weights;         // handles, in the order of the fold's
-    WeightFingerprint state;                 // of these weights
-    bool compare_contents;                   // takes nothing that was computed of other bytes
-    std::function<bool()> still_that_state;  // may be asked several times
-  };
-
-  // Those of the wanted state: as they are, or packed now, with no lock held. Waits while another thread packs them;
-  // who packs here waits for nobody. Null where the weights changed meanwhile. Throws what an operator throws.
-  Results get(const Wanted& wanted) TP_EXCLUDES(mutex_);
+  // Those of the weights as they are: as they were, or packed now, with no lock held. Waits while another thread packs
+  // them; who packs here waits for nobody. Null where `still_same`, asked before and after the packing, says no. Throws
+  // what an operator throws. `weights` are handles, in the order of the fold's.
+  Results get(const Fold& fold, const std::vector<at::Tensor>& weights, const std::function<bool()>& still_same)
+      TP_EXCLUDES(mutex_);
 
   std::uint64_t bytes() const TP_EXCLUDES(mutex_);
 
@@ -49,8 +45,7 @@ class PackedWeight {
   CondVar changed_;
   bool packing_ TP_GUARDED_BY(mutex_) = false;
   Results results_ TP_GUARDED_BY(mutex_);
-  WeightFingerprint state_ TP_GUARDED_BY(mutex_);     // that results_ are of
-  std::uint64_t contents_ TP_GUARDED_BY(mutex_) = 0;  // a hash of all bytes that results_ are of
+  std::optional<std::uint64_t> contents_ TP_GUARDED_BY(mutex_);  // a hash of what results_ are of; none: not to be told
 };
 
 // All of them, as long as a backend owns them. Any thread.
