@@ -4,6 +4,7 @@
 #include <c10/util/StringUtil.h>
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstring>
