@@ -76,6 +76,13 @@ void register_graph(py::module_& module) {
       .def(
           "text", [](const graph::GraphBackend& self, bool plain) { return self.program(plain).text; },
           py::arg("plain") = false);
+  module.def(
+      "packed_weights",
+      [] {
+        const auto usage = graph::PackedWeights::of_this_process().usage();
+        return py::make_tuple(usage.count, usage.bytes);
+      },
+      "How many packed weights the process holds, each once for all graphs that read it, and their bytes.");
 }
 
 }  // namespace torchpool

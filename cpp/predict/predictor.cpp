@@ -56,7 +56,7 @@ class BatchTask : public Task {
     }
   }
 
-  // A failure costs speed only: the backend serves as before, and will ask again.
+  // A failure costs speed only: the backend serves as before, and asks again when its state has changed.
   Step keep_up() noexcept {
     try {
       kept_up_->upkeep();

@@ -40,4 +40,13 @@ void WeightState::packed(std::uint64_t epoch) noexcept {
   if (epoch == epoch_ && phase_ == Phase::kStale) phase_ = Phase::kPacked;
 }
 
+void WeightState::packing_failed(std::uint64_t epoch) noexcept {
+  packing_ = false;
+  failed_epoch_ = epoch;
+}
+
+void WeightState::lost(std::uint64_t epoch) noexcept {
+  if (epoch == epoch_ && phase_ == Phase::kPacked) phase_ = Phase::kStale;
+}
+
 }  // namespace torchpool

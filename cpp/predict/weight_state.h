@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 namespace torchpool {
 
@@ -33,7 +34,7 @@ class WeightState {
   explicit WeightState(Patience patience) : patience_(patience), needed_rest_(patience.rest) {}
 
   Phase phase() const noexcept { return phase_; }
-  bool should_pack() const noexcept { return phase_ == Phase::kStale && !packing_; }
+  bool should_pack() const noexcept { return phase_ == Phase::kStale && !packing_ && failed_epoch_ != epoch_; }
   // Goes on by one at each change. The owner takes a new fingerprint whenever it moved.
   std::uint64_t epoch() const noexcept { return epoch_; }
 
@@ -43,7 +44,10 @@ class WeightState {
   // copy useless: the phase says whether to try again.
   void start_packing() noexcept { packing_ = true; }
   void packed(std::uint64_t epoch) noexcept;
-  void packing_failed() noexcept { packing_ = false; }
+  // Not tried again before the weights change: what the same weights failed with would fail again, at every batch.
+  void packing_failed(std::uint64_t epoch) noexcept;
+  // The packed copy of that epoch is gone.
+  void lost(std::uint64_t epoch) noexcept;
 
  private:
   void move() noexcept;
@@ -52,6 +56,7 @@ class WeightState {
   Phase phase_ = Phase::kStale;
   std::uint64_t epoch_ = 0;
   bool packing_ = false;
+  std::optional<std::uint64_t> failed_epoch_;
   int quiet_ = 0;          // looks since the last change
   int quick_changes_ = 0;  // in a row
   int needed_rest_ = Patience{}.rest;

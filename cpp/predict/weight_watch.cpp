@@ -11,6 +11,7 @@ namespace torchpool {
 namespace {
 
 constexpr std::uint64_t kWord = sizeof(std::uint64_t);
+constexpr std::size_t kLine = 64;  // bytes of a line of cache
 constexpr std::uint64_t kMix = 0x9e3779b97f4a7c15ULL;
 
 // A detached tensor on the same memory with the same version counter.
@@ -36,6 +37,23 @@ std::int64_t offset_of_element(const at::Tensor& tensor, std::int64_t index) {
   return offset;
 }
 
+// Any address, also one where nothing is.
+void prefetch_at(std::uintptr_t address) noexcept {
+  __builtin_prefetch(reinterpret_cast<const void*>(address));
+}
+
+template <typename T>
+void prefetch_all(const std::vector<T>& values) {
+  const auto* bytes = reinterpret_cast<const char*>(values.data());
+  for (std::size_t at = 0; at < values.size() * sizeof(T); at += kLine) __builtin_prefetch(bytes + at);
+}
+
+void wait_for_earlier_reads() noexcept {
+#if defined(__x86_64__)
+  __builtin_ia32_lfence();
+#endif
+}
+
 // Anywhere in [0, range), another place for each number.
 std::uint64_t scattered(std::uint64_t number, std::uint64_t range) {
   return ((number + 1) * kMix >> 32) * range >> 32;
@@ -50,13 +68,13 @@ WeightWatch::WeightWatch(std::vector<at::Tensor> live) : live_(std::move(live)) 
     handles_.push_back(make_handle(live_[i]));
     Watched& watched = watched_[i];
     watched.version = handles_[i].unsafeGetTensorImpl()->version_counter();
-    watched.first_sample = samples_.size();
+    watched.first_sample = static_cast<std::uint32_t>(samples_.size());
     if (has_readable_memory(handles_[i])) {
       watched.storage = handles_[i].unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
       watched.needs_bytes = watched.storage->nbytes();
       add_samples(handles_[i], watched.needs_bytes);
     }
-    watched.end_sample = samples_.size();
+    watched.end_sample = static_cast<std::uint32_t>(samples_.size());
   }
 }
 
@@ -64,9 +82,7 @@ WeightWatch::WeightWatch(std::vector<at::Tensor> live) : live_(std::move(live)) 
 void WeightWatch::add_sample(std::uint64_t at, std::uint64_t size, std::uint64_t storage_bytes) {
   size = std::min(size, kWord);
   const std::uint64_t from = storage_bytes < kWord ? 0 : std::min(at, storage_bytes - kWord);
-  const std::uint64_t ones = size == kWord ? ~std::uint64_t{0} : (std::uint64_t{1} << 8 * size) - 1;
-  static_assert(std::endian::native == std::endian::little);
-  samples_.push_back({from, ones << 8 * (at - from)});
+  samples_.push_back({.at = from, .skip = at - from, .size = size});
 }
 
 void WeightWatch::add_samples(const at::Tensor& handle, std::uint64_t storage_bytes) {
@@ -91,7 +107,7 @@ void WeightWatch::add_samples(const at::Tensor& handle, std::uint64_t storage_by
     return;
   }
   add(0);
-  for (std::size_t i = 0; i < kInside && bytes >= kReadInside; ++i) add(scattered(samples_.size(), units));
+  for (std::size_t i = 0; i < kInside && bytes >= kReadInside; ++i) add(scattered(bytes + i, units));
   add(units - 1);
 }
 
@@ -117,22 +133,53 @@ std::uint32_t WeightWatch::version_of(const Watched& watched) noexcept {
   return watched.version.enabled() ? watched.version.current_version() : 0;  // inference tensors have none
 }
 
+const char* WeightWatch::memory_of(const Watched& watched) noexcept {
+  const auto* data = static_cast<const char*>(watched.storage->_mutable_data_ptr_no_checks().get());
+  return watched.storage->nbytes() < watched.needs_bytes ? nullptr : data;
+}
+
 std::uint64_t WeightWatch::hash_of(const Watched& watched) const noexcept {
   if (watched.storage == nullptr) return 0;
-  const auto* data = static_cast<const char*>(watched.storage->_mutable_data_ptr_no_checks().get());
-  const std::uint64_t bytes = watched.storage->nbytes();
-  if (data == nullptr || bytes < watched.needs_bytes) return 1;  // resized
+  const char* data = memory_of(watched);
+  if (data == nullptr) return 1;
   std::uint64_t hash = 2;
   for (std::size_t i = watched.first_sample; i < watched.end_sample; ++i) {
+    const Sample sample = samples_[i];
     std::uint64_t word = 0;
     if (watched.needs_bytes >= kWord) {
-      std::memcpy(&word, data + samples_[i].at, kWord);
+      std::memcpy(&word, data + sample.at, kWord);
     } else {
       std::memcpy(&word, data, watched.needs_bytes);
     }
-    hash = (std::rotl(hash, 23) ^ (word & samples_[i].mask)) * kMix;
+    static_assert(std::endian::native == std::endian::little);
+    word = word >> 8 * sample.skip << 8 * (kWord - sample.size);
+    hash = (std::rotl(hash, 23) ^ word) * kMix;
   }
   return hash;
+}
+
+// See Note [A look at cold weights].
+void WeightWatch::prefetch(const WeightFingerprint& before) const noexcept {
+  prefetch_all(watched_);
+  prefetch_all(samples_);
+  prefetch_all(before.versions);
+  prefetch_all(before.samples);
+  for (const Watched& watched : watched_) {
+    // Where these objects keep the version, the address and the size is theirs: wrong offsets would cost time only.
+    static_assert(sizeof(watched.version) == sizeof(void*), "a pointer to the counter");
+    std::uintptr_t counter = 0;
+    std::memcpy(&counter, &watched.version, sizeof(counter));
+    prefetch_at(counter + 16);
+    const auto storage = reinterpret_cast<std::uintptr_t>(watched.storage);
+    prefetch_at(storage + 16);
+    prefetch_at(storage + 56);
+  }
+  wait_for_earlier_reads();
+  for (const Watched& watched : watched_) {
+    if (watched.storage == nullptr) continue;
+    const auto data = reinterpret_cast<std::uintptr_t>(watched.storage->_mutable_data_ptr_no_checks().get());
+    for (std::size_t i = watched.first_sample; i < watched.end_sample; ++i) prefetch_at(data + samples_[i].at);
+  }
 }
 
 WeightFingerprint WeightWatch::take() const {
@@ -148,6 +195,7 @@ WeightFingerprint WeightWatch::take() const {
 
 bool WeightWatch::same(const WeightFingerprint& before) const noexcept {
   if (before.versions.size() != watched_.size()) return false;
+  prefetch(before);
   std::uint64_t different = 0;  // without branches, so that the reads overlap
   for (std::size_t i = 0; i < watched_.size(); ++i) {
     different |= (version_of(watched_[i]) ^ before.versions[i]) | (hash_of(watched_[i]) ^ before.samples[i]);

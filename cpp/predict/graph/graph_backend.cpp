@@ -2,6 +2,7 @@
 
 #include <c10/core/InferenceMode.h>
 
+#include <map>
 #include <utility>
 
 namespace torchpool::graph {
@@ -19,67 +20,119 @@ GraphBackend::GraphBackend(std::shared_ptr<const Program> packed, std::shared_pt
                            std::vector<at::Tensor> weights, Reclaimer& reclaimer)
     : packed_(std::move(packed)),
       plain_(std::move(plain)),
-      watch_(std::move(weights)),
       reclaimer_(reclaimer),
-      plain_constants_(prepared(*plain_, watch_.handles())),
+      watch_(weights),
+      weights_(watch_.handles().begin(), watch_.handles().end()),
+      plain_values_(prepared(*plain_, watch_.handles())),
+      plain_refs_(refs_to(plain_values_)),
+      parts_(parts_of(*packed_, weights, watch_.handles())),
       seen_(std::make_shared<const WeightFingerprint>(watch_.take())) {
   upkeep();
 }
 
-// Constants hold nothing of the module's but handles, which are among what goes back here.
 GraphBackend::~GraphBackend() {
+  parts_.clear();
+  plain_values_.clear();
+  weights_.clear();
   reclaimer_.reclaim(std::move(watch_).release());
 }
 
-GraphBackend::ConstantsPtr GraphBackend::packed_constants() const {
-  MutexLock lock(mutex_);
-  return packed_constants_;
+std::vector<GraphBackend::Part> GraphBackend::parts_of(const Program& program, const std::vector<at::Tensor>& live,
+                                                       const std::vector<at::Tensor>& handles) {
+  std::vector<Part> parts;
+  for (Fold& fold : split_prologue(program)) {
+    std::vector<at::Tensor> own_live;
+    std::vector<at::Tensor> own_handles;
+    for (const std::size_t weight : fold.weights) {
+      own_live.push_back(live[weight]);
+      own_handles.push_back(handles[weight]);
+    }
+    auto shared = PackedWeights::of_this_process().find_or_make(fold, own_live, own_handles);
+    parts.push_back({std::move(fold), std::move(own_handles), std::move(shared)});
+  }
+  return parts;
 }
 
-GraphBackend::ConstantsPtr GraphBackend::present_constants() {
+std::optional<GraphBackend::Pinned> GraphBackend::pin(PackedPtr packed) {
+  if (packed == nullptr) return std::nullopt;
+  Pinned pinned;
+  pinned.folds.reserve(packed->folds.size());
+  for (const std::weak_ptr<const Constants>& weak : packed->folds) {
+    auto fold = weak.lock();
+    if (fold == nullptr) return std::nullopt;
+    pinned.folds.push_back(std::move(fold));
+  }
+  pinned.packed = std::move(packed);
+  return pinned;
+}
+
+std::optional<GraphBackend::Pinned> GraphBackend::present_constants() {
   std::shared_ptr<const WeightFingerprint> seen;
-  ConstantsPtr constants;
+  PackedPtr constants;
   std::uint64_t epoch = 0;
   {
     MutexLock lock(mutex_);
     seen = seen_;
     epoch = state_.epoch();
-    if (state_.phase() == WeightState::Phase::kPacked) constants = packed_constants_;
+    if (state_.phase() == WeightState::Phase::kPacked) constants = constants_;
   }
   if (watch_.same(*seen)) {
+    const bool packed = constants != nullptr;
+    auto pinned = pin(std::move(constants));
     MutexLock lock(mutex_);
     state_.looked(epoch, false);
-    return constants;
+    if (packed && !pinned) state_.lost(epoch);
+    return pinned;
   }
   auto present = std::make_shared<const WeightFingerprint>(watch_.take());
   MutexLock lock(mutex_);
   state_.looked(epoch, true);
   if (state_.epoch() != epoch) seen_ = std::move(present);
-  return nullptr;
+  return std::nullopt;
+}
+
+std::vector<at::Tensor> GraphBackend::run_with(const std::optional<Pinned>& pinned, std::vector<at::Tensor> inputs,
+                                               Profile* profile) const {
+  const c10::InferenceMode inference;
+  return pinned ? graph::run(*packed_, pinned->packed->constants, std::move(inputs), profile)
+                : graph::run(*plain_, plain_refs_, std::move(inputs), profile);
 }
 
 std::vector<at::Tensor> GraphBackend::run_leaves(std::vector<at::Tensor> inputs, bool plain, Profile* profile) const {
-  const ConstantsPtr constants = plain ? nullptr : packed_constants();
-  const c10::InferenceMode inference;
-  return constants == nullptr ? graph::run(*plain_, plain_constants_, std::move(inputs), profile)
-                              : graph::run(*packed_, *constants, std::move(inputs), profile);
+  PackedPtr constants;
+  if (!plain) {
+    MutexLock lock(mutex_);
+    constants = constants_;
+  }
+  return run_with(pin(std::move(constants)), std::move(inputs), profile);
 }
 
 BackendResult GraphBackend::run(const CallForm& /*form*/, std::vector<at::Tensor> inputs,
                                 const AmbientState* /*ambient*/, WorkerContext& /*context*/) {
-  const ConstantsPtr constants = present_constants();
   BackendResult result;
-  {
-    const c10::InferenceMode inference;
-    result.outputs = constants == nullptr ? graph::run(*plain_, plain_constants_, std::move(inputs))
-                                          : graph::run(*packed_, *constants, std::move(inputs));
-  }
+  result.outputs = run_with(present_constants(), std::move(inputs), nullptr);
   return result;
 }
 
 bool GraphBackend::upkeep_due() const noexcept {
   MutexLock lock(mutex_);
   return state_.should_pack();
+}
+
+GraphBackend::PackedPtr GraphBackend::packed_of(const WeightFingerprint& seen) {
+  auto packed = std::make_shared<Packed>();
+  std::map<SlotIndex, const c10::IValue*> values;
+  for (std::size_t i = 0; i < weights_.size(); ++i) values[packed_->weight_slots[i]] = &weights_[i];
+  std::vector<PackedWeight::Results> keep;  // until all are there
+  for (const Part& part : parts_) {
+    auto results = part.shared->get(part.fold, part.weights, [&] { return watch_.same(seen); });
+    if (results == nullptr) return nullptr;
+    for (std::size_t i = 0; i < results->size(); ++i) values[part.fold.results[i]] = &(*results)[i];
+    packed->folds.emplace_back(results);
+    keep.push_back(std::move(results));
+  }
+  for (const SlotIndex slot : packed_->constant_slots) packed->constants.push_back(values.at(slot));
+  return packed;
 }
 
 void GraphBackend::upkeep() {
@@ -92,25 +145,23 @@ void GraphBackend::upkeep() {
     seen = seen_;
     epoch = state_.epoch();
   }
-  ConstantsPtr constants;
+  PackedPtr constants;
   try {
-    constants = std::make_shared<const Constants>(prepared(*packed_, watch_.handles()));
+    constants = packed_of(*seen);
   } catch (...) {
     MutexLock lock(mutex_);
-    state_.packing_failed();
+    state_.packing_failed(epoch);
     throw;
   }
-  const bool same = watch_.same(*seen);
+  const bool same = constants != nullptr && watch_.same(*seen);
   auto present = same ? nullptr : std::make_shared<const WeightFingerprint>(watch_.take());
-  {
-    MutexLock lock(mutex_);
-    if (!same) {
-      state_.looked(epoch, true);
-      if (state_.epoch() != epoch) seen_ = std::move(present);
-    }
-    state_.packed(epoch);
-    if (state_.phase() == WeightState::Phase::kPacked) packed_constants_.swap(constants);
+  MutexLock lock(mutex_);
+  if (!same) {
+    state_.looked(epoch, true);
+    if (state_.epoch() != epoch) seen_ = std::move(present);
   }
+  state_.packed(epoch);
+  if (state_.phase() == WeightState::Phase::kPacked && same) constants_.swap(constants);
 }
 
 }  // namespace torchpool::graph

@@ -143,11 +143,18 @@ Constants prepare(const Program& program, const std::vector<at::Tensor>& weights
   return constants;
 }
 
-std::vector<at::Tensor> run(const Program& program, const Constants& constants, std::vector<at::Tensor> inputs,
+ConstantRefs refs_to(const Constants& constants) {
+  ConstantRefs refs;
+  refs.reserve(constants.size());
+  for (const c10::IValue& constant : constants) refs.push_back(&constant);
+  return refs;
+}
+
+std::vector<at::Tensor> run(const Program& program, const ConstantRefs& constants, std::vector<at::Tensor> inputs,
                             Profile* profile) {
   program.guards.check(inputs);
   FrameUse slots(program);
-  for (std::size_t i = 0; i < constants.size(); ++i) slots[program.constant_slots[i]] = constants[i];
+  for (std::size_t i = 0; i < constants.size(); ++i) slots[program.constant_slots[i]] = *constants[i];
   for (std::size_t i = 0; i < inputs.size(); ++i) slots[program.input_slots[i]] = std::move(inputs[i]);
   Run run(slots.frame());
   if (profile == nullptr) {

@@ -17,6 +17,10 @@ namespace torchpool::graph {
 // order of Program::constant_slots.
 using Constants = std::vector<c10::IValue>;
 
+// The same, kept by others for as long as a run takes.
+using ConstantRefs = std::vector<const c10::IValue*>;
+ConstantRefs refs_to(const Constants& constants);
+
 // Time spent in each instruction of the body, in nanoseconds, summed over runs.
 struct Profile {
   explicit Profile(std::size_t instructions) : ns(instructions, 0) {}
@@ -30,7 +34,7 @@ Constants prepare(const Program& program, const std::vector<at::Tensor>& weights
 // One run. Requires: inference mode; the inputs are not written to by the graph. Throws GuardFailed before anything ran
 // where the graph does not hold for the inputs, and whatever an operator throws. `profile`, where given, belongs to
 // this run alone meanwhile.
-std::vector<at::Tensor> run(const Program& program, const Constants& constants, std::vector<at::Tensor> inputs,
+std::vector<at::Tensor> run(const Program& program, const ConstantRefs& constants, std::vector<at::Tensor> inputs,
                             Profile* profile = nullptr);
 
 }  // namespace torchpool::graph

@@ -6,27 +6,10 @@
 
 #include "predict/graph/graph_backend.h"
 #include "predict/graph/interpreter.h"
+#include "predict/graph_support.h"
 
 namespace torchpool::graph {
 namespace {
-
-Argument slot(SlotIndex index) {
-  return {.kind = Argument::Kind::kSlot, .slot = index};
-}
-
-Argument constant(const c10::IValue& value) {
-  return {.constant = value};
-}
-
-Instruction call(const char* name, const char* overload, std::vector<Argument> arguments,
-                 std::vector<SlotIndex> outputs) {
-  Instruction instruction;
-  instruction.op = c10::Dispatcher::singleton().findSchemaOrThrow(name, overload);
-  instruction.arguments = std::move(arguments);
-  instruction.outputs = std::move(outputs);
-  instruction.name = name;
-  return instruction;
-}
 
 Instruction compute(ScalarOp op, std::vector<Argument> arguments, SlotIndex output) {
   Instruction instruction;
@@ -114,8 +97,8 @@ TEST(InterpreterTest, GivesWhatTheOperatorsGive) {
   for (const bool fold : {true, false}) {
     const auto program = affine(fold);
     const Constants constants = prepare(*program, {w});
-    EXPECT_TRUE(at::equal(run(*program, constants, {x}).at(0), w * 2 + x));
-    EXPECT_TRUE(at::equal(run(*program, constants, {x}).at(0), w * 2 + x));  // constants outlive a run
+    EXPECT_TRUE(at::equal(run(*program, refs_to(constants), {x}).at(0), w * 2 + x));
+    EXPECT_TRUE(at::equal(run(*program, refs_to(constants), {x}).at(0), w * 2 + x));  // constants outlive a run
   }
 }
 
@@ -160,9 +143,9 @@ TEST(InterpreterTest, RefusesInputsThatTheGraphDoesNotHoldFor) {
   const auto program = affine(true);
   const c10::InferenceMode inference;
   const Constants constants = prepare(*program, {at::zeros({3})});
-  EXPECT_THROW(run(*program, constants, {at::zeros({9, 3})}), GuardFailed);
-  EXPECT_ANY_THROW(run(*program, constants, {at::zeros({2, 4})}));            // the operator's own error
-  EXPECT_EQ(run(*program, constants, {at::zeros({2, 3})}).at(0).size(0), 2);  // and nothing is left over
+  EXPECT_THROW(run(*program, refs_to(constants), {at::zeros({9, 3})}), GuardFailed);
+  EXPECT_ANY_THROW(run(*program, refs_to(constants), {at::zeros({2, 4})}));            // the operator's own error
+  EXPECT_EQ(run(*program, refs_to(constants), {at::zeros({2, 3})}).at(0).size(0), 2);  // and nothing is left over
 }
 
 class GraphBackendTest : public ::testing::Test {

@@ -113,11 +113,33 @@ TEST_F(WeightStateTest, ACopyOfWeightsThatChangedMeanwhileIsNotUsed) {
   EXPECT_TRUE(state.should_pack());
 }
 
-TEST_F(WeightStateTest, APackingThatFailsMayBeTriedAgain) {
+TEST_F(WeightStateTest, APackingThatFailsIsTriedAgainOnceTheWeightsChanged) {
   state.start_packing();
   EXPECT_FALSE(state.should_pack());
-  state.packing_failed();
-  EXPECT_TRUE(state.should_pack());
+  state.packing_failed(state.epoch());
+  EXPECT_FALSE(state.should_pack());
+  rest(64);
+  EXPECT_FALSE(state.should_pack());
+  look(true);
+  pack();
+}
+
+TEST_F(WeightStateTest, APackingThatFailsWhileTheWeightsChangeMayBeTriedAgain) {
+  state.start_packing();
+  const std::uint64_t epoch = state.epoch();
+  look(true);
+  state.packing_failed(epoch);
+  pack();
+}
+
+TEST_F(WeightStateTest, ACopyThatIsGoneIsMadeAgain) {
+  const std::uint64_t before = state.epoch();
+  look(true);
+  pack();
+  state.lost(before);  // old news
+  EXPECT_EQ(state.phase(), Phase::kPacked);
+  state.lost(state.epoch());
+  pack();
 }
 
 }  // namespace

@@ -82,16 +82,30 @@ TEST(WeightWatch, ReadsAllOfASmallTensor) {
 }
 
 TEST(WeightWatch, ARawWriteBetweenTheSamplesLeavesNoTrace) {
-  const at::Tensor big = at::zeros({1 << 16});
-  const WeightWatch watch({big});
-  const WeightFingerprint before = watch.take();
-  std::int64_t seen = 0;
-  for (std::int64_t i = 0; i < big.numel(); ++i) {
-    big.data_ptr<float>()[i] = 1;
-    seen += watch.same(before) ? 0 : 1;
-    big.data_ptr<float>()[i] = 0;
+  constexpr auto kLarge = static_cast<std::int64_t>(WeightWatch::kReadInside / sizeof(float));
+  for (const std::int64_t size : {kLarge - 1, kLarge}) {
+    const at::Tensor big = at::zeros({size});
+    auto* values = big.data_ptr<float>();
+    const WeightWatch watch({big});
+    const WeightFingerprint before = watch.take();
+    std::int64_t seen = 0;
+    for (std::int64_t i = 0; i < big.numel(); ++i) {
+      values[i] = 1;
+      seen += watch.same(before) ? 0 : 1;
+      values[i] = 0;
+    }
+    const std::size_t samples = 2 + (size < kLarge ? 0 : WeightWatch::kInside);
+    EXPECT_EQ(seen, static_cast<std::int64_t>(2 * samples) - size % 2) << "two floats a sample, one at an odd end";
   }
-  EXPECT_EQ(seen, static_cast<std::int64_t>(2 * (WeightWatch::kInside + 2))) << "two floats a sample";
+}
+
+TEST(WeightWatch, FingerprintsOfATensorDoNotDependOnTheOthers) {
+  const at::Tensor small = at::rand({7});
+  const at::Tensor big = at::rand({1 << 18});
+  const WeightFingerprint one = WeightWatch({small, big}).take();
+  const WeightFingerprint other = WeightWatch({big, small}).take();
+  EXPECT_EQ(one.samples[0], other.samples[1]);
+  EXPECT_EQ(one.samples[1], other.samples[0]);
 }
 
 TEST(WeightWatch, ReadsTensorsThatAreSmallerThanAWord) {
