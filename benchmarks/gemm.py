@@ -70,8 +70,10 @@ def _packed() -> Product:
     return product
 
 
+PLAIN = ("gemm-intra-op", "gemm-threads")
+PACKED = "gemm-packed"
 GEMMS = {
     "gemm-intra-op": intra_op,
     "gemm-threads": lambda: _in_threads(_plain),  # torch.mm, a thread a core
-    "gemm-packed": lambda: _in_threads(_packed),  # oneDNN's, packed: on some processors it beats torch.mm
+    PACKED: lambda: _in_threads(_packed),  # oneDNN's, packed: on some processors it beats torch.mm
 }

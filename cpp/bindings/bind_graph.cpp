@@ -1,3 +1,4 @@
+#include <malloc.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "bindings/bind_graph.h"
@@ -68,6 +69,13 @@ py::list profile(const graph::GraphBackend& self, const py::iterable& leaves, in
 }  // namespace
 
 void register_graph(py::module_& module) {
+  module.def(
+      "trim_heap",
+      [] {
+        const GilRelease release;
+        malloc_trim(0);
+      },
+      "Gives memory that is free back to the system.");
   py::class_<graph::GraphBackend, std::shared_ptr<graph::GraphBackend>>(
       module, "GraphBackend", "A captured graph of a module, with its weights prepared.")
       .def(py::init(&make_backend), py::arg("packed"), py::arg("plain"))

@@ -247,6 +247,7 @@ class Graphs:
         except Exception as error:
             captured.reason = f"capturing failed: {type(error).__name__}: {error}"
             log.debug("capturing failed", exc_info=True)
+        _core.trim_heap()  # of what proving took: 25 MB for MiniLM, which malloc would keep
         with self._changed:
             self._under_way -= 1
             if self._kinds.get(kind.variant) is kind:

@@ -32,6 +32,8 @@ class Run {
       c10::IValue result = graph::apply(*instruction.scalar, stack_);
       stack_.clear();
       stack_.push_back(std::move(result));
+    } else if (instruction.row_buckets) {
+      call_in_bucket(instruction);
     } else {
       instruction.op->callBoxed(stack_);
     }
@@ -40,6 +42,21 @@ class Run {
   }
 
  private:
+  // See Note [Rows in buckets].
+  void call_in_bucket(const Instruction& instruction) {
+    const at::Tensor input = std::move(stack_.front()).toTensor();
+    const std::int64_t rows = input.numel() == 0 ? 0 : input.numel() / input.size(-1);
+    const std::int64_t bucket = instruction.row_buckets->bucket(rows);
+    if (bucket == rows) {
+      stack_.front() = input;
+      instruction.op->callBoxed(stack_);
+      return;
+    }
+    stack_.front() = with_rows(input, bucket);
+    instruction.op->callBoxed(stack_);
+    stack_.front() = without_added_rows(stack_.front().toTensor(), input.sizes());
+  }
+
   c10::IValue& at(SlotIndex slot) { return slots_[static_cast<std::size_t>(slot)]; }
 
   c10::IValue value_of(const Argument& argument) {

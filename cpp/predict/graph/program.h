@@ -6,12 +6,14 @@
 #include <ATen/core/jit_type.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "predict/graph/guard.h"
+#include "predict/graph/row_buckets.h"
 #include "predict/graph/scalar_ops.h"
 
 namespace torchpool::graph {
@@ -42,9 +44,11 @@ struct Instruction {
   bool spread = false;             // outputs are a returned list's elements
   std::vector<SlotIndex> dead;     // slots that nobody reads after this instruction
   std::string name;                // for messages and profiles
+  // Of a packed linear layer; all those of a program share them.
+  std::shared_ptr<RowBuckets> row_buckets{};
 };
 
-// Immutable once finished; shared by all workers.
+// Immutable once finished, but for the row buckets, which are thread-safe; shared by all workers.
 struct Program {
   std::size_t num_slots = 0;
   std::vector<SlotIndex> weight_slots;
@@ -56,7 +60,7 @@ struct Program {
   Guards guards;
   std::string text;
 
-  // Finds last uses. Call once, after everything above but constant_slots is set.
+  // Finds last uses, and which instructions have their rows in buckets. Call once, after everything above but constant_slots is set.
   void finish();
 };
 
