@@ -3,9 +3,9 @@
 torch.export sets flags and patches classes for the whole process, makes fake tensors that end up wherever a module
 keeps what it computes, takes the interpreter's lock for a second or more and leaves 100 MB of modules behind. None of
 that is for a process that serves calls. A forked child has the module at hand, whatever it is made of and wherever it
-was defined, and gives back plain data. It computes nothing but shapes: what the parent's threads held at the fork (a
-lock of a math library) it would wait for in vain, until its time is up. Whether its programs are right, the parent
-proves.
+was defined, and gives back plain data. It computes nothing but shapes. Should one of the parent's threads have held a
+lock at the fork that export needs, it waits for it in vain: a child that uses no processor time for a while is ended,
+and another one forked. Whether its programs are right, the parent proves.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pickle
 import signal
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
@@ -27,14 +28,30 @@ from torchpool.capture_source import Source, brief
 from torchpool.program import CaptureError, Programs
 
 _LIMIT_SECONDS = 300
-_LOOK_SECONDS = 0.1  # how often to see whether the child lives and the interpreter stays
+_LOOK_SECONDS = 0.1  # how often to see what the child does, and whether the interpreter stays
+_IDLE_SECONDS = 5.0
+_ATTEMPTS = 3
 
 
-def capture_elsewhere(source: Source) -> Programs:
+class _Stuck(Exception):
+    """The child waits for something that will not come."""
+
+
+def capture_elsewhere(source: Source, wanted: Callable[[], bool] = lambda: True) -> Programs:
     """The programs of the source. Raises CaptureError, which says why there are none.
 
-    Waits with the interpreter's lock released, and gives up when the interpreter exits.
+    Waits with the interpreter's lock released, and gives up when the interpreter exits or it is
+    `wanted` no longer.
     """
+    for _ in range(_ATTEMPTS):
+        try:
+            return _capture_once(source, wanted)
+        except _Stuck:
+            continue
+    raise CaptureError(f"{_ATTEMPTS} processes that were to capture it came to a standstill")
+
+
+def _capture_once(source: Source, wanted: Callable[[], bool]) -> Programs:
     reader, writer = multiprocessing.Pipe(duplex=False)
     with reader:
         with writer:
@@ -45,19 +62,27 @@ def capture_elsewhere(source: Source) -> Programs:
             if child == 0:
                 _serve(writer, source)
         try:
-            return _receive(reader, child)
+            return _receive(reader, child, wanted)
         finally:
             _end(child)
 
 
-def _receive(reader: Connection, child: int) -> Programs:
-    started = time.monotonic()
+def _receive(reader: Connection, child: int, wanted: Callable[[], bool]) -> Programs:
+    started = last_moved = time.monotonic()
+    used = 0.0
     try:
         while not reader.poll(_LOOK_SECONDS):
             if not threading.main_thread().is_alive():
                 raise CaptureError("the interpreter exits")
-            if time.monotonic() - started > _LIMIT_SECONDS:
+            if not wanted():
+                raise CaptureError("nobody waits for it any more")
+            now = time.monotonic()
+            if now - started > _LIMIT_SECONDS:
                 raise CaptureError(f"capturing took more than {_LIMIT_SECONDS} s")
+            if (spent := _processor_seconds(child)) > used:
+                used, last_moved = spent, now
+            elif now - last_moved > _IDLE_SECONDS:
+                raise _Stuck
         programs, error = pickle.loads(reader.recv_bytes())
     except EOFError:
         raise CaptureError(f"the process that captured it ended without a word ({_fate(child)})") from None
@@ -65,6 +90,14 @@ def _receive(reader: Connection, child: int) -> Programs:
         raise CaptureError(error)
     assert isinstance(programs, Programs)
     return programs
+
+
+def _processor_seconds(child: int) -> float:
+    # The clock of another process, as clock_getcpuclockid() makes it; gone when somebody else has reaped the child.
+    try:
+        return time.clock_gettime(~child << 3 | 2)
+    except OSError:
+        return 0.0
 
 
 def _fate(child: int) -> str:

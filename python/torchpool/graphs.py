@@ -68,8 +68,16 @@ class Built:
     difference: Difference
 
 
-def build(target: Callable[..., Any], module: torch.nn.Module, kind: Kind, dtype: torch.dtype | None = None) -> Built:
-    """A proven graph of the target for calls of this kind. Raises CaptureError, which says what is in the way."""
+def build(
+    target: Callable[..., Any],
+    module: torch.nn.Module,
+    kind: Kind,
+    dtype: torch.dtype | None,
+    *,
+    wanted: Callable[[], bool],
+) -> Built:
+    """A proven graph of the target for calls of this kind. Raises CaptureError, which says what is in the way, also
+    soon after it is `wanted` no longer."""
 
     def run(leaves: Leaves) -> Leaves:
         args, kwargs = replace_tensors(kind.call, leaves)
@@ -82,7 +90,7 @@ def build(target: Callable[..., Any], module: torch.nn.Module, kind: Kind, dtype
 
     refuse_hooks(module)
     source = kind.context.copy().run(Source.of, target, module, kind.call, kind.samples, kind.contract, dtype)
-    programs = capture_elsewhere(source)
+    programs = capture_elsewhere(source, wanted)
     narrow = programs.plain.checks
     wrong: str | None = None
     for widen in (True, False) if programs.starts_at_two else (False,):
@@ -254,21 +262,29 @@ class Graphs:
                 self.captured[kind.variant] = captured
             self._changed.notify_all()
 
+    def _wanted(self, kind: Kind) -> bool:
+        predictor = self._predictor()
+        return predictor is not None and not predictor._closed and self._kinds.get(kind.variant) is kind
+
     def _build_and_serve(self, kind: Kind, captured: Captured) -> None:
         predictor, module = self._predictor(), self._module()
-        if predictor is None or module is None or predictor._closed or self._kinds.get(kind.variant) is not kind:
+        if predictor is None or module is None or not self._wanted(kind):
             return
         if written := predictor._core.volatile_attributes:
             raise CaptureError(f"the module writes to itself when it runs, which a graph would not do: {written[0]}")
-        dtype = predictor._options.dtype
-        built = build(predictor.model, module, kind, dtype)
+        target, dtype, rows = predictor.model, predictor._options.dtype, predictor._options.max_batch
+        del predictor
+        built = build(target, module, kind, dtype, wanted=lambda: self._wanted(kind))
         backend = built.backend
         captured.notes = built.specialised
         if dtype is not None:
             off = built.difference
             text = f"computed in {dtype}: differs by {off.largest:.1e} of the largest value, {off.mean:.1e} on average"
             captured.notes = (text, *captured.notes)
-        rows = predictor._options.max_batch or choose_max_batch(backend.run, kind.samples[0], kind.contract)
+        rows = rows or choose_max_batch(backend.run, kind.samples[0], kind.contract)
+        predictor = self._predictor()
+        if predictor is None:
+            return
         if not predictor._core.serve_by_graph(kind.variant, kind.contract, backend, rows):
             captured.reason = "other calls were learned from meanwhile"
             return

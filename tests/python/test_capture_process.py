@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from support import HANG, SimpleCNN, assert_clean, assert_close, build, draw, ea
 from torch import nn
 
 import torchpool
-from torchpool import _core, capture_process
+from torchpool import _core, capture_process, graphs
 
 Child = Callable[..., Any]
 
@@ -55,14 +56,43 @@ def test_a_child_that_ends_early_leaves_the_module_serving(child: Any) -> None:
 def test_a_child_that_hangs_is_ended_by_its_alarm(child: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fork = _core.fork
     monkeypatch.setattr(_core, "fork", lambda seconds: fork(1))
-    predict = child(lambda source: threading.Event().wait())
+    predict = child(spin)
     assert_served_by_the_module(predict, f"signal {signal.SIGALRM.value}")
 
 
-def test_a_child_that_hangs_is_given_up(child: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_waits_in_vain_is_replaced(child: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture_process, "_IDLE_SECONDS", 0.3)
+    answer, forks = capture_process._answer, []  # type: Any, list[int]
+
+    def fork(seconds: int, fork: Any = _core.fork) -> int:
+        forks.append(seconds)
+        return int(fork(seconds))
+
+    def act(source: Any) -> Any:
+        return answer(source) if len(forks) > 2 else threading.Event().wait()
+
+    monkeypatch.setattr(_core, "fork", fork)
+    predict = child(act)
+    assert predict.ready(HANG)
+    assert predict.explain().served_by == ("graph",)
+    assert len(forks) == 3
+
+
+def test_children_that_all_wait_in_vain_are_given_up(child: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture_process, "_IDLE_SECONDS", 0.3)
+    predict = child(lambda source: threading.Event().wait())
+    assert_served_by_the_module(predict, "3 processes that were to capture it came to a standstill")
+
+
+def spin(source: Any) -> Any:
+    while True:
+        pass
+
+
+def test_a_child_that_takes_too_long_is_given_up(child: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture_process, "_LIMIT_SECONDS", 1)
     monkeypatch.setattr(_core, "fork", lambda seconds, fork=_core.fork: fork(int(HANG)))
-    predict = child(lambda source: threading.Event().wait())
+    predict = child(spin)
     assert_served_by_the_module(predict, "capturing took more than 1 s")
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)  # it was killed, and no zombie is left
@@ -74,6 +104,21 @@ def test_a_child_that_fails_leaves_the_module_serving(child: Any) -> None:
 
     predict = child(act)
     assert_served_by_the_module(predict, "ended without a word (exit code 1)")
+
+
+def test_a_dropped_predictor_is_freed_at_once_and_its_capture_given_up(child: Any) -> None:
+    predict = child(spin)
+    gone, capturing = weakref.ref(predict), graphs._capturer._thread
+    del predict
+    assert gone() is None
+    capturing.join(HANG)
+    assert not capturing.is_alive()
+
+
+def test_a_closed_predictors_capture_is_given_up(child: Any) -> None:
+    predict = child(spin)
+    predict.close()
+    assert predict.ready(HANG)
 
 
 def test_a_process_that_cannot_fork_serves_by_the_module(child: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,6 +185,7 @@ def test_a_dropped_predictor_is_freed_at_once() -> None:
     model = build(MarkerModule)
     predict = torchpool.wrap(model)
     list(predict.map(map(row, range(10))))
+    assert predict.ready(HANG)  # a capture holds the model until it is given up, a moment later
     gone, model_gone = weakref.ref(predict), weakref.ref(model)
     del predict
     assert gone() is None
