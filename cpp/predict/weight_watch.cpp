@@ -37,15 +37,14 @@ std::int64_t offset_of_element(const at::Tensor& tensor, std::int64_t index) {
   return offset;
 }
 
-// Any address, also one where nothing is.
-void prefetch_at(std::uintptr_t address) noexcept {
-  __builtin_prefetch(reinterpret_cast<const void*>(address));
+void prefetch(const void* begin, std::size_t bytes) noexcept {
+  const auto* line = static_cast<const char*>(begin);
+  for (std::size_t at = 0; at < bytes; at += kLine) __builtin_prefetch(line + at);
 }
 
 template <typename T>
-void prefetch_all(const std::vector<T>& values) {
-  const auto* bytes = reinterpret_cast<const char*>(values.data());
-  for (std::size_t at = 0; at < values.size() * sizeof(T); at += kLine) __builtin_prefetch(bytes + at);
+void prefetch_all(const std::vector<T>& values) noexcept {
+  prefetch(values.data(), values.size() * sizeof(T));
 }
 
 void wait_for_earlier_reads() noexcept {
@@ -165,20 +164,13 @@ void WeightWatch::prefetch(const WeightFingerprint& before) const noexcept {
   prefetch_all(before.versions);
   prefetch_all(before.samples);
   for (const Watched& watched : watched_) {
-    // Where these objects keep the version, the address and the size is theirs: wrong offsets would cost time only.
-    static_assert(sizeof(watched.version) == sizeof(void*), "a pointer to the counter");
-    std::uintptr_t counter = 0;
-    std::memcpy(&counter, &watched.version, sizeof(counter));
-    prefetch_at(counter + 16);
-    const auto storage = reinterpret_cast<std::uintptr_t>(watched.storage);
-    prefetch_at(storage + 16);
-    prefetch_at(storage + 56);
+    if (watched.storage != nullptr) torchpool::prefetch(watched.storage, sizeof(*watched.storage));
   }
   wait_for_earlier_reads();
   for (const Watched& watched : watched_) {
     if (watched.storage == nullptr) continue;
-    const auto data = reinterpret_cast<std::uintptr_t>(watched.storage->_mutable_data_ptr_no_checks().get());
-    for (std::size_t i = watched.first_sample; i < watched.end_sample; ++i) prefetch_at(data + samples_[i].at);
+    const auto* data = static_cast<const char*>(watched.storage->_mutable_data_ptr_no_checks().get());
+    for (std::size_t i = watched.first_sample; i < watched.end_sample; ++i) __builtin_prefetch(data + samples_[i].at);
   }
 }
 

@@ -17,7 +17,7 @@ Constants prepared(const Program& program, const std::vector<at::Tensor>& weight
 }  // namespace
 
 GraphBackend::GraphBackend(std::shared_ptr<const Program> packed, std::shared_ptr<const Program> plain,
-                           std::vector<at::Tensor> weights, Reclaimer& reclaimer)
+                           const std::vector<at::Tensor>& weights, Reclaimer& reclaimer)
     : packed_(std::move(packed)),
       plain_(std::move(plain)),
       reclaimer_(reclaimer),

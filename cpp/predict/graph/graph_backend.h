@@ -25,7 +25,7 @@ class GraphBackend : public Backend {
   // `weights` are the module's own tensors; `reclaimer` takes them back when this goes. Requires the lock that the
   // weights' writers hold.
   GraphBackend(std::shared_ptr<const Program> packed, std::shared_ptr<const Program> plain,
-               std::vector<at::Tensor> weights, Reclaimer& reclaimer);
+               const std::vector<at::Tensor>& weights, Reclaimer& reclaimer);
   ~GraphBackend() override;
 
   std::string name() const override { return "graph"; }

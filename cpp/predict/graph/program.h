@@ -60,7 +60,8 @@ struct Program {
   Guards guards;
   std::string text;
 
-  // Finds last uses, and which instructions have their rows in buckets. Call once, after everything above but constant_slots is set.
+  // Finds last uses, and which instructions have their rows in buckets. Call once, after everything above but
+  // constant_slots is set.
   void finish();
 };
 

@@ -12,10 +12,10 @@ namespace torchpool::graph {
 // Note [Rows in buckets]
 // oneDNN compiles code for each number of rows that a linear layer meets: 0.6 to 0.8 ms and 0.5 MB each, kept in two
 // caches of 1,024. Batches of texts meet hundreds of numbers, for each of the model's layers: MiniLM called with random
-// lengths grew by 350 MB in 2,000 calls and spent a tenth of its time compiling. The caches' sizes can only be set by
-// environment variables that concern the whole process. So a program computes with few numbers of rows: the first 4 that
-// it meets as they are, which is all there is where sizes rest, and others rounded up. Beyond 64 rows that adds 4% on
-// average; below, the weights have to be read in any case.
+// lengths grew by 290 MB in 2,000 calls. The caches' sizes can only be set by environment variables that concern the
+// whole process. So a program computes with few numbers of rows: the first 4 that it meets as they are, which is all
+// there is where sizes rest, and others rounded up. Beyond 64 rows that adds 4% on average; below, the weights have to
+// be read in any case.
 class RowBuckets {
  public:
   // How many rows to compute with for `rows`, at least as many. Thread-safe.
