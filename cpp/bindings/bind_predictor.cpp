@@ -55,6 +55,7 @@ py::dict BoundPredictor::stats() const {
   result["rejected"] = count(stats_->rejected);
   result["inline"] = count(stats_->inlined);
   result["fell_back"] = count(stats_->fell_back);
+  result["upkeep_failed"] = count(stats_->upkeep_failed);
   std::int64_t waiting_rows = 0;
   int running_batches = 0;
   for (const auto& channel : channels()) {

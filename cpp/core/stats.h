@@ -41,8 +41,10 @@ struct ChannelStats {
   std::atomic<std::uint64_t> rejected{0};  // never accepted
   std::atomic<std::uint64_t> inlined{
       0};  // run on their caller's thread; counted as accepted and succeeded / failed too
-  std::atomic<std::uint64_t> fell_back{
-      0};              // their own backend could not serve them; run again by the handler's fallback
+  // Their own backend could not serve them; run again by the handler's fallback.
+  std::atomic<std::uint64_t> fell_back{0};
+  // What the handler does between batches, to serve the next ones faster, and could not do.
+  std::atomic<std::uint64_t> upkeep_failed{0};
   Histogram queue_ns;  // admission to start
   Histogram batch_ns;  // start to resolved, per batch
   Histogram run_ns;    // the backend alone, per batch

@@ -60,7 +60,8 @@ class BatchTask : public Task {
   Step keep_up() noexcept {
     try {
       kept_up_->upkeep();
-    } catch (const std::exception&) {  // such as no memory for a packed copy
+    } catch (const std::exception&) {
+      predictor_->stats().upkeep_failed.fetch_add(1, std::memory_order_relaxed);
     }
     return Step::done();
   }

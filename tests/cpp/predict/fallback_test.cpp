@@ -28,9 +28,11 @@ class ScriptedBackend : public Backend {
   void upkeep() override {
     due = false;
     kept_up.unpark();
+    if (upkeep_fails) throw std::runtime_error("no memory");
   }
   std::atomic<int> runs{0};
   std::atomic<bool> due{false};
+  std::atomic<bool> upkeep_fails{false};
   Parker kept_up;
 
  private:
@@ -109,6 +111,19 @@ TEST_F(FallbackTest, UpkeepRunsBehindTheCalls) {
   EXPECT_TRUE(at::equal(result_of(*request), at::full({1, 3}, 2.0F)));
   graph->kept_up.park();
   EXPECT_TRUE(channel_->wait_drained(kNever));
+  EXPECT_EQ(stats_->upkeep_failed, 0U);
+}
+
+TEST_F(FallbackTest, UpkeepThatFailsIsCountedAndHurtsNoCall) {
+  const auto graph = std::make_shared<ScriptedBackend>(Lane::kCompute, [](const at::Tensor& x) { return x + 1; });
+  graph->due = graph->upkeep_fails = true;
+  for (int call = 0; call < 2; ++call) {
+    const auto request = submit(at::ones({1, 3}), graph);
+    EXPECT_TRUE(at::equal(result_of(*request), at::full({1, 3}, 2.0F)));
+    EXPECT_TRUE(channel_->wait_drained(kNever));
+  }
+  EXPECT_EQ(stats_->upkeep_failed, 1U);
+  EXPECT_EQ(stats_->fell_back, 0U);
 }
 
 }  // namespace
