@@ -71,9 +71,8 @@ def _packed() -> Product:
 
 
 PLAIN = ("gemm-intra-op", "gemm-threads")
-PACKED = "gemm-packed"
 GEMMS = {
     "gemm-intra-op": intra_op,
     "gemm-threads": lambda: _in_threads(_plain),  # torch.mm, a thread a core
-    PACKED: lambda: _in_threads(_packed),  # oneDNN's, packed: on some processors it beats torch.mm
+    "gemm-packed": lambda: _in_threads(_packed),  # oneDNN's, packed: on some processors it beats torch.mm
 }
