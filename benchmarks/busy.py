@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.fresh import in_fresh_process
-from benchmarks.wanted import Figure, all_good, share, table
+from benchmarks.wanted import Figure, report, share
 from benchmarks.workloads import BATCH, BATCHES, load
 
 ROUNDS = 5
@@ -124,8 +124,7 @@ def figures(found: dict[str, Any]) -> list[Figure]:
 def main() -> int:
     found = measure()
     print(f"alone: {found['texts_per_s_alone']:,.0f} texts/s, {found['counts_per_s_alone'] / 1e6:,.1f} M counts/s")
-    print(table(figures(found)))
-    return 0 if all_good(figures(found)) else 1
+    return report(figures(found))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 Texts come tokenised, in the order of their lengths, in batches of 8 padded to their longest. The graph backend gets
 such a batch as one call, so that its two workers run whole batches side by side; OpenVINO has two streams, ONNX Runtime
 two threads (on two cores). The limit is the fastest of three ways to multiply 1024x1024 matrices on all cores, a packed
-one among them (the share of torch.mm's speed is shown beside it), and of the model's work only what its real tokens need
-is counted: neither padding nor what is not a matrix product.
+one among them (torch.mm's share is shown beside it), and of the model's work only what its real tokens need is
+counted: neither padding nor what is not a matrix product.
 """
 
 import argparse

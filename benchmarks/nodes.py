@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.fresh import in_fresh_process
-from benchmarks.wanted import Figure, all_good, table
+from benchmarks.wanted import Figure, report
 
 NODES = 200
 ROUNDS = 300
@@ -100,9 +100,7 @@ def figures(found: dict[str, float]) -> list[Figure]:
 
 
 def main() -> int:
-    found = figures(measure())
-    print(table(found))
-    return 0 if all_good(found) else 1
+    return report(figures(measure()))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks import models
 from benchmarks.contenders import status_mb
 from benchmarks.fresh import in_fresh_process
-from benchmarks.wanted import Figure, all_good, table
+from benchmarks.wanted import Figure, report
 
 CALLS = 10_000
 THREADS = 4
@@ -107,8 +107,7 @@ def main() -> int:
     )
     print(f"{EVERY} calls: {' '.join(f'{mb:.0f}' for mb in found['samples_mb'])}")
     print(f"{found['calls']:,} calls, {found['fell_back']} of them not by the graph")
-    print(table(figures(found)))
-    return 0 if all_good(figures(found)) else 1
+    return report(figures(found))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import data, models
 from benchmarks.fresh import in_fresh_process
-from benchmarks.wanted import Figure, all_good, table
+from benchmarks.wanted import Figure, report
 from benchmarks.workloads import relative_difference
 
 PROCESSES = 3
@@ -66,9 +66,7 @@ def figures(found: dict[str, Any]) -> list[Figure]:
 
 
 def main() -> int:
-    found = figures(measure())
-    print(table(found))
-    return 0 if all_good(found) else 1
+    return report(figures(measure()))
 
 
 if __name__ == "__main__":

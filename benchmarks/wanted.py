@@ -41,6 +41,12 @@ def table(figures: Sequence[Figure]) -> str:
     return "\n".join([f"  {'':58}{'reached':>14}{'wanted':>14}", *map(str, figures)])
 
 
+def report(figures: Sequence[Figure]) -> int:
+    """Prints the table; the exit code says whether all is good."""
+    print(table(figures))
+    return 0 if all_good(figures) else 1
+
+
 def all_good(figures: Sequence[Figure]) -> bool:
     """Whether nothing that was measured falls short; what was not measured does not count."""
     return all(figure.good is not False for figure in figures)

@@ -22,9 +22,10 @@ from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, Guar
 from torchpool import capture_shapes, graph_edit, grouped_op, module_copy, rnn_op, tree
 from torchpool.arguments import Call, replace_tensors
 from torchpool.capture_shapes import NotExpressible
-from torchpool.capture_source import Source, brief
+from torchpool.capture_source import Source
 from torchpool.contract import Contract
 from torchpool.program import CaptureError
+from torchpool.refusal import brief
 from torchpool.shape_checks import Leaves, ShapeCheck, ShapeEqual, allows, from_one, lengths_of, with_rows
 
 
@@ -66,7 +67,7 @@ class _Traced(_Wrapper):
             return super().forward(*leaves)
         except GuardOnDataDependentSymNode as error:
             # Left to export, this would print the whole graph.
-            raise CaptureError(f"what is computed depends on values, not only on sizes: {brief(error, 1)}") from error
+            raise CaptureError(f"what is computed depends on values, not only on sizes: {brief(error)}") from error
 
 
 def capture(source: Source, *, free: bool = True) -> Graph:
@@ -120,8 +121,9 @@ def _capture(source: Source, *, free: bool) -> Graph:
                 # Whatever export or the module raises only means that this way is closed.
                 first = first or error
                 if isinstance(error.__cause__ or error.__context__, ConstraintViolationError):
-                    raise _Closed(brief(first)) from first  # a size that must be free is not: in no way of tracing
-    raise _Closed(brief(first)) from first
+                    raise _Closed(brief(first, 2)) from first  # a size that must be free is not: in no way of tracing
+    assert first is not None  # each way returned or raised
+    raise _Closed(brief(first, 2)) from first
 
 
 def _attempt(source: Source, leaves: Leaves, *, free: bool, strict: bool, all_buffers: bool) -> Graph:

@@ -24,8 +24,9 @@ from typing import NoReturn
 import torch
 
 from torchpool import _core
-from torchpool.capture_source import Source, brief
+from torchpool.capture_source import Source
 from torchpool.program import CaptureError, Programs
+from torchpool.refusal import brief
 
 _LIMIT_SECONDS = 300
 _LOOK_SECONDS = 0.1  # how often to see what the child does, and whether the interpreter stays
@@ -133,7 +134,7 @@ def _answer(source: Source) -> tuple[Programs | None, str | None]:
     except CaptureError as error:
         return None, str(error)
     except Exception as error:
-        return None, f"capturing failed: {brief(error)}"
+        return None, f"capturing failed: {brief(error, 2)}"
 
 
 def _let_go(keep: int) -> None:

@@ -13,10 +13,11 @@ from torchpool import module_copy, tree
 from torchpool.arguments import Call, replace_tensors
 from torchpool.contract import Contract
 from torchpool.program import CaptureError
+from torchpool.refusal import brief
 from torchpool.shape_checks import Leaves
 
 # Hooks of these modules do nothing but collect values for the result.
-_COLLECTING_HOOKS = ("transformers.",)
+_COLLECTING_HOOKS = ("transformers.utils.output_capturing",)
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,10 @@ class Source:
         try:
             module = module_copy.share(self.module)
         except Exception as error:
-            raise CaptureError(f"the module cannot be copied: {brief(error)}") from error
+            raise CaptureError(f"the module cannot be copied: {brief(error, 2)}") from error
         if self.dtype is not None:
             module_copy.convert(module, self.dtype, all_buffers=all_buffers)
         return module
-
-
-def brief(error: BaseException | None, most_lines: int = 2) -> str:
-    """An exception's kind and first lines, without advice for those who call export themselves."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(lines[:most_lines])
-    return f"{type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}"
 
 
 def _method(target: Callable[..., Any], module: nn.Module) -> str | None:
@@ -84,7 +78,7 @@ def refuse_hooks(module: nn.Module) -> None:
     """Raises CaptureError for hooks: a graph runs no Python, so that what they do beside the result would be lost."""
     for name, part in module.named_modules():
         hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
-        if not all(str(getattr(hook, "__module__", "")).startswith(_COLLECTING_HOOKS) for hook in hooks):
+        if not all(getattr(hook, "__module__", None) in _COLLECTING_HOOKS for hook in hooks):
             raise CaptureError(f"submodule {name!r} has forward hooks, which a graph cannot run")
     registered = torch.nn.modules.module
     if registered._global_forward_hooks or registered._global_forward_pre_hooks:

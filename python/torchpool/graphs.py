@@ -21,6 +21,7 @@ from torchpool.capture_source import Source, refuse_hooks
 from torchpool.contract import Contract
 from torchpool.graph_proof import Difference, prove
 from torchpool.program import BODY, CaptureError
+from torchpool.refusal import brief
 from torchpool.shape_checks import Leaves, from_one, samples_for_proof, with_rows
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ class Graphs:
         except CaptureError as error:
             captured.reason = str(error)
         except Exception as error:
-            captured.reason = f"capturing failed: {type(error).__name__}: {error}"
+            captured.reason = f"capturing failed: {brief(error, 2)}"
             log.debug("capturing failed", exc_info=True)
         _core.trim_heap()  # of what proving took: 25 MB for MiniLM, which malloc would keep
         with self._changed:

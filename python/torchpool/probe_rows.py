@@ -10,6 +10,7 @@ import torch
 
 from .perturb import Layout, disturb, is_number, same_leaves, vary
 from .probe_run import Leaves, Outcome, OutOfTime, Runner, Unsafe, largest, worst
+from .refusal import brief
 
 Axes = tuple[int | None, ...]
 _LEAK = "rows influence each other"
@@ -85,7 +86,7 @@ class RowProver:
             except Exception as error:
                 if attempt is row:
                     raise self._fail(
-                        "rows", f"the model raises for one row of the sample ({_brief(error)})", 0
+                        "rows", f"the model raises for one row of the sample ({brief(error)})", 0
                     ) from error
                 continue
             if attempt is row or not self.own or self._as_finite(own):
@@ -108,7 +109,7 @@ class RowProver:
             raise
         except Exception as error:
             raise self._fail(
-                "batch runs", f"the model raises for a batch of {len(units)} ({_brief(error)})", 1
+                "batch runs", f"the model raises for a batch of {len(units)} ({brief(error)})", 1
             ) from error
         if merged.spec != self.own[0].spec:
             raise self._fail("structure", _structure(self.own[0], merged, f"changes with a batch of {len(units)}"), 2)
@@ -282,11 +283,6 @@ class RowProver:
             except Exception:
                 return True
         return False
-
-
-def _brief(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
 def _structure(one: Outcome, other: Outcome, how: str) -> str:

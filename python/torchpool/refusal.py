@@ -26,10 +26,11 @@ class Seen(Protocol):
     values: tuple[tuple[str, str], ...]
 
 
-def brief(error: BaseException) -> str:
-    """Type and first line of an exception."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"
+def brief(error: BaseException, most_lines: int = 1) -> str:
+    """An exception's type and first lines, of at most 300 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:most_lines])
+    return f"{type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}" if text else type(error).__name__
 
 
 def difference(call: Seen, known: Seen) -> tuple[type[Exception], str] | None:

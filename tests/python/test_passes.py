@@ -17,7 +17,6 @@ from torchpool.capture import Graph
 from torchpool.lower import lower
 from torchpool.passes import pack_linear
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="oneDNN is not built in")
 WIDE = 256  # of linear layers that are worth packing
 
 

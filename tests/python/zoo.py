@@ -22,6 +22,16 @@ LENGTHS = (6, 9, 4, 12, 1, 9)
 
 TEXT_PAD = {"input_ids": 0, "attention_mask": 0}
 VOCABULARY = 50
+ENCODER_DECODER: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "d_model": 16,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+}
 
 
 @dataclass(frozen=True)

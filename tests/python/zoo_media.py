@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from support import draw
-from zoo import LENGTHS, VOCABULARY, Calls, Entry, ids, inputs, pretrained, sequences, texts
+from zoo import ENCODER_DECODER, LENGTHS, VOCABULARY, Calls, Entry, ids, inputs, pretrained, sequences, texts
 
 _SMALL: dict[str, Any] = {
     "hidden_size": 16,
@@ -25,15 +25,8 @@ _WAVE: dict[str, Any] = {
     "num_conv_pos_embedding_groups": 2,
 }
 _WHISPER: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
+    **ENCODER_DECODER,
     "num_mel_bins": 8,
-    "d_model": 16,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 32,
-    "decoder_ffn_dim": 32,
     "max_source_positions": 20,
     "max_target_positions": 32,
     "pad_token_id": 0,

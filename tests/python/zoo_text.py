@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zoo import TEXT_PAD, VOCABULARY, Entry, bare_texts, pretrained, text_pairs, texts
+from zoo import ENCODER_DECODER, TEXT_PAD, VOCABULARY, Entry, bare_texts, pretrained, text_pairs, texts
 
 _SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -26,14 +26,7 @@ _GPT2: dict[str, Any] = {
     **_SPECIAL,
 }
 _BART: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "d_model": 16,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 32,
-    "decoder_ffn_dim": 32,
+    **ENCODER_DECODER,
     "max_position_embeddings": 64,
     "decoder_start_token_id": 2,
     "use_cache": False,
