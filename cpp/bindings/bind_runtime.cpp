@@ -3,7 +3,7 @@
 #include <thread>
 #include <vector>
 
-#include "bindings/pending.h"
+#include "bindings/waiting.h"
 #include "core/mutex.h"
 #include "core/topology.h"
 
@@ -79,6 +79,7 @@ void register_runtime(py::module_& module) {
   });
   module.def("after_fork_in_child", [] {
     set_main_thread();
+    set_up_spinning();
     GilReclaimer::instance().after_fork_in_child();
   });
   module.def(

@@ -1,4 +1,5 @@
 // The extension module: what Python sees, in the order that a call meets it.
+#include "bindings/bind_executor.h"
 #include "bindings/bind_graph.h"
 #include "bindings/bound_predictor.h"
 #include "bindings/bound_runtime.h"
@@ -16,5 +17,6 @@ PYBIND11_MODULE(_core, module) {
   torchpool::register_graph(module);
   torchpool::register_predictor(module);
   torchpool::register_watches(module);
+  torchpool::register_executor(module);
   torchpool::register_fork(module);
 }

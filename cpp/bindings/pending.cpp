@@ -1,24 +1,14 @@
 #include "bindings/pending.h"
 
 #include <algorithm>
-#include <atomic>
-#include <limits>
 
+#include "bindings/pool_worker.h"
 #include "bindings/python_backend.h"
 #include "core/error.h"
 
 namespace torchpool {
 
 namespace {
-
-// Python promises Ctrl-C within 0.1 s; a waiting main thread looks for signals twice as often.
-constexpr auto kSignalSlice = std::chrono::milliseconds(50);
-std::atomic<unsigned long> main_thread{0};
-
-Parker& own_parker() {
-  thread_local Parker parker;
-  return parker;
-}
 
 bool cancel_in(const std::weak_ptr<Channel>& weak, CallRequest& request) noexcept {
   std::shared_ptr<Channel> channel = weak.lock();
@@ -31,32 +21,15 @@ bool cancel_in(const std::weak_ptr<Channel>& weak, CallRequest& request) noexcep
 
 }  // namespace
 
-void set_main_thread() {
-  main_thread.store(PyThread_get_thread_ident(), std::memory_order_relaxed);
-}
-
-bool handles_signals() {
-  return PyThread_get_thread_ident() == main_thread.load(std::memory_order_relaxed);
-}
-
-TimePoint signal_slice() {
-  return Clock::steady().now() + kSignalSlice;
-}
-
 Pending Pending::failed(py::object error) {
   Pending pending{py::none()};
   pending.error_ = std::move(error);
   return pending;
 }
 
-TimePoint after_seconds(double seconds) {
-  if (!(seconds < 1e9)) return kNever;
-  return Clock::steady().now() +
-         std::chrono::duration_cast<Duration>(std::chrono::duration<double>(std::max(seconds, 0.0)));
-}
-
 bool wait_for(CallRequest& request, const std::weak_ptr<Channel>& channel, TimePoint until) {
   if (request.done()) return true;
+  const ParkedTask parked;
   const bool slices = handles_signals();
   for (;;) {
     const TimePoint slice = slices ? std::min(until, signal_slice()) : until;
@@ -106,7 +79,6 @@ py::object Pending::result() {
 }
 
 void register_pending(py::module_& module) {
-  set_main_thread();
   py::class_<Pending>(module, "Pending", "A submitted call.")
       .def_property_readonly("ready", &Pending::ready)
       .def("done", &Pending::done)

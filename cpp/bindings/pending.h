@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "bindings/gil.h"
+#include "bindings/waiting.h"
 #include "core/runtime.h"
 #include "predict/call_request.h"
 
@@ -46,13 +47,6 @@ class Pending {
 bool wait_for(CallRequest& request, const std::weak_ptr<Channel>& channel, TimePoint until);
 // The result of a request that is done, as the model's own output; raises what it failed with.
 py::object take_result(const CallRequest& request);
-// The thread that handles signals; set at import and again in a forked child.
-void set_main_thread();
-// On that thread, waits are cut into slices so that Ctrl-C is seen.
-bool handles_signals();
-TimePoint signal_slice();
-TimePoint after_seconds(double seconds);
-
 void register_pending(py::module_& module);
 
 }  // namespace torchpool

@@ -3,6 +3,7 @@
 namespace torchpool {
 
 bool Parker::try_take() noexcept {
+  if (state_.load(std::memory_order_relaxed) != kPermit) return false;  // polled: leaves the line to its writer
   std::uint32_t expected = kPermit;
   return state_.compare_exchange_strong(expected, kEmpty, std::memory_order_acq_rel);
 }

@@ -4,6 +4,7 @@ from torchpool import _compatibility as _compatibility  # first: says why the ex
 from torchpool._build_info import VERSION as __version__
 from torchpool._core import Closed, QueueFull
 from torchpool.contract import Contract
+from torchpool.executor import ThreadPoolExecutor
 from torchpool.predictor import Predictor
 from torchpool.report import Explanation
 from torchpool.runtime import Runtime, default_runtime
@@ -16,6 +17,7 @@ __all__ = [
     "Predictor",
     "QueueFull",
     "Runtime",
+    "ThreadPoolExecutor",
     "__version__",
     "default_runtime",
     "wrap",

@@ -1,0 +1,125 @@
+#include "bindings/future_standard.h"
+
+#include <array>
+#include <cstring>
+
+#include "bindings/future_wait.h"
+
+namespace torchpool {
+
+namespace {
+
+constexpr std::array<const char*, 6> kNames{"_condition", "_state",   "_result",
+                                            "_exception", "_waiters", "_done_callbacks"};
+
+const char* state_name(const FutureFields& fields) {
+  switch (fields.state) {
+    case FutureState::kPending: return "PENDING";
+    case FutureState::kRunning: return "RUNNING";
+    case FutureState::kCancelled: return "CANCELLED_AND_NOTIFIED";
+    case FutureState::kFinished: return "FINISHED";
+  }
+  return "";
+}
+
+// The instance's own dict, a borrowed reference; null with an error set.
+PyObject* dict_of(PyObject* future) {
+  PyObject* dict = PyObject_GenericGetDict(future, nullptr);
+  Py_XDECREF(dict);  // the instance keeps it
+  return dict;
+}
+
+py::object interned(const char* text) {
+  return py::reinterpret_steal<py::object>(PyUnicode_InternFromString(text));
+}
+
+// Everything but the condition is at hand: from the second look at `ordinary` on nothing else runs.
+bool fill(PyObject* future, const py::object& condition) {
+  FutureFields& fields = *fields_of(future);
+  py::object callbacks = py::list();
+  if (fields.extra != nullptr && fields.extra->callbacks != nullptr) {
+    callbacks = py::reinterpret_steal<py::object>(std::exchange(fields.extra->callbacks, nullptr));
+  }
+  const bool done = fields.state == FutureState::kFinished;
+  const py::object value = done ? py::reinterpret_borrow<py::object>(fields.value) : py::object(py::none());
+  const std::array<py::object, 6> values{condition,
+                                         interned(state_name(fields)),
+                                         fields.failed ? py::object(py::none()) : value,
+                                         fields.failed ? value : py::object(py::none()),
+                                         py::list(),
+                                         callbacks};
+  PyObject* dict = dict_of(future);
+  if (dict == nullptr) return false;
+  for (std::size_t i = 0; i < kNames.size(); ++i) {
+    if (PyDict_SetItemString(dict, kNames[i], values[i].ptr()) != 0) return false;
+  }
+  fields.ordinary = true;
+  if (done) Py_CLEAR(fields.value);
+  track_if_needed(future);
+  wake(detach_waiters(fields));
+  return true;
+}
+
+PyObject* get_attribute(PyObject* self, void* closure) {
+  if (!make_ordinary(self)) return nullptr;
+  const char* name = static_cast<const char*>(closure);
+  PyObject* dict = dict_of(self);
+  PyObject* value = dict == nullptr ? nullptr : PyDict_GetItemString(dict, name);
+  if (value == nullptr && PyErr_Occurred() == nullptr) PyErr_SetString(PyExc_AttributeError, name);
+  return Py_XNewRef(value);
+}
+
+int set_attribute(PyObject* self, PyObject* value, void* closure) {
+  if (!make_ordinary(self)) return -1;
+  const char* name = static_cast<const char*>(closure);
+  PyObject* dict = dict_of(self);
+  if (dict == nullptr) return -1;
+  if (value != nullptr) return PyDict_SetItemString(dict, name, value);
+  if (PyDict_DelItemString(dict, name) == 0) return 0;
+  PyErr_SetString(PyExc_AttributeError, name);
+  return -1;
+}
+
+PyObject* get_dict(PyObject* self, void* context) {
+  return make_ordinary(self) ? PyObject_GenericGetDict(self, context) : nullptr;
+}
+
+int set_dict(PyObject* self, PyObject* value, void* context) {
+  return make_ordinary(self) ? PyObject_GenericSetDict(self, value, context) : -1;
+}
+
+}  // namespace
+
+bool make_ordinary(PyObject* future) {
+  if (fields_of(future)->ordinary) return true;
+  const auto condition = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(standard.condition));
+  if (!condition) return false;
+  return fields_of(future)->ordinary || fill(future, condition);  // another thread may have been faster
+}
+
+FutureState ordinary_state(PyObject* future) {
+  PyObject* dict = dict_of(future);
+  PyObject* state = dict == nullptr ? nullptr : PyDict_GetItemString(dict, "_state");
+  const char* name = state == nullptr ? nullptr : PyUnicode_AsUTF8(state);
+  if (name == nullptr) {
+    PyErr_Clear();
+    return FutureState::kFinished;
+  }
+  if (std::strcmp(name, "PENDING") == 0) return FutureState::kPending;
+  if (std::strcmp(name, "RUNNING") == 0) return FutureState::kRunning;
+  return std::strcmp(name, "FINISHED") == 0 ? FutureState::kFinished : FutureState::kCancelled;
+}
+
+PyGetSetDef* future_attributes() {
+  static std::array<PyGetSetDef, kNames.size() + 2> all = [] {
+    std::array<PyGetSetDef, kNames.size() + 2> made{};
+    for (std::size_t i = 0; i < kNames.size(); ++i) {
+      made[i] = {kNames[i], get_attribute, set_attribute, nullptr, const_cast<char*>(kNames[i])};
+    }
+    made[kNames.size()] = {"__dict__", get_dict, set_dict, nullptr, nullptr};
+    return made;
+  }();
+  return all.data();
+}
+
+}  // namespace torchpool

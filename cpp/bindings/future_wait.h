@@ -1,0 +1,23 @@
+// Waiting for a future natively, and waking those who do.
+#pragma once
+
+#include "bindings/future_object.h"
+
+namespace torchpool {
+
+inline bool is_done(const FutureFields& fields) noexcept {
+  return fields.state == FutureState::kCancelled || fields.state == FutureState::kFinished;
+}
+
+// Takes all waiters off; the caller owes each of them a permit, by wake().
+Waiter* detach_waiters(FutureFields& fields) noexcept;
+// With or without the interpreter's lock. Better without: who is woken wants it.
+void wake(Waiter* waiters) noexcept;
+
+enum class Waited : std::uint8_t { kDone, kTimedOut, kOrdinary, kError };
+// Waits for a future with the interpreter's lock released. kOrdinary: the standard's own way of waiting is to be used;
+// kError: an error is set (a signal handler's, or RecursionError). On a thread of the future's own executor a wait
+// without a limit that would leave all of its threads waiting runs what they wait for instead.
+Waited wait_natively(PyObject* future, TimePoint until);
+
+}  // namespace torchpool

@@ -1,0 +1,246 @@
+#include "bindings/pool_worker.h"
+
+#include <sched.h>
+
+#include "bindings/future_methods.h"
+#include "bindings/future_standard.h"
+#include "bindings/waiting.h"
+
+namespace torchpool {
+
+namespace {
+
+constexpr auto kSpin = std::chrono::microseconds(50);            // for the next task
+constexpr auto kSpinForRelease = std::chrono::microseconds(10);  // until whoever submitted lets go of the lock
+constexpr auto kBreath = std::chrono::milliseconds(1);
+
+thread_local PoolWorker* current_worker = nullptr;
+
+// Dropping it runs no code of others and takes no time.
+bool drops_quietly(PyObject* object) {
+  if (object == nullptr || Py_REFCNT(object) > 1) return true;
+  if (PyTuple_CheckExact(object)) {
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(object); ++i) {
+      PyObject* item = PyTuple_GET_ITEM(object, i);
+      if (Py_REFCNT(item) == 1 && !PyLong_CheckExact(item) && !PyUnicode_CheckExact(item)) return false;
+    }
+    return true;
+  }
+  return PyLong_CheckExact(object) || PyFloat_CheckExact(object) || PyUnicode_CheckExact(object);
+}
+
+PyObject* call_task(const FutureFields& task) {
+  if (task.args == nullptr) return PyObject_CallNoArgs(task.value);
+  if (task.one_arg) return PyObject_CallOneArg(task.value, task.args);
+  PyObject* keywords = task.extra == nullptr ? nullptr : task.extra->keywords;
+  const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
+  PyObject* const* args = reinterpret_cast<PyTupleObject*>(task.args)->ob_item;
+  return PyObject_Vectorcall(task.value, args, static_cast<std::size_t>(PyTuple_GET_SIZE(task.args) - named), keywords);
+}
+
+// The exception that is set, with its traceback.
+PyObject* take_raised() {
+  PyObject* type = nullptr;
+  PyObject* value = nullptr;
+  PyObject* traceback = nullptr;
+  PyErr_Fetch(&type, &value, &traceback);
+  PyErr_NormalizeException(&type, &value, &traceback);
+  if (traceback != nullptr) PyException_SetTraceback(value, traceback);
+  Py_XDECREF(type);
+  Py_XDECREF(traceback);
+  return value;
+}
+
+}  // namespace
+
+PoolWorker* PoolWorker::current() noexcept {
+  return current_worker;
+}
+
+py::object PoolWorker::executor() const {
+  return executor_ ? executor_() : py::none();
+}
+
+bool PoolWorker::give_up_start() noexcept {
+  if (started_) return false;
+  given_up_ = true;
+  return true;
+}
+
+void PoolWorker::leave() noexcept {
+  if (given_up_ || started_ || generation_ != pool_->generation()) return;
+  started_ = true;
+  pool_->leave(*this);
+}
+
+void PoolWorker::run(py::object executor) {
+  if (given_up_) return;
+  started_ = true;
+  executor_ = std::move(executor);
+  running_.reserve(4);
+  current_worker = this;
+  pool_->arrive(*this);
+  while (generation_ == pool_->generation()) {
+    if (FutureFields* task = pool_->take()) {
+      if (untold_ != nullptr) tell_waiters();
+      run_task(*task);
+      continue;
+    }
+    if (pool_->must_leave()) break;
+    wait_for_work();
+  }
+  if (generation_ == pool_->generation()) pool_->leave(*this);
+  if (untold_ != nullptr) tell_waiters();
+  current_worker = nullptr;
+  executor_ = py::object();
+}
+
+// Woken with the lock held they would only queue for it.
+void PoolWorker::tell_waiters() {
+  Waiter* waiters = std::exchange(untold_, nullptr);
+  const GilRelease release;
+  spinning().releases.fetch_add(1, std::memory_order_release);
+  wake(waiters);
+}
+
+void PoolWorker::wait_for_work() {
+  Spinning& shared = spinning();
+  pool_->go_idle(*this);
+  const bool spins = shared.allowed && pool_->caller_cpu() != sched_getcpu() && history_.worth() &&
+                     shared.seat.try_take();
+  Waiter* waiters = std::exchange(untold_, nullptr);
+  {
+    const GilRelease release;
+    shared.releases.fetch_add(1, std::memory_order_release);
+    wake(waiters);
+    bool woken = false;
+    if (spins) {
+      woken = spin_until([this] { return parker_.try_take(); }, kSpin);
+      shared.seat.leave();
+      history_.record(woken);
+      // Queueing for the lock costs a system call and a wake-up, and it is often free a moment later: whoever submitted
+      // now waits for the result.
+      const auto released = [this, &shared] {
+        return shared.releases.load(std::memory_order_acquire) != seen_releases_;
+      };
+      if (woken) spin_until(released, kSpinForRelease);
+    }
+    if (!woken) parker_.park();
+  }
+  pool_->set_last_cpu(sched_getcpu());
+  if (generation_ == pool_->generation()) pool_->come_back(*this);
+}
+
+// A Python function hands the lock over when it is entered, if another thread has asked for it; a C function does not.
+// Letting go of the lock by the clock instead would reset the others' 5 ms again and again: they would starve.
+void PoolWorker::let_others_run() {
+  const TimePoint now = Clock::steady().now();
+  if (now - breathed_ < kBreath) return;
+  breathed_ = now;
+  PyObject* done = PyObject_CallNoArgs(standard.breathe);
+  if (done == nullptr) PyErr_WriteUnraisable(standard.breathe);
+  Py_XDECREF(done);
+}
+
+bool PoolWorker::start(FutureFields& task) {
+  if (!task.ordinary) {
+    task.state = FutureState::kRunning;
+    return true;
+  }
+  PyObject* future = object_of(&task);
+  PyObject* may_run = call_standard("set_running_or_notify_cancel", future);
+  if (may_run == nullptr) log_error("worker_failed", future);
+  const bool starts = may_run == Py_True;
+  Py_XDECREF(may_run);
+  if (starts) return true;
+  ++pool_->counts().cancelled;
+  task.pool = nullptr;
+  drop_work(task);
+  return false;
+}
+
+void PoolWorker::run_task(FutureFields& task) {
+  PyObject* future = object_of(&task);
+  if (start(task)) {
+    running_.push_back(&task);
+    const bool hands_over = PyFunction_Check(task.value) != 0;
+    PyObject* result = call_task(task);
+    running_.pop_back();
+    settle(task, result);
+    if (!hands_over) let_others_run();
+  }
+  Py_DECREF(future);
+}
+
+void PoolWorker::run_nested(FutureFields& task) {
+  run_task(task);
+  if (untold_ != nullptr) wake(std::exchange(untold_, nullptr));
+}
+
+// Takes over `result`; null stands for the exception that is set.
+void PoolWorker::settle(FutureFields& task, PyObject* result) {
+  PyObject* future = object_of(&task);
+  PyObject* raised = result == nullptr ? take_raised() : nullptr;
+  PoolCounts& counts = pool_->counts();
+  ++(raised == nullptr ? counts.succeeded : counts.failed);
+  PyObject* callable = std::exchange(task.value, nullptr);
+  PyObject* args = std::exchange(task.args, nullptr);
+  PyObject* keywords = task.extra == nullptr ? nullptr : std::exchange(task.extra->keywords, nullptr);
+  task.pool = nullptr;
+  if (task.ordinary) {
+    settle_ordinary(future, result, raised);
+  } else {
+    task.state = FutureState::kFinished;
+    task.failed = raised != nullptr;
+    task.value = raised != nullptr ? raised : result;
+    track_if_needed(future);
+    const bool calls_back = task.extra != nullptr && task.extra->callbacks != nullptr;
+    if (untold_ == nullptr) {
+      untold_ = detach_waiters(task);
+    } else {
+      wake(detach_waiters(task));
+    }
+    // They are told before anything runs that may take its time.
+    if (untold_ != nullptr && (calls_back || !drops_quietly(callable) || !drops_quietly(args))) tell_waiters();
+    if (calls_back && !call_back(future)) log_error("worker_failed", future);
+  }
+  Py_DECREF(callable);
+  Py_XDECREF(args);
+  Py_XDECREF(keywords);
+}
+
+void PoolWorker::settle_ordinary(PyObject* future, PyObject* result, PyObject* raised) {
+  PyObject* set = raised != nullptr ? call_standard("set_exception", future, raised)
+                                    : call_standard("set_result", future, result);
+  if (set == nullptr) log_error("worker_failed", future);
+  Py_XDECREF(set);
+  Py_XDECREF(result);
+  Py_XDECREF(raised);
+}
+
+ParkedTask::ParkedTask() {
+  PoolWorker* worker = PoolWorker::current();
+  if (worker == nullptr || worker->pool().options().overlap == 0) return;
+  pool_ = &worker->pool();
+  generation_ = pool_->generation();
+  const py::object executor = worker->executor();
+  pool_->park(executor.ptr());
+}
+
+ParkedTask::~ParkedTask() {
+  if (pool_ != nullptr && generation_ == pool_->generation()) pool_->unpark();
+}
+
+BlockedTask::BlockedTask(PyObject* future, TimePoint until) : future_(future) {
+  PoolWorker* worker = PoolWorker::current();
+  if (worker == nullptr || until != kNever || fields_of(future)->pool != &worker->pool()) return;
+  pool_ = &worker->pool();
+  generation_ = pool_->generation();
+  failed_ = !pool_->block(*worker, *fields_of(future));
+}
+
+BlockedTask::~BlockedTask() {
+  if (pool_ != nullptr && generation_ == pool_->generation()) pool_->unblock(*fields_of(future_));
+}
+
+}  // namespace torchpool

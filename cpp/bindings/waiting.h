@@ -1,0 +1,35 @@
+// What every wait of a Python thread shares: limits, signals, and the moment of polling before it sleeps.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "core/clock.h"
+#include "core/parker.h"
+#include "core/spin.h"
+
+namespace torchpool {
+
+// The thread that handles signals; set at import and again in a forked child.
+void set_main_thread();
+// On that thread, waits are cut into slices so that Ctrl-C is seen.
+bool handles_signals();
+TimePoint signal_slice();
+TimePoint after_seconds(double seconds);
+
+// The calling thread's own. Whoever waits on it takes the permit that it was promised before it waits for another.
+Parker& own_parker();
+
+// Polling, for the threads of executors and those who wait for their futures. TORCHPOOL_SPIN=0 turns it off; it is off
+// where there is one core.
+struct Spinning {
+  bool allowed = false;
+  SpinSeat seat;
+  // Counts how often a thread has let go of the interpreter's lock to wait: who was just told of work polls this
+  // instead of queueing for a lock that is about to be free.
+  std::atomic<std::uint64_t> releases{0};
+};
+Spinning& spinning();
+void set_up_spinning();  // at import, and in a forked child
+
+}  // namespace torchpool
