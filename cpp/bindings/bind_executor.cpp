@@ -145,7 +145,8 @@ void register_executor(py::module_& module) {
   register_future(module);
   py::class_<PoolWorker, std::shared_ptr<PoolWorker>>(module, "PoolWorker", "One thread of an executor.")
       .def("run", &PoolWorker::run, py::arg("executor"),
-           "The thread's work. Takes a weak reference to the executor; returns when the thread is to end.")
+           "The thread's work. Takes a weak reference to the executor; returns when the thread is to end: True when the "
+           "executor has too many.")
       .def("leave", &PoolWorker::leave, "The thread ends without having worked.");
   constexpr double kForever = std::numeric_limits<double>::infinity();
   py::class_<Pool, std::shared_ptr<Pool>>(module, "Pool", "What the threads of an executor share.")

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "bindings/future_lock.h"
 #include "bindings/future_standard.h"
 #include "bindings/future_wait.h"
 #include "bindings/pool_worker.h"
@@ -102,6 +103,7 @@ PyObject* cancelled(PyObject* self, PyObject* /*unused*/) {
 PyObject* cancel(PyObject* self, PyObject* /*unused*/) {
   FutureFields& fields = *fields_of(self);
   const py::object kept = py::reinterpret_borrow<py::object>(self);
+  if (!wait_unlocked(self)) return nullptr;
   if (fields.ordinary && ordinary_state(self) != FutureState::kPending) return call_standard("cancel", self);
   if (!fields.ordinary && fields.state != FutureState::kPending) {
     return PyBool_FromLong(fields.state == FutureState::kCancelled ? 1 : 0);
@@ -140,13 +142,12 @@ PyObject* set_running_or_notify_cancel(PyObject* self, PyObject* /*unused*/) {
   return call_standard("set_running_or_notify_cancel", self);
 }
 
-// A copy is an ordinary future that shares the condition, and pickling fails on that, both as with the standard's.
+// A copy is ordinary and shares the condition, and pickling fails on that, both as with the standard's.
 PyObject* reduce_ex(PyObject* self, PyObject* /*protocol*/) {
   const auto dict = py::reinterpret_steal<py::object>(PyObject_GetAttrString(self, "__dict__"));
   if (!dict) return nullptr;
   const py::object remake = py::module_::import("copyreg").attr("__newobj__");
-  const auto type = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(standard.future));
-  return py::make_tuple(remake, py::make_tuple(type), dict).release().ptr();
+  return py::make_tuple(remake, py::make_tuple(py::type::of(py::handle(self))), dict).release().ptr();
 }
 
 template <class Function>
@@ -236,15 +237,19 @@ bool cancel_unqueued(PyObject* future) {
   }
   fields.state = FutureState::kCancelled;
   wake(detach_waiters(fields));
-  return call_back(future);
+  tell_standard_waiters(future, "add_cancelled");
+  return call_back(future, detach_callbacks(fields));
 }
 
-bool call_back(PyObject* future) {
-  FutureFields& fields = *fields_of(future);
-  if (fields.extra == nullptr || fields.extra->callbacks == nullptr) return true;
-  const auto callbacks = py::reinterpret_steal<py::object>(std::exchange(fields.extra->callbacks, nullptr));
-  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(callbacks.ptr()); ++i) {
-    PyObject* called = PyObject_CallOneArg(PyList_GET_ITEM(callbacks.ptr(), i), future);
+PyObject* detach_callbacks(FutureFields& fields) noexcept {
+  return fields.extra == nullptr ? nullptr : std::exchange(fields.extra->callbacks, nullptr);
+}
+
+bool call_back(PyObject* future, PyObject* callbacks) {
+  if (callbacks == nullptr) return true;
+  const auto all = py::reinterpret_steal<py::object>(callbacks);
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(callbacks); ++i) {
+    PyObject* called = PyObject_CallOneArg(PyList_GET_ITEM(callbacks, i), future);
     if (called == nullptr) {
       if (PyErr_ExceptionMatches(PyExc_Exception) == 0) return false;
       log_error("callback_failed", future);
@@ -270,7 +275,8 @@ bool fail_future(PyObject* future, PyObject* exception) {
   fields.value = Py_NewRef(exception);
   track_if_needed(future);
   wake(detach_waiters(fields));
-  if (!call_back(future)) PyErr_WriteUnraisable(future);
+  tell_standard_waiters(future, "add_exception");
+  if (!call_back(future, detach_callbacks(fields))) PyErr_WriteUnraisable(future);
   return true;
 }
 

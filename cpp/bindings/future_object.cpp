@@ -3,6 +3,7 @@
 #include <cstring>
 #include <iterator>
 
+#include "bindings/future_lock.h"
 #include "bindings/future_methods.h"
 #include "bindings/future_standard.h"
 
@@ -15,6 +16,7 @@ Standard standard;
 FutureExtra::~FutureExtra() {
   Py_XDECREF(keywords);
   Py_XDECREF(callbacks);
+  Py_XDECREF(standard_waiters);
 }
 
 FutureExtra& extra_of(FutureFields& fields) {
@@ -102,6 +104,7 @@ int future_traverse(PyObject* self, visitproc visit, void* arg) {
   if (fields.extra != nullptr) {
     Py_VISIT(fields.extra->keywords);
     Py_VISIT(fields.extra->callbacks);
+    Py_VISIT(fields.extra->standard_waiters);
   }
   return visit_dict(self, visit, arg);
 }
@@ -109,7 +112,10 @@ int future_traverse(PyObject* self, visitproc visit, void* arg) {
 int future_clear(PyObject* self) {
   FutureFields& fields = *fields_of(self);
   drop_work(fields);
-  if (fields.extra != nullptr) Py_CLEAR(fields.extra->callbacks);
+  if (fields.extra != nullptr) {
+    Py_CLEAR(fields.extra->callbacks);
+    Py_CLEAR(fields.extra->standard_waiters);
+  }
   clear_dict(self);
   return 0;
 }
@@ -125,6 +131,13 @@ void future_dealloc(PyObject* self) {
   type->tp_free(self);
   Py_DECREF(type);
   Py_TRASHCAN_END
+}
+
+// An attribute may refer back to the future.
+int future_setattro(PyObject* self, PyObject* name, PyObject* value) {
+  const int result = PyObject_GenericSetAttr(self, name, value);
+  if (result == 0 && PyObject_GC_IsTracked(self) == 0) PyObject_GC_Track(self);
+  return result;
 }
 
 PyObject* future_new(PyTypeObject* type, PyObject* /*args*/, PyObject* /*kwargs*/) {
@@ -146,6 +159,7 @@ void register_future(py::module_& module) {
   standard.hooks = py::module_::import("torchpool.executor_hooks").release().ptr();
   standard.breathe = import_from("torchpool.executor_hooks", "breathe");
 
+  register_future_lock();
   const Py_ssize_t align = alignof(FutureFields);
   future_offset = (standard.future->tp_basicsize + align - 1) / align * align;
   std::vector<PyType_Slot> slots{
@@ -153,13 +167,14 @@ void register_future(py::module_& module) {
       {Py_tp_dealloc, reinterpret_cast<void*>(future_dealloc)},
       {Py_tp_traverse, reinterpret_cast<void*>(future_traverse)},
       {Py_tp_clear, reinterpret_cast<void*>(future_clear)},
+      {Py_tp_setattro, reinterpret_cast<void*>(future_setattro)},
       {Py_tp_repr, reinterpret_cast<void*>(future_repr)},
       {Py_tp_methods, future_methods},
       {Py_tp_getset, future_attributes()},
       {Py_tp_doc, const_cast<char*>("A concurrent.futures.Future of one task of a torchpool.ThreadPoolExecutor.")},
       {0, nullptr},
   };
-  PyType_Spec spec{"torchpool.Future", static_cast<int>(future_offset + Py_ssize_t{sizeof(FutureFields)}), 0,
+  PyType_Spec spec{"torchpool._core.Future", static_cast<int>(future_offset + Py_ssize_t{sizeof(FutureFields)}), 0,
                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE, slots.data()};
   PyObject* type = PyType_FromSpecWithBases(&spec, reinterpret_cast<PyObject*>(standard.future));
   if (type == nullptr) throw py::error_already_set();

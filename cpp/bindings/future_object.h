@@ -27,6 +27,11 @@ struct Waiter {
 struct FutureExtra {
   PyObject* keywords = nullptr;   // names of the last arguments, as in a vectorcall
   PyObject* callbacks = nullptr;  // list
+  PyObject* standard_waiters = nullptr;  // list, of wait() and as_completed()
+  PyObject* lock_object = nullptr;       // borrowed: `_condition` as long as somebody holds it
+  unsigned long lock_owner = 0;          // the thread that holds the lock, lock_depth times
+  int lock_depth = 0;
+  Waiter* lock_waiters = nullptr;
   bool timed = false;
   std::multimap<TimePoint, struct FutureFields*>::iterator due;  // with `timed`, while queued
   ~FutureExtra();

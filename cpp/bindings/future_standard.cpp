@@ -3,6 +3,7 @@
 #include <array>
 #include <cstring>
 
+#include "bindings/future_lock.h"
 #include "bindings/future_wait.h"
 
 namespace torchpool {
@@ -40,13 +41,17 @@ bool fill(PyObject* future, const py::object& condition) {
   if (fields.extra != nullptr && fields.extra->callbacks != nullptr) {
     callbacks = py::reinterpret_steal<py::object>(std::exchange(fields.extra->callbacks, nullptr));
   }
+  py::object waiters = py::list();
+  if (fields.extra != nullptr && fields.extra->standard_waiters != nullptr) {
+    waiters = py::reinterpret_steal<py::object>(std::exchange(fields.extra->standard_waiters, nullptr));
+  }
   const bool done = fields.state == FutureState::kFinished;
   const py::object value = done ? py::reinterpret_borrow<py::object>(fields.value) : py::object(py::none());
   const std::array<py::object, 6> values{condition,
                                          interned(state_name(fields)),
                                          fields.failed ? py::object(py::none()) : value,
                                          fields.failed ? value : py::object(py::none()),
-                                         py::list(),
+                                         waiters,
                                          callbacks};
   PyObject* dict = dict_of(future);
   if (dict == nullptr) return false;
@@ -57,10 +62,27 @@ bool fill(PyObject* future, const py::object& condition) {
   if (done) Py_CLEAR(fields.value);
   track_if_needed(future);
   wake(detach_waiters(fields));
+  if (fields.extra != nullptr) wake(detach(fields.extra->lock_waiters));
   return true;
 }
 
+// What wait() and as_completed() look at is there natively; null, without an error, for other names.
+PyObject* native_attribute(PyObject* self, const char* name) {
+  const FutureFields& fields = *fields_of(self);
+  const bool done = fields.state == FutureState::kFinished;
+  if (name == kNames[0]) return new_lock(self);
+  if (name == kNames[1]) return interned(state_name(fields)).release().ptr();
+  if (name == kNames[2]) return Py_NewRef(done && !fields.failed ? fields.value : Py_None);
+  if (name == kNames[3]) return Py_NewRef(done && fields.failed ? fields.value : Py_None);
+  if (name == kNames[4]) return Py_XNewRef(standard_waiters(self));
+  return nullptr;
+}
+
 PyObject* get_attribute(PyObject* self, void* closure) {
+  if (!fields_of(self)->ordinary) {
+    PyObject* value = native_attribute(self, static_cast<const char*>(closure));
+    if (value != nullptr || PyErr_Occurred() != nullptr) return value;
+  }
   if (!make_ordinary(self)) return nullptr;
   const char* name = static_cast<const char*>(closure);
   PyObject* dict = dict_of(self);
@@ -91,10 +113,16 @@ int set_dict(PyObject* self, PyObject* value, void* context) {
 }  // namespace
 
 bool make_ordinary(PyObject* future) {
-  if (fields_of(future)->ordinary) return true;
+  const FutureFields& fields = *fields_of(future);
+  if (fields.ordinary) return true;
   const auto condition = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(standard.condition));
-  if (!condition) return false;
-  return fields_of(future)->ordinary || fill(future, condition);  // another thread may have been faster
+  if (!condition || !wait_unlocked(future)) return false;
+  if (fields.ordinary) return true;  // another thread was faster
+  for (int depth = lock_depth(fields); depth > 0; --depth) {  // whoever holds the lock holds the condition
+    const auto locked = py::reinterpret_steal<py::object>(PyObject_CallMethod(condition.ptr(), "acquire", nullptr));
+    if (!locked) return false;
+  }
+  return fill(future, condition);
 }
 
 FutureState ordinary_state(PyObject* future) {

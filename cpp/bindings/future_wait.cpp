@@ -21,32 +21,31 @@ bool may_spin(const FutureFields& fields, SpinHistory& history) {
   return fields.pool->last_cpu() != sched_getcpu() && history.worth() && shared.seat.try_take();
 }
 
-void unlink(FutureFields& fields, const Waiter& waiter) noexcept {
-  Waiter** place = &fields.waiters;
+void unlink(Waiter*& waiters, const Waiter& waiter) noexcept {
+  Waiter** place = &waiters;
   while (*place != &waiter) place = &(*place)->next;
   *place = waiter.next;
 }
 
-// True when it was woken.
-bool sleep(FutureFields& fields, TimePoint until, bool first) {
-  thread_local SpinHistory history;
+}  // namespace
+
+bool sleep_in(Waiter*& waiters, TimePoint until, Spin spin) {
   Parker& parker = own_parker();
-  Waiter waiter{&parker, fields.waiters};
-  fields.waiters = &waiter;
-  const bool spins = first && may_spin(fields, history);
+  Waiter waiter{&parker, waiters};
+  waiters = &waiter;
   bool woken = false;
   {
     const GilRelease release;
     spinning().releases.fetch_add(1, std::memory_order_release);
-    if (spins) {
-      woken = spin_until([&parker] { return parker.try_take(); }, kSpin);
+    if (spin.history != nullptr) {
+      woken = spin_until([&parker] { return parker.try_take(); }, spin.limit);
       spinning().seat.leave();
-      history.record(woken);
+      spin.history->record(woken);
     }
     if (!woken) woken = parker.park_until(until);
   }
   if (!waiter.detached) {
-    unlink(fields, waiter);
+    unlink(waiters, waiter);
   } else if (!woken) {
     parker.park();  // whoever detached it gives the permit without asking for anything that we hold
     woken = true;
@@ -54,12 +53,10 @@ bool sleep(FutureFields& fields, TimePoint until, bool first) {
   return woken;
 }
 
-}  // namespace
-
-Waiter* detach_waiters(FutureFields& fields) noexcept {
-  Waiter* waiters = std::exchange(fields.waiters, nullptr);
-  for (Waiter* waiter = waiters; waiter != nullptr; waiter = waiter->next) waiter->detached = true;
-  return waiters;
+Waiter* detach(Waiter*& waiters) noexcept {
+  Waiter* all = std::exchange(waiters, nullptr);
+  for (Waiter* waiter = all; waiter != nullptr; waiter = waiter->next) waiter->detached = true;
+  return all;
 }
 
 void wake(Waiter* waiters) noexcept {
@@ -72,12 +69,14 @@ void wake(Waiter* waiters) noexcept {
 
 Waited wait_natively(PyObject* future, TimePoint until) {
   FutureFields& fields = *fields_of(future);
+  thread_local SpinHistory history;
   const bool slices = handles_signals();
   for (bool first = true;; first = false) {
     if (fields.ordinary) return Waited::kOrdinary;
     if (is_done(fields)) return Waited::kDone;
     if (until != kNever && Clock::steady().now() >= until) return Waited::kTimedOut;
-    const bool woken = sleep(fields, slices ? std::min(until, signal_slice()) : until, first);
+    const Spin spin = first && may_spin(fields, history) ? Spin{&history, kSpin} : Spin{};
+    const bool woken = sleep_in(fields.waiters, slices ? std::min(until, signal_slice()) : until, spin);
     if (slices && !woken && PyErr_CheckSignals() != 0) return Waited::kError;
   }
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bindings/future_object.h"
+#include "core/spin.h"
 
 namespace torchpool {
 
@@ -10,9 +11,20 @@ inline bool is_done(const FutureFields& fields) noexcept {
 }
 
 // Takes all waiters off; the caller owes each of them a permit, by wake().
-Waiter* detach_waiters(FutureFields& fields) noexcept;
+Waiter* detach(Waiter*& waiters) noexcept;
+inline Waiter* detach_waiters(FutureFields& fields) noexcept {
+  return detach(fields.waiters);
+}
 // With or without the interpreter's lock. Better without: who is woken wants it.
 void wake(Waiter* waiters) noexcept;
+
+// Sleeps as one of these waiters, with the interpreter's lock released; true when it was woken. Polls first for up to
+// `spin`, on the seat that the caller has taken for it.
+struct Spin {
+  SpinHistory* history = nullptr;
+  Duration limit{};
+};
+bool sleep_in(Waiter*& waiters, TimePoint until, Spin spin);
 
 enum class Waited : std::uint8_t { kDone, kTimedOut, kOrdinary, kError };
 // Waits for a future with the interpreter's lock released. kOrdinary: the standard's own way of waiting is to be used;

@@ -143,6 +143,7 @@ bool Pool::spawn(PyObject* executor) {
 }
 
 void Pool::wake_one() {
+  if (idle_.empty()) return;  // all that count as idle are on their way
   PoolWorker* worker = idle_.back();
   idle_.pop_back();
   waking_ = worker;
@@ -180,7 +181,7 @@ void Pool::remove(FutureFields& task) noexcept {
 }
 
 bool Pool::must_leave() const {
-  return (staff_.too_many() && !staff_.others_blocked()) || (queue_.empty() && ends());
+  return (staff_.too_many() && !staff_.others_blocked()) || must_end();
 }
 
 void Pool::go_idle(PoolWorker& worker) {

@@ -62,6 +62,7 @@ class Pool : public std::enable_shared_from_this<Pool> {
   void arrive(PoolWorker& worker) { workers_.push_back(&worker); }
   FutureFields* take();  // with the queue's reference; null when there is nothing that the caller may run
   bool must_leave() const;
+  bool must_end() const { return queue_.empty() && ends(); }
   void go_idle(PoolWorker& worker);
   void come_back(PoolWorker& worker);
   void leave(PoolWorker& worker);

@@ -86,7 +86,13 @@ namespace {
 void fail_after_fork(FutureFields& task, const py::object& exception) {
   PyObject* future = object_of(&task);
   task.waiters = nullptr;  // on stacks of threads that are gone
-  if (task.extra != nullptr) Py_CLEAR(task.extra->callbacks);
+  if (task.extra != nullptr) {
+    Py_CLEAR(task.extra->callbacks);
+    Py_CLEAR(task.extra->standard_waiters);
+    task.extra->lock_owner = 0;
+    task.extra->lock_depth = 0;
+    task.extra->lock_waiters = nullptr;
+  }
   if (task.ordinary) {
     const py::handle self(future);
     self.attr("_condition") = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(standard.condition));

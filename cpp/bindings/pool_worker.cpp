@@ -2,6 +2,7 @@
 
 #include <sched.h>
 
+#include "bindings/future_lock.h"
 #include "bindings/future_methods.h"
 #include "bindings/future_standard.h"
 #include "bindings/waiting.h"
@@ -73,8 +74,8 @@ void PoolWorker::leave() noexcept {
   pool_->leave(*this);
 }
 
-void PoolWorker::run(py::object executor) {
-  if (given_up_) return;
+bool PoolWorker::run(py::object executor) {
+  if (given_up_) return false;
   started_ = true;
   executor_ = std::move(executor);
   running_.reserve(4);
@@ -89,10 +90,12 @@ void PoolWorker::run(py::object executor) {
     if (pool_->must_leave()) break;
     wait_for_work();
   }
+  const bool superfluous = generation_ == pool_->generation() && !pool_->must_end();
   if (generation_ == pool_->generation()) pool_->leave(*this);
   if (untold_ != nullptr) tell_waiters();
   current_worker = nullptr;
   executor_ = py::object();
+  return superfluous;
 }
 
 // Woken with the lock held they would only queue for it.
@@ -143,11 +146,12 @@ void PoolWorker::let_others_run() {
 }
 
 bool PoolWorker::start(FutureFields& task) {
+  PyObject* future = object_of(&task);
+  if (!wait_unlocked(future)) log_error("worker_failed", future);
   if (!task.ordinary) {
     task.state = FutureState::kRunning;
     return true;
   }
-  PyObject* future = object_of(&task);
   PyObject* may_run = call_standard("set_running_or_notify_cancel", future);
   if (may_run == nullptr) log_error("worker_failed", future);
   const bool starts = may_run == Py_True;
@@ -187,6 +191,7 @@ void PoolWorker::settle(FutureFields& task, PyObject* result) {
   PyObject* args = std::exchange(task.args, nullptr);
   PyObject* keywords = task.extra == nullptr ? nullptr : std::exchange(task.extra->keywords, nullptr);
   task.pool = nullptr;
+  if (!wait_unlocked(future)) log_error("worker_failed", future);
   if (task.ordinary) {
     settle_ordinary(future, result, raised);
   } else {
@@ -194,15 +199,17 @@ void PoolWorker::settle(FutureFields& task, PyObject* result) {
     task.failed = raised != nullptr;
     task.value = raised != nullptr ? raised : result;
     track_if_needed(future);
-    const bool calls_back = task.extra != nullptr && task.extra->callbacks != nullptr;
+    PyObject* callbacks = detach_callbacks(task);
+    // While the lock is held: once it is free, another thread may make the future ordinary, with these waiters.
+    tell_standard_waiters(future, task.failed ? "add_exception" : "add_result");
     if (untold_ == nullptr) {
       untold_ = detach_waiters(task);
     } else {
       wake(detach_waiters(task));
     }
     // They are told before anything runs that may take its time.
-    if (untold_ != nullptr && (calls_back || !drops_quietly(callable) || !drops_quietly(args))) tell_waiters();
-    if (calls_back && !call_back(future)) log_error("worker_failed", future);
+    if (untold_ != nullptr && (callbacks != nullptr || !drops_quietly(callable) || !drops_quietly(args))) tell_waiters();
+    if (!call_back(future, callbacks)) log_error("worker_failed", future);
   }
   Py_DECREF(callable);
   Py_XDECREF(args);

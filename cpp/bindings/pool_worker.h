@@ -14,8 +14,9 @@ class PoolWorker {
  public:
   explicit PoolWorker(std::shared_ptr<Pool> pool) : pool_(std::move(pool)), generation_(pool_->generation()) {}
 
-  // The thread's whole work; returns when the thread is to end. `executor` is a weak reference to the executor.
-  void run(py::object executor);
+  // The thread's whole work; returns when the thread is to end: true when the executor has too many. `executor` is a
+  // weak reference to it.
+  bool run(py::object executor);
   void leave() noexcept;  // the thread ends without having run
   // Whoever was to start the thread could not: false when it runs none the less.
   bool give_up_start() noexcept;
