@@ -10,8 +10,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ Pass = Callable[[], list[Any]]  # runs the whole workload once
 NAIVE = "tpe4-naive"
 BASELINES = ("plain", NAIVE, "tpe2-one-thread", "tpe4-one-thread")
 TORCHPOOL = ("torchpool-map", "torchpool-stdlib4", "torchpool-stdlib32")
-BENCH_ONLY = ("torchpool-bf16-map", "python-map", "python-stdlib4")
+OVERLAP32 = "torchpool-overlap32"
+EXECUTOR_MAP = "torchpool-executor-map"
+BENCH_ONLY = ("torchpool-bf16-map", "python-map", "python-stdlib4", OVERLAP32, EXECUTOR_MAP)
 SEQUENTIAL = "torchpool-sequential"
 LABELS = {
     "plain": "plain loop",
@@ -38,6 +41,8 @@ LABELS = {
     "torchpool-bf16-map": "wrapped in bfloat16, map",
     "python-map": "python backend, map",
     "python-stdlib4": "python backend, TPE(4)",
+    OVERLAP32: "wrapped, torchpool TPE(4, overlap=32)",
+    EXECUTOR_MAP: "wrapped, torchpool TPE(4).map",
     SEQUENTIAL: "wrapped, plain loop",
     "openvino": "OpenVINO, a stream a core",
     "onnxruntime": "ONNX Runtime, a thread a core",
@@ -45,6 +50,7 @@ LABELS = {
     "gemm-threads": "torch.mm, a thread a core",
     "gemm-packed": "packed GEMM, a thread a core",
 }
+TENSOR_WORKLOADS = ("lstm", "cnn")
 YARDSTICKS = tuple(GEMMS)  # they run something else than the workload: there are no outputs to compare
 
 
@@ -52,14 +58,23 @@ def sequential(work: Workload, call: Call) -> Pass:
     return lambda: [work.one(call, item) for item in work.items]
 
 
-def threaded(work: Workload, call: Call, workers: int) -> Pass:
-    """The stdlib loop. A fresh executor for each pass: starting it is part of what the user's script pays."""
+def offered(name: str, workload: str) -> bool:
+    """Whether the contender can run the workload: a map of the model itself needs items that are its arguments."""
+    return name != EXECUTOR_MAP or workload in TENSOR_WORKLOADS
+
+
+def threaded(work: Workload, body: Callable[[Any], Any], new: Callable[[], Executor]) -> Pass:
+    """The loop in an executor, a fresh one for each pass: starting it is part of what the user's script pays."""
 
     def run() -> list[Any]:
-        with ThreadPoolExecutor(workers) as executor:
-            return list(executor.map(lambda item: work.one(call, item), work.items))
+        with new() as executor:
+            return list(executor.map(body, work.items))
 
     return run
+
+
+def stdlib(work: Workload, call: Call, workers: int) -> Pass:
+    return threaded(work, lambda item: work.one(call, item), lambda: ThreadPoolExecutor(workers))
 
 
 @contextmanager
@@ -68,10 +83,10 @@ def make(name: str, work: Workload) -> Iterator[Pass]:
     if name == "plain":
         yield sequential(work, work.model)
     elif name == NAIVE:
-        yield threaded(work, work.model, 4)
+        yield stdlib(work, work.model, 4)
     elif name in ("tpe2-one-thread", "tpe4-one-thread"):
         torch.set_num_threads(1)
-        yield threaded(work, work.model, int(name[3]))
+        yield stdlib(work, work.model, int(name[3]))
     elif name in PEERS:
         with PEERS[name](work) as run:
             yield run
@@ -87,12 +102,17 @@ def make(name: str, work: Workload) -> Iterator[Pass]:
         with torchpool.wrap(work.model, **work.wrap_options, **options) as predict:
             list(work.bulk(predict, work.items[:32]))
             predict.ready()
-            if name.endswith("-map"):
+            if name == EXECUTOR_MAP:
+                yield threaded(work, predict, partial(torchpool.ThreadPoolExecutor, 4))
+            elif name.endswith("-map"):
                 yield lambda: list(work.bulk(predict, work.items))
             elif name == SEQUENTIAL:
                 yield sequential(work, predict)
+            elif name == OVERLAP32:
+                new = partial(torchpool.ThreadPoolExecutor, 4, overlap=32)
+                yield threaded(work, lambda item: work.one(predict, item), new)
             else:
-                yield threaded(work, predict, int(name.partition("stdlib")[2]))
+                yield stdlib(work, predict, int(name.partition("stdlib")[2]))
 
 
 def status_mb(field: str) -> float:

@@ -1,7 +1,8 @@
 """The plain loop, thread pools and torchpool on every workload: `make demo` and `make bench`.
 
 python -m benchmarks.run --demo      a few rounds, the table only
-python -m benchmarks.run --json      more rounds, then benchmarks.graph, and a file under benchmarks/results/
+python -m benchmarks.run --json      more rounds, then benchmarks.graph and benchmarks.pool, and a file under
+                                     benchmarks/results/
 """
 
 import argparse
@@ -11,9 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import graph, machine
+from benchmarks import graph, machine, pool
 from benchmarks.compare import Result, compare
-from benchmarks.contenders import BASELINES, BENCH_ONLY, LABELS, NAIVE, TORCHPOOL, YARDSTICKS
+from benchmarks.contenders import BASELINES, BENCH_ONLY, LABELS, NAIVE, TORCHPOOL, YARDSTICKS, offered
 from benchmarks.peers import PEERS
 from benchmarks.wanted import table as wanted_table
 from benchmarks.workloads import WORKLOADS
@@ -43,13 +44,13 @@ def best_pool(results: dict[str, Result]) -> float:
 def table(results: dict[str, Result]) -> str:
     naive = results[NAIVE].best if NAIVE in results else float("nan")
     best = best_pool(results)
-    lines = [f"  {'':26}{'per item':>10}{'x naive':>9}{'x best':>9}{'difference':>12}{'peak RSS':>10}"]
+    lines = [f"  {'':38}{'per item':>10}{'x naive':>9}{'x best':>9}{'difference':>12}{'peak RSS':>10}"]
     for name, result in results.items():
         if result.failure:
-            lines.append(f"  {LABELS[name]:26}failed: {result.failure}")
+            lines.append(f"  {LABELS[name]:38}failed: {result.failure}")
             continue
         lines.append(
-            f"  {LABELS[name]:26}{duration(result.best):>10}{naive / result.best:>9.2f}"
+            f"  {LABELS[name]:38}{duration(result.best):>10}{naive / result.best:>9.2f}"
             f"{best / result.best:>9.2f}{result.difference:>12.1e}{result.peak_rss_mb:>7.0f} MB"
         )
     return "\n".join(lines)
@@ -64,7 +65,7 @@ def record(results: dict[str, Result], rounds: int) -> dict[str, object]:
                 "seconds_per_item": result.best,
                 "all_passes": result.seconds_per_item,
                 "largest_difference": result.difference,
-                "peak_rss_mb": round(result.peak_rss_mb),
+                "peak_rss_mb": None if result.failure else round(result.peak_rss_mb),
                 **({"failure": result.failure.splitlines()[0]} if result.failure else {}),
             }
             for name, result in results.items()
@@ -81,6 +82,9 @@ def main() -> int:
         "--contenders", nargs="+", choices=[name for name in LABELS if name not in (*PEERS, *YARDSTICKS)]
     )
     parser.add_argument("--parts", nargs="*", choices=graph.PARTS, help="of benchmarks.graph; with --json all of them")
+    parser.add_argument(
+        "--pool", nargs="*", choices=pool.PARTS, help="parts of benchmarks.pool; with --json all of them"
+    )
     parser.add_argument("--rounds", type=int, help="the same number of rounds for every workload")
     args = parser.parse_args()
 
@@ -94,7 +98,7 @@ def main() -> int:
     for workload in args.workloads:
         rounds = args.rounds or (DEMO_ROUNDS if args.demo else BENCH_ROUNDS)[workload]
         print(f"\n{TITLES[workload]}  (best of {rounds})", flush=True)
-        results = compare(workload, names, rounds)
+        results = compare(workload, [name for name in names if offered(name, workload)], rounds)
         print(table(results), flush=True)
         report[workload] = record(results, rounds)
         failed |= any(result.failure for result in results.values())
@@ -107,13 +111,26 @@ def main() -> int:
         graph_report, figures = graph.measure(parts)
         print(wanted_table(figures))
         failed |= any("failure" in found for found in graph_report.values())
+    pool_parts = args.pool if args.pool is not None else list(pool.PARTS) if args.json else []
+    pool_report: dict[str, Any] = {}
+    if pool_parts:
+        print("\ntorchpool's executor beside the standard one", flush=True)
+        pool_report, figures = pool.measure(pool_parts)
+        print(wanted_table(figures))
+        failed |= any("failure" in found for found in pool_report.values())
     print(f"{time.perf_counter() - started:.0f} s in all")
 
     if args.json:
         today = datetime.date.today().isoformat()
         path = RESULTS / f"{today}-{machine.short_name()}.json"
         path.parent.mkdir(exist_ok=True)
-        whole = {"date": today, "machine": described, "workloads": report, "graph": graph_report}
+        whole = {
+            "date": today,
+            "machine": described,
+            "workloads": report,
+            "graph": graph_report,
+            "executor": pool_report,
+        }
         path.write_text(json.dumps(whole, indent=2) + "\n")
         print(f"written: benchmarks/results/{path.name}")
     return 1 if failed else 0

@@ -50,7 +50,8 @@ PyObject* submit_to_predictor(PyObject* executor, PyObject* const* args, Py_ssiz
   for (Py_ssize_t i = 1; i < count; ++i) positional[i - 1] = py::reinterpret_borrow<py::object>(args[i]);
   py::dict named;
   const Py_ssize_t more = names == nullptr ? 0 : PyTuple_GET_SIZE(names);
-  for (Py_ssize_t i = 0; i < more; ++i) named[PyTuple_GET_ITEM(names, i)] = py::reinterpret_borrow<py::object>(args[count + i]);
+  for (Py_ssize_t i = 0; i < more; ++i)
+    named[PyTuple_GET_ITEM(names, i)] = py::reinterpret_borrow<py::object>(args[count + i]);
   return PyObject_CallMethod(executor, "_submit_call", "OOO", args[0], positional.ptr(), named.ptr());
 }
 
@@ -144,9 +145,10 @@ void register_executor(py::module_& module) {
   set_up_spinning();
   register_future(module);
   py::class_<PoolWorker, std::shared_ptr<PoolWorker>>(module, "PoolWorker", "One thread of an executor.")
-      .def("run", &PoolWorker::run, py::arg("executor"),
-           "The thread's work. Takes a weak reference to the executor; returns when the thread is to end: True when the "
-           "executor has too many.")
+      .def(
+          "run", &PoolWorker::run, py::arg("executor"),
+          "The thread's work. Takes a weak reference to the executor; returns when the thread is to end: True when the "
+          "executor has too many.")
       .def("leave", &PoolWorker::leave, "The thread ends without having worked.");
   constexpr double kForever = std::numeric_limits<double>::infinity();
   py::class_<Pool, std::shared_ptr<Pool>>(module, "Pool", "What the threads of an executor share.")
@@ -161,24 +163,30 @@ void register_executor(py::module_& module) {
           "submit_each",
           [](Pool& pool, const py::object& executor, const py::object& callable, const py::object& arguments,
              std::int32_t priority, double due) {
-            return steal_or_raise(pool.submit_each(executor.ptr(), callable.ptr(), arguments.ptr(),
-                                                   placement_of(priority, due, false)));
+            return steal_or_raise(
+                pool.submit_each(executor.ptr(), callable.ptr(), arguments.ptr(), placement_of(priority, due, false)));
           },
           py::arg("executor"), py::arg("fn"), py::arg("arguments"), py::arg("priority") = 0, py::arg("due") = kForever)
-      .def("check", [](const Pool& pool) { if (!pool.accepts()) throw py::error_already_set(); })
-      .def("put", [](Pool& pool, const py::object&) { pool.drain_and_stop(); }, py::arg("item"),
-           "What the standard library's exit hook calls on a thread's queue.")
+      .def("check",
+           [](const Pool& pool) {
+             if (!pool.accepts()) throw py::error_already_set();
+           })
+      .def(
+          "put", [](Pool& pool, const py::object&) { pool.drain_and_stop(); }, py::arg("item"),
+          "What the standard library's exit hook calls on a thread's queue.")
       .def("shut_down", &Pool::shut_down, py::arg("cancel_waiting"))
       .def("mark_broken", &Pool::mark_broken, py::arg("why"))
-      .def("resize", [](Pool& pool, const py::object& executor, int n) { pool.resize(executor.ptr(), n); },
-           py::arg("executor"), py::arg("max_workers"))
+      .def(
+          "resize", [](Pool& pool, const py::object& executor, int n) { pool.resize(executor.ptr(), n); },
+          py::arg("executor"), py::arg("max_workers"))
       .def("expire", &Pool::expire)
       .def("after_fork", &Pool::after_fork, py::arg("exception"))
       .def("stats", &stats_of)
-      .def_property_readonly("broken", [](const Pool& pool) -> py::object {
-        if (pool.broken().empty()) return py::bool_(false);
-        return py::str(pool.broken());
-      })
+      .def_property_readonly("broken",
+                             [](const Pool& pool) -> py::object {
+                               if (pool.broken().empty()) return py::bool_(false);
+                               return py::str(pool.broken());
+                             })
       .def_property_readonly("max_workers", [](const Pool& pool) { return pool.staff().max_workers; })
       .def_property_readonly("is_shut_down", &Pool::is_shut_down);
   module.def("finish_executor_class", &finish_executor_class, py::arg("type"), py::arg("predictors"));

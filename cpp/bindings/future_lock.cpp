@@ -11,8 +11,7 @@ namespace torchpool {
 namespace {
 
 struct LockObject {
-  PyObject_HEAD
-  PyObject* future;
+  PyObject_HEAD PyObject* future;
 };
 
 PyTypeObject* lock_type = nullptr;
@@ -52,14 +51,18 @@ PyObject* acquire(PyObject* self, PyObject* args, PyObject* kwargs) {
   TimePoint until = timeout < 0 ? kNever : after_seconds(timeout);
   if (blocking == 0) until = Clock::steady().now();
   switch (wait_for_lock(future_of(self), until)) {
-    case Locked::kError: return nullptr;
-    case Locked::kNo: Py_RETURN_FALSE;
+    case Locked::kError:
+      return nullptr;
+    case Locked::kNo:
+      Py_RETURN_FALSE;
     case Locked::kOrdinary: {
       const py::object condition = real_condition(self);
-      return condition ? PyObject_CallMethod(condition.ptr(), "acquire", "Od", blocking != 0 ? Py_True : Py_False, timeout)
-                       : nullptr;
+      return condition
+                 ? PyObject_CallMethod(condition.ptr(), "acquire", "Od", blocking != 0 ? Py_True : Py_False, timeout)
+                 : nullptr;
     }
-    case Locked::kYes: break;
+    case Locked::kYes:
+      break;
   }
   FutureExtra& extra = extra_of(*fields_of(future_of(self)));
   extra.lock_owner = PyThread_get_thread_ident();

@@ -65,10 +65,15 @@ PyObject* wait_and_take(PyObject* self, PyObject* timeout, bool as_exception) {
   BlockedTask blocked(self, until);
   if (blocked.failed()) return nullptr;
   switch (wait_natively(self, until)) {
-    case Waited::kDone: return outcome(fields, as_exception);
-    case Waited::kError: return nullptr;
-    case Waited::kTimedOut: PyErr_SetNone(PyExc_TimeoutError); return nullptr;
-    case Waited::kOrdinary: break;
+    case Waited::kDone:
+      return outcome(fields, as_exception);
+    case Waited::kError:
+      return nullptr;
+    case Waited::kTimedOut:
+      PyErr_SetNone(PyExc_TimeoutError);
+      return nullptr;
+    case Waited::kOrdinary:
+      break;
   }
   const auto left = py::reinterpret_steal<py::object>(time_left(until));
   return left ? call_standard(as_exception ? "exception" : "result", self, left.ptr()) : nullptr;
@@ -176,14 +181,18 @@ PyMethodDef future_methods[] = {
 PyObject* future_repr(PyObject* self) {
   const FutureFields& fields = *fields_of(self);
   if (fields.ordinary) return call_standard("__repr__", self);
-  const auto name = py::reinterpret_steal<py::object>(
-      PyObject_GetAttrString(reinterpret_cast<PyObject*>(Py_TYPE(self)), "__name__"));
+  const auto name =
+      py::reinterpret_steal<py::object>(PyObject_GetAttrString(reinterpret_cast<PyObject*>(Py_TYPE(self)), "__name__"));
   if (!name) return nullptr;
   switch (fields.state) {
-    case FutureState::kPending: return PyUnicode_FromFormat("<%U at %p state=pending>", name.ptr(), self);
-    case FutureState::kRunning: return PyUnicode_FromFormat("<%U at %p state=running>", name.ptr(), self);
-    case FutureState::kCancelled: return PyUnicode_FromFormat("<%U at %p state=cancelled>", name.ptr(), self);
-    case FutureState::kFinished: break;
+    case FutureState::kPending:
+      return PyUnicode_FromFormat("<%U at %p state=pending>", name.ptr(), self);
+    case FutureState::kRunning:
+      return PyUnicode_FromFormat("<%U at %p state=running>", name.ptr(), self);
+    case FutureState::kCancelled:
+      return PyUnicode_FromFormat("<%U at %p state=cancelled>", name.ptr(), self);
+    case FutureState::kFinished:
+      break;
   }
   const auto kind = py::reinterpret_steal<py::object>(
       PyObject_GetAttrString(reinterpret_cast<PyObject*>(Py_TYPE(fields.value)), "__name__"));
@@ -230,9 +239,9 @@ bool cancel_unqueued(PyObject* future) {
   if (fields.ordinary) {
     const auto cancelled = py::reinterpret_steal<py::object>(call_standard("cancel", future));
     if (!cancelled) return false;
-    const auto told = py::reinterpret_steal<py::object>(
-        ordinary_state(future) == FutureState::kCancelled ? call_standard("set_running_or_notify_cancel", future)
-                                                          : Py_NewRef(Py_None));
+    const auto told = py::reinterpret_steal<py::object>(ordinary_state(future) == FutureState::kCancelled
+                                                            ? call_standard("set_running_or_notify_cancel", future)
+                                                            : Py_NewRef(Py_None));
     return static_cast<bool>(told);
   }
   fields.state = FutureState::kCancelled;

@@ -124,8 +124,7 @@ int future_clear(PyObject* self) {
 void future_dealloc(PyObject* self) {
   PyTypeObject* type = Py_TYPE(self);
   PyObject_GC_UnTrack(self);
-  Py_TRASHCAN_BEGIN(self, future_dealloc)
-  PyObject_ClearWeakRefs(self);
+  Py_TRASHCAN_BEGIN(self, future_dealloc) PyObject_ClearWeakRefs(self);
   future_clear(self);
   delete fields_of(self)->extra;
   type->tp_free(self);

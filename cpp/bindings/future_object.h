@@ -25,8 +25,8 @@ struct Waiter {
 
 // What few futures have.
 struct FutureExtra {
-  PyObject* keywords = nullptr;   // names of the last arguments, as in a vectorcall
-  PyObject* callbacks = nullptr;  // list
+  PyObject* keywords = nullptr;          // names of the last arguments, as in a vectorcall
+  PyObject* callbacks = nullptr;         // list
   PyObject* standard_waiters = nullptr;  // list, of wait() and as_completed()
   PyObject* lock_object = nullptr;       // borrowed: `_condition` as long as somebody holds it
   unsigned long lock_owner = 0;          // the thread that holds the lock, lock_depth times
@@ -40,10 +40,10 @@ struct FutureExtra {
 // 80 bytes behind those of the base class. A pending future is also the task: no object is made for that.
 struct FutureFields : FifoLinks<FutureFields> {
   FutureState state;
-  bool failed;     // value is what was raised
-  bool one_arg;    // args is the only argument, not a tuple
-  bool ordinary;   // something looked inside: the instance's dict has the standard's attributes, and they count
-  bool told;       // set_running_or_notify_cancel() was called after a cancellation
+  bool failed;      // value is what was raised
+  bool one_arg;     // args is the only argument, not a tuple
+  bool ordinary;    // something looked inside: the instance's dict has the standard's attributes, and they count
+  bool told;        // set_running_or_notify_cancel() was called after a cancellation
   PyObject* value;  // pending: the callable; finished: what it returned or raised
   PyObject* args;   // pending: null for none
   FutureExtra* extra;
@@ -77,10 +77,10 @@ struct Standard {
   PyTypeObject* future = nullptr;
   PyObject* cancelled_error = nullptr;
   PyObject* broken_pool = nullptr;
-  PyObject* condition = nullptr;         // threading.Condition
-  PyObject* thread_module = nullptr;     // dict of concurrent.futures.thread
-  PyObject* hooks = nullptr;             // torchpool.executor_hooks
-  PyObject* breathe = nullptr;           // an empty Python function: the interpreter hands over when it is entered
+  PyObject* condition = nullptr;      // threading.Condition
+  PyObject* thread_module = nullptr;  // dict of concurrent.futures.thread
+  PyObject* hooks = nullptr;          // torchpool.executor_hooks
+  PyObject* breathe = nullptr;        // an empty Python function: the interpreter hands over when it is entered
 };
 extern Standard standard;
 

@@ -15,10 +15,14 @@ constexpr std::array<const char*, 6> kNames{"_condition", "_state",   "_result",
 
 const char* state_name(const FutureFields& fields) {
   switch (fields.state) {
-    case FutureState::kPending: return "PENDING";
-    case FutureState::kRunning: return "RUNNING";
-    case FutureState::kCancelled: return "CANCELLED_AND_NOTIFIED";
-    case FutureState::kFinished: return "FINISHED";
+    case FutureState::kPending:
+      return "PENDING";
+    case FutureState::kRunning:
+      return "RUNNING";
+    case FutureState::kCancelled:
+      return "CANCELLED_AND_NOTIFIED";
+    case FutureState::kFinished:
+      return "FINISHED";
   }
   return "";
 }
@@ -117,7 +121,7 @@ bool make_ordinary(PyObject* future) {
   if (fields.ordinary) return true;
   const auto condition = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(standard.condition));
   if (!condition || !wait_unlocked(future)) return false;
-  if (fields.ordinary) return true;  // another thread was faster
+  if (fields.ordinary) return true;                           // another thread was faster
   for (int depth = lock_depth(fields); depth > 0; --depth) {  // whoever holds the lock holds the condition
     const auto locked = py::reinterpret_steal<py::object>(PyObject_CallMethod(condition.ptr(), "acquire", nullptr));
     if (!locked) return false;

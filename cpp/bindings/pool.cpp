@@ -76,8 +76,8 @@ PyObject* Pool::submit_each(PyObject* executor, PyObject* callable, PyObject* ar
   while (PyObject* tuple = PyIter_Next(iterator.ptr())) {
     const auto args = py::reinterpret_steal<py::object>(tuple);
     const Py_ssize_t count = PyTuple_GET_SIZE(tuple);
-    PyObject* future = submit(executor, callable, reinterpret_cast<PyTupleObject*>(tuple)->ob_item, count, nullptr,
-                              placement);
+    PyObject* future =
+        submit(executor, callable, reinterpret_cast<PyTupleObject*>(tuple)->ob_item, count, nullptr, placement);
     if (future == nullptr) return nullptr;
     const int appended = PyList_Append(futures.ptr(), future);
     Py_DECREF(future);
@@ -117,17 +117,23 @@ PyObject* Pool::refuse(PyObject* future) {
 
 bool Pool::call_someone(PyObject* executor) {
   switch (staff_.hire(queue_.size())) {
-    case Hire::kNobody: return true;
+    case Hire::kNobody:
+      return true;
     case Hire::kWake:
       caller_cpu_ = sched_getcpu();
       wake_one();
       return true;
-    case Hire::kSpawn: break;
+    case Hire::kSpawn:
+      break;
   }
   if (spawn(executor)) return true;
   if (staff_.threads == 0 || PyErr_ExceptionMatches(PyExc_RuntimeError) == 0) return false;
-  log_error("thread_failed", executor);  // those that are there will come to it
-  return true;
+  if (ends()) {
+    PyErr_Clear();  // none is started then
+  } else {
+    log_error("thread_failed", executor);
+  }
+  return true;  // those that are there will come to it
 }
 
 // False with an error set.

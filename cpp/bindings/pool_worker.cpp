@@ -109,8 +109,8 @@ void PoolWorker::tell_waiters() {
 void PoolWorker::wait_for_work() {
   Spinning& shared = spinning();
   pool_->go_idle(*this);
-  const bool spins = shared.allowed && pool_->caller_cpu() != sched_getcpu() && history_.worth() &&
-                     shared.seat.try_take();
+  const bool spins =
+      shared.allowed && pool_->caller_cpu() != sched_getcpu() && history_.worth() && shared.seat.try_take();
   Waiter* waiters = std::exchange(untold_, nullptr);
   {
     const GilRelease release;
@@ -208,7 +208,8 @@ void PoolWorker::settle(FutureFields& task, PyObject* result) {
       wake(detach_waiters(task));
     }
     // They are told before anything runs that may take its time.
-    if (untold_ != nullptr && (callbacks != nullptr || !drops_quietly(callable) || !drops_quietly(args))) tell_waiters();
+    if (untold_ != nullptr && (callbacks != nullptr || !drops_quietly(callable) || !drops_quietly(args)))
+      tell_waiters();
     if (!call_back(future, callbacks)) log_error("worker_failed", future);
   }
   Py_DECREF(callable);
@@ -217,8 +218,8 @@ void PoolWorker::settle(FutureFields& task, PyObject* result) {
 }
 
 void PoolWorker::settle_ordinary(PyObject* future, PyObject* result, PyObject* raised) {
-  PyObject* set = raised != nullptr ? call_standard("set_exception", future, raised)
-                                    : call_standard("set_result", future, result);
+  PyObject* set =
+      raised != nullptr ? call_standard("set_exception", future, raised) : call_standard("set_result", future, result);
   if (set == nullptr) log_error("worker_failed", future);
   Py_XDECREF(set);
   Py_XDECREF(result);

@@ -68,8 +68,8 @@ class PriorityFifo {
   static constexpr std::size_t kLanesKept = 8;  // empty ones, so that the usual few priorities are found at once
 
   Lane& lane_of(std::int32_t priority) {
-    const auto place = std::find_if(lanes_.begin(), lanes_.end(),
-                                    [priority](const Lane& lane) { return lane.priority <= priority; });
+    const auto place =
+        std::find_if(lanes_.begin(), lanes_.end(), [priority](const Lane& lane) { return lane.priority <= priority; });
     if (place != lanes_.end() && place->priority == priority) return *place;
     return *lanes_.insert(place, Lane{priority});
   }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures.thread as standard
+import concurrent.futures.thread
 import itertools
 import math
 import os
@@ -11,21 +10,24 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import Future
+from concurrent.futures.thread import BrokenThreadPool
 from typing import Any
 
 from torchpool import _core
-from torchpool.executor_streams import Streams
+from torchpool.executor_map import SubmitAll, buffered_results, by_submit, results
+from torchpool.executor_streams import Streams, finish_streams
 from torchpool.executor_threads import default_workers, serve
 from torchpool.executor_view import ExecutorView, check_options
 from torchpool.periodic import Periodic
 from torchpool.predictor import Calls, Predictor, View
 from torchpool.timer import default_timer
 
+standard: Any = concurrent.futures.thread  # its names that begin with an underscore, too
 _executors: weakref.WeakSet[ThreadPoolExecutor] = weakref.WeakSet()
 
 
-class ThreadPoolExecutor(standard.ThreadPoolExecutor):
+class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
     """A concurrent.futures.ThreadPoolExecutor in every respect, several times faster, with predictors as its fast path.
 
     `max_workers`, `thread_name_prefix`, `initializer` and `initargs` are the standard's. `overlap`: up to so many tasks
@@ -36,8 +38,8 @@ class ThreadPoolExecutor(standard.ThreadPoolExecutor):
 
     What differs from the standard: a cancelled task leaves its queue at once; a task that waits for another one of the
     same executor by result() or exception() without a limit, when all of its threads do, runs that one itself instead
-    of waiting for ever; and in a forked child the executor starts afresh, where what was submitted before the fork fails
-    with BrokenThreadPool.
+    of waiting for ever; and in a forked child the executor starts afresh, and what was submitted before the fork fails
+    there with BrokenThreadPool.
     """
 
     __slots__ = ("_handle",)
@@ -69,9 +71,9 @@ class ThreadPoolExecutor(standard.ThreadPoolExecutor):
         self._handle = self._pool.handle()
         self._threads: set[threading.Thread] = set()
         self._shutdown_lock = threading.Lock()
-        self._thread_name_prefix = thread_name_prefix or f"ThreadPoolExecutor-{self._counter()}"
+        self._thread_name_prefix = thread_name_prefix or f"ThreadPoolExecutor-{self._counter()}"  # type: ignore[attr-defined]
         self._thread_numbers = itertools.count()
-        self._initializer = initializer
+        self._initializer: Callable[..., object] | None = initializer  # type: ignore[assignment]
         self._initargs = initargs
         self._expiry: float = math.inf
         self._periodics: weakref.WeakSet[Periodic] = weakref.WeakSet()
@@ -81,15 +83,15 @@ class ThreadPoolExecutor(standard.ThreadPoolExecutor):
     # What the standard has as attributes.
 
     @property
-    def _max_workers(self) -> int:
+    def _max_workers(self) -> int:  # type: ignore[override]
         return self._pool.max_workers
 
     @property
-    def _broken(self) -> str | bool:
+    def _broken(self) -> str | bool:  # type: ignore[override]
         return self._pool.broken
 
     @property
-    def _shutdown(self) -> bool:
+    def _shutdown(self) -> bool:  # type: ignore[override]
         return self._pool.is_shut_down
 
     # submit() is native: see cpp/bindings/bind_executor.cpp.
@@ -126,18 +128,12 @@ class ThreadPoolExecutor(standard.ThreadPoolExecutor):
             self._start_for_initializer()
             return self._streams.map(fn, iterables, timeout, buffersize, priority, deadline)
         calls = zip(*iterables, strict=False)
-        if native:
-            submit_all = self._submit_each(fn, priority, deadline)
-        else:
-            submit_all = _by_submit(weakref.ref(self), fn)
+        submit_all = self._submit_each(fn, priority, deadline) if native else by_submit(weakref.ref(self), fn)
         if buffersize is None:
-            return _results(submit_all(calls), until)
-        waiting = collections.deque(submit_all(itertools.islice(calls, buffersize)))
-        return _buffered_results(waiting, calls, weakref.ref(self), submit_all, until)
+            return results(submit_all(calls), until)
+        return buffered_results(submit_all, calls, buffersize, until)
 
-    def _submit_each(
-        self, fn: Callable[..., Any], priority: int, deadline: float | None
-    ) -> Callable[[Iterable[tuple[Any, ...]]], list[Future[Any]]]:
+    def _submit_each(self, fn: Callable[..., Any], priority: int, deadline: float | None) -> SubmitAll:
         ref = weakref.ref(self)
 
         def submit_all(calls: Iterable[tuple[Any, ...]]) -> list[Future[Any]]:
@@ -191,8 +187,8 @@ class ThreadPoolExecutor(standard.ThreadPoolExecutor):
 
     def _start_worker(self, worker: _core.PoolWorker) -> None:
         """Called by the pool when a thread more is needed."""
-        with self._shutdown_lock, standard._global_shutdown_lock:  # type: ignore[attr-defined]
-            if standard._shutdown:  # type: ignore[attr-defined]
+        with self._shutdown_lock, standard._global_shutdown_lock:
+            if standard._shutdown:
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
             thread = threading.Thread(
                 name=f"{self._thread_name_prefix}_{next(self._thread_numbers)}",
@@ -203,9 +199,9 @@ class ThreadPoolExecutor(standard.ThreadPoolExecutor):
             self._note_thread(thread)
 
     def _note_thread(self, thread: threading.Thread) -> None:
-        """Called by whoever started it and by itself: a KeyboardInterrupt may keep the former from it."""
+        """Called by the one who started it and by itself: a KeyboardInterrupt may keep the former from it."""
         self._threads.add(thread)
-        standard._threads_queues[thread] = self._pool  # type: ignore[attr-defined]
+        standard._threads_queues[thread] = self._pool
 
     def _forget_thread(self, thread: threading.Thread) -> None:
         """It left because there are too many."""
@@ -221,9 +217,8 @@ class ThreadPoolExecutor(standard.ThreadPoolExecutor):
         self._streams.release()
 
     def _initializer_failed(self) -> None:
-        with self._shutdown_lock:
-            self._pool.mark_broken("A thread initializer failed, the thread pool is not usable anymore")
-        self._streams.fail(lambda: standard.BrokenThreadPool(self._broken))
+        self._pool.mark_broken("A thread initializer failed, the thread pool is not usable anymore")
+        self._streams.fail(lambda: BrokenThreadPool(self._broken))
 
     # More than the standard.
 
@@ -251,26 +246,35 @@ class ThreadPoolExecutor(standard.ThreadPoolExecutor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As concurrent.futures.Executor.shutdown; predictors' calls submitted here are finished, or cancelled, too."""
-        with self._shutdown_lock:
-            for periodic in list(self._periodics):
-                periodic.cancel()
-            self._pool.shut_down(cancel_futures)
+        for periodic in list(self._periodics):
+            periodic.cancel()
+        self._pool.shut_down(cancel_futures)
         self._streams.end()
         if cancel_futures:
             self._streams.cancel_waiting()
         if wait:
             self._streams.drain()
-            for thread in list(self._threads):
+            self._join()
+
+    def _join(self) -> None:
+        joined: set[threading.Thread] = set()
+        while threads := self._threads - joined:
+            for thread in threads:
                 thread.join()
+            joined |= threads
+            with self._shutdown_lock:  # one that was just about to start is noted by now
+                pass
 
     def _after_fork(self) -> None:
         self._shutdown_lock = threading.Lock()
         self._threads = set()
         self._expiry = math.inf
+        for periodic in list(self._periodics):
+            periodic._ended = True  # by no method: its lock may be held by a thread that is gone
         self._periodics = weakref.WeakSet()
 
-        def error() -> BrokenExecutor:
-            return standard.BrokenThreadPool("submitted before the fork: the task belongs to the parent process")
+        def error() -> Exception:
+            return BrokenThreadPool("submitted before the fork: the task belongs to the parent process")
 
         self._pool.after_fork(error())
         self._streams.after_fork(error)
@@ -283,45 +287,7 @@ def _nothing() -> None:
     """A task that only makes a thread start."""
 
 
-def _results(futures: list[Future[Any]], until: float | None) -> Iterator[Any]:
-    take = _core.take_result_or_cancel
-    try:
-        futures.reverse()  # popped from the end, so that nothing keeps a result that was taken
-        while futures:
-            yield take(futures.pop(), until)
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-def _buffered_results(
-    waiting: collections.deque[Future[Any]],
-    calls: Iterator[tuple[Any, ...]],
-    executor: weakref.ref[ThreadPoolExecutor],
-    submit_all: Callable[[Iterable[tuple[Any, ...]]], list[Future[Any]]],
-    until: float | None,
-) -> Iterator[Any]:
-    try:
-        while waiting:
-            if executor() is not None:
-                waiting.extend(submit_all(itertools.islice(calls, 1)))
-            yield _core.take_result_or_cancel(waiting.popleft(), until)
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
 # These are kept by timers, threads and maps, none of which is to keep an executor alive.
-
-
-def _by_submit(
-    ref: weakref.ref[ThreadPoolExecutor], fn: Callable[..., Any]
-) -> Callable[[Iterable[tuple[Any, ...]]], list[Future[Any]]]:
-    def submit_all(calls: Iterable[tuple[Any, ...]]) -> list[Future[Any]]:
-        executor = ref()
-        return [] if executor is None else [executor.submit(fn, *args) for args in calls]
-
-    return submit_all
 
 
 def _expirer(ref: weakref.ref[ThreadPoolExecutor]) -> Callable[[], None]:
@@ -347,10 +313,18 @@ def _poster(ref: weakref.ref[ThreadPoolExecutor]) -> Callable[[Callable[[], None
     return post
 
 
+def _before_exit() -> None:
+    # The standard's own hook comes next and waits for threads; a predictor's calls have none.
+    with standard._global_shutdown_lock:
+        standard._shutdown = True
+    finish_streams()
+
+
 def _after_fork() -> None:
     for executor in list(_executors):
         executor._after_fork()
 
 
 _core.finish_executor_class(ThreadPoolExecutor, (Predictor, View))
+threading._register_atexit(_before_exit)  # type: ignore[attr-defined]
 os.register_at_fork(after_in_child=_after_fork)

@@ -12,6 +12,7 @@ from torchpool.map_stream import MapStream
 from torchpool.predictor import Calls, Predictor
 from torchpool.streams import Stream, SubmitStream
 
+_unfinished: set[Stream] = set()  # of all executors, also of those that were dropped
 _Kind = tuple[int, float | None]  # priority and deadline
 
 
@@ -22,8 +23,7 @@ class Streams:
         self.held = held
         self._lock = threading.Lock()
         self._submits: weakref.WeakKeyDictionary[Predictor, dict[_Kind, SubmitStream]] = weakref.WeakKeyDictionary()
-        self._busy: set[SubmitStream] = set()  # with something pending: kept, whoever has dropped the predictor
-        self._maps: set[MapStream] = set()
+        self._busy: set[Stream] = set()  # with something pending: kept, whoever has dropped the predictor
 
     def submit(
         self, calls: Calls, args: tuple[Any, ...], kwargs: dict[str, Any], priority: int, deadline: float | None
@@ -35,12 +35,9 @@ class Streams:
             of_predictor = self._submits.setdefault(calls._predictor, {})
             stream = of_predictor.get(kind)
             if stream is None:
-                stream = of_predictor[kind] = SubmitStream(held=self.held, on_empty=self._busy.discard)
+                stream = of_predictor[kind] = SubmitStream(held=self.held, on_empty=self._done)
         future = stream.submit(calls, args, kwargs)
-        if stream.pending:
-            self._busy.add(stream)
-            if not stream.pending:  # resolved meanwhile
-                self._busy.discard(stream)
+        self._keep(stream, lambda: stream.pending == 0)
         return future
 
     def map(
@@ -59,24 +56,31 @@ class Streams:
             timeout=timeout,
             buffersize=buffersize,
             held=self.held,
-            on_done=self._maps.discard,
+            on_done=self._done,
         )
-        for other in list(self._maps):
-            if other.finished:
-                self._maps.discard(other)
-        if not stream.finished:
-            self._maps.add(stream)
-            if stream.finished:
-                self._maps.discard(stream)
+        for other in list(self._busy):
+            if isinstance(other, MapStream) and other.finished:
+                self._done(other)
+        self._keep(stream, lambda: stream.finished)
         return stream.results()
 
-    def _all(self) -> list[Stream]:
-        return [*list(self._busy), *list(self._maps)]
+    def _keep(self, stream: Stream, done: Callable[[], bool]) -> None:
+        if done():
+            return
+        self._busy.add(stream)
+        _unfinished.add(stream)
+        if done():  # meanwhile
+            self._done(stream)
+
+    def _done(self, stream: Stream) -> None:
+        """On any thread, the garbage collector's among them: takes no lock."""
+        self._busy.discard(stream)
+        _unfinished.discard(stream)
 
     @property
     def pending(self) -> int:
         """Calls accepted and not resolved."""
-        return sum(stream.pending for stream in self._all())
+        return sum(stream.pending for stream in list(self._busy))
 
     def release(self) -> None:
         """Sends what was held back."""
@@ -85,40 +89,48 @@ class Streams:
                 return
             self.held = False
             streams = [stream for of_predictor in self._submits.values() for stream in of_predictor.values()]
-        for stream in {*streams, *self._all()}:
+        for stream in {*streams, *self._busy}:
             stream.release()
 
     def end(self) -> None:
         """Maps that read their input as they are iterated over read no more: the executor was shut down."""
-        for stream in list(self._maps):
-            stream.read_no_more(RuntimeError("cannot schedule new futures after shutdown"))
+        for stream in list(self._busy):
+            if isinstance(stream, MapStream):
+                stream.read_no_more(RuntimeError("cannot schedule new futures after shutdown"))
 
     def drain(self) -> None:
         """Waits until everything accepted is resolved."""
-        while streams := self._all():
-            for stream in streams:
-                stream.drain()
-                self._busy.discard(stream)
-                self._maps.discard(stream)
+        _drain(self._busy)
 
     def cancel_waiting(self) -> None:
         """Cancels what has not started."""
-        for stream in self._all():
+        for stream in list(self._busy):
             stream.cancel_waiting()
 
     def fail(self, error: Callable[[], Exception]) -> None:
         """Fails what no predictor has yet."""
-        for stream in self._all():
+        for stream in list(self._busy):
             stream.break_(error())
 
     def after_fork(self, error: Callable[[], Exception]) -> None:
         """In a forked child: what is pending belongs to the parent's threads."""
         self._lock = threading.Lock()
-        for stream in self._all():
+        for stream in list(self._busy):
             stream.after_fork_in_child(error())
-        self._busy.clear()
-        self._maps.clear()
+            self._done(stream)
         self._submits = weakref.WeakKeyDictionary()
+
+
+def _drain(streams: set[Stream]) -> None:
+    while unfinished := list(streams):
+        for stream in unfinished:
+            stream.drain()
+            streams.discard(stream)
+
+
+def finish_streams() -> None:
+    """At exit: waits for what every executor has accepted."""
+    _drain(_unfinished)
 
 
 def _at(calls: Calls, priority: int, deadline: float | None) -> Calls:

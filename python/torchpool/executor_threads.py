@@ -29,7 +29,7 @@ def serve(
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
 ) -> None:
-    """A thread's whole life. Holds its executor weakly: one that is dropped is to be collected, which ends the thread."""
+    """A thread's whole life. Holds its executor weakly: one that is dropped is collected, which ends the thread."""
     executor = ref()
     if executor is not None:
         executor._note_thread(threading.current_thread())
@@ -48,7 +48,7 @@ def serve(
         if executor is not None:
             executor._initialized()
     del executor, initializer, initargs
-    worker.run(ref)
-    executor = ref()
+    superfluous = worker.run(ref)
+    executor = ref() if superfluous else None
     if executor is not None:
         executor._forget_thread(threading.current_thread())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from support import Held
+from executor_support import Gates, executor_named, join
+from support import Gate, Held
 
 import torchpool
 import torchpool.capture_programs  # once here instead of in every process that captures: it takes a second
@@ -56,3 +59,47 @@ def hold() -> Iterator[Callable[..., Held]]:
     yield make
     for held in made:
         held.release()
+
+
+@pytest.fixture(params=["standard", "torchpool"])
+def executor_class(request: pytest.FixtureRequest) -> Any:
+    """Both: what a test says of ours holds for the standard one too."""
+    return executor_named(request.param)
+
+
+@pytest.fixture
+def gates() -> Iterator[Gates]:
+    gates = Gates()
+    yield gates
+    gates.open_all()
+
+
+@pytest.fixture
+def gate(gates: Gates) -> Gate:
+    return gates()
+
+
+@pytest.fixture
+def make_executor(executor_class: Any, gates: Gates) -> Iterator[Callable[..., Any]]:
+    """Makes executors, does not keep them alive, and ends those that are left, with all gates open."""
+    made: list[weakref.ref[Any]] = []
+
+    def make(*args: Any, **options: Any) -> Any:
+        executor = executor_class(*args, **options)
+        made.append(weakref.ref(executor))
+        return executor
+
+    yield make
+    gates.open_all()
+    for executor in [left for ref in made if (left := ref()) is not None]:
+        executor.shutdown(wait=False, cancel_futures=True)
+        join(list(executor._threads))
+
+
+@pytest.fixture
+def no_gc() -> Iterator[None]:
+    """What is freed is freed by its reference count."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()

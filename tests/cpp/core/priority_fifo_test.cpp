@@ -12,7 +12,7 @@ namespace torchpool {
 namespace {
 
 struct Task : FifoLinks<Task> {
-  explicit Task(int number) : number(number) {}
+  explicit Task(int which) : number(which) {}
   int number;
 };
 
