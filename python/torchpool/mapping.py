@@ -48,10 +48,16 @@ def _rows_of_array(array: np.ndarray[Any, Any]) -> Iterator[torch.Tensor]:
         yield from torch.from_numpy(part).unbind(0)
 
 
-class _Failed:
+def refill_at(ahead: int) -> int:
+    """How many calls are left in flight, of `ahead`, when more are submitted: some at a time, since one at a time would
+    cost more than a small model's share of a batch."""
+    return ahead - max(1, min(32, ahead // 4))
+
+
+class Failed:
     """A call that was refused at once; takes the place of its Pending."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         self.error = error
 
     def done(self) -> bool:
@@ -65,6 +71,27 @@ class _Failed:
 
     def result(self) -> Any:
         raise self.error
+
+    get = result
+
+
+class Done:
+    """The result of a call, in the place of its Pending, which would keep the call's inputs too."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def done(self) -> bool:
+        return True
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return True
+
+    def cancel(self) -> bool:
+        return False
+
+    def result(self) -> Any:
+        return self._value
 
     get = result
 
@@ -106,8 +133,7 @@ class MapIterator:
         self._feed = feed
         self._calls = calls
         self._ahead = ahead
-        # Refilled some at a time: one at a time would cost more than a small model's share of a batch.
-        self._refill_at = ahead - max(1, min(32, ahead // 4))
+        self._refill_at = refill_at(ahead)
         self._until = None if timeout is None else time.monotonic() + timeout
         self._return_exceptions = return_exceptions
         self._bar = bar
@@ -159,7 +185,7 @@ class MapIterator:
             arrival._settle()
 
     def _refuse(self, error: Exception) -> None:
-        failed = _Failed(error)
+        failed = Failed(error)
         if self._arrived is None:
             self._in_order.append(failed)
             return

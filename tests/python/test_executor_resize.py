@@ -54,17 +54,11 @@ def test_no_more_tasks_start_than_the_new_number_allows(make_executor: Any, gate
 
 
 def test_growing_starts_no_more_threads_than_tasks_wait(make_executor: Any, gate: Gate) -> None:
-    came, go = threading.Semaphore(0), gate
-
-    def initialize() -> None:  # threads that take their time before they take a task
-        came.release()
-        go.pass_through()
-
-    executor = make_executor(1, initializer=initialize)
+    executor = make_executor(1, initializer=gate.pass_through)  # threads that take their time before they take a task
     futures = [executor.submit(int) for _ in range(2)]
     executor.resize(10)
     assert threads(executor) == 2
-    go.open()
+    gate.open()
     assert [future.result(HANG) for future in futures] == [0, 0]
 
 
