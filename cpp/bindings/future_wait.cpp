@@ -18,7 +18,8 @@ bool may_spin(const FutureFields& fields, SpinHistory& history) {
   Spinning& shared = spinning();
   if (!shared.allowed || fields.pool == nullptr) return false;
   // A worker on this very core cannot run while we poll.
-  return fields.pool->last_cpu() != sched_getcpu() && history.worth() && shared.seat.try_take();
+  if (fields.pool->last_cpu() == sched_getcpu() || !history.worth()) return false;
+  return shared.take_seat(fields.pool->staff().waking);  // the worker may just have left it
 }
 
 void unlink(Waiter*& waiters, const Waiter& waiter) noexcept {
@@ -65,6 +66,19 @@ void wake(Waiter* waiters) noexcept {
     waiters->parker->unpark();
     waiters = next;
   }
+}
+
+Waiter* wake_sleepers(Waiter* waiters) noexcept {
+  Waiter* others = nullptr;
+  while (waiters != nullptr) {
+    Waiter* waiter = std::exchange(waiters, waiters->next);
+    if (waiter->parker->parked()) {
+      waiter->parker->unpark();
+    } else {
+      waiter->next = std::exchange(others, waiter);
+    }
+  }
+  return others;
 }
 
 Waited wait_natively(PyObject* future, TimePoint until) {

@@ -15,8 +15,12 @@ Waiter* detach(Waiter*& waiters) noexcept;
 inline Waiter* detach_waiters(FutureFields& fields) noexcept {
   return detach(fields.waiters);
 }
-// With or without the interpreter's lock. Better without: who is woken wants it.
+// With or without the interpreter's lock.
 void wake(Waiter* waiters) noexcept;
+// Wakes those that sleep, and returns the others, which poll. For a thread that is about to let go of the interpreter's
+// lock: one that polls is to be told after that, or it queues for the lock; one that sleeps is to be told before, since
+// it takes its time to get up, and would else come behind all who queue already: 5 ms each.
+Waiter* wake_sleepers(Waiter* waiters) noexcept;
 
 // Sleeps as one of these waiters, with the interpreter's lock released; true when it was woken. Polls first for up to
 // `spin`, on the seat that the caller has taken for it.

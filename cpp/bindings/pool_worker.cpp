@@ -83,7 +83,7 @@ bool PoolWorker::run(py::object executor) {
   pool_->arrive(*this);
   while (generation_ == pool_->generation()) {
     if (FutureFields* task = pool_->take()) {
-      if (untold_ != nullptr) tell_waiters();
+      if (untold_ != nullptr) wake(std::exchange(untold_, nullptr));
       run_task(*task);
       continue;
     }
@@ -92,43 +92,40 @@ bool PoolWorker::run(py::object executor) {
   }
   const bool superfluous = generation_ == pool_->generation() && !pool_->must_end();
   if (generation_ == pool_->generation()) pool_->leave(*this);
-  if (untold_ != nullptr) tell_waiters();
+  if (untold_ != nullptr) wake(std::exchange(untold_, nullptr));
   current_worker = nullptr;
   executor_ = py::object();
   return superfluous;
 }
 
-// Woken with the lock held they would only queue for it.
-void PoolWorker::tell_waiters() {
-  Waiter* waiters = std::exchange(untold_, nullptr);
-  const GilRelease release;
-  spinning().releases.fetch_add(1, std::memory_order_release);
-  wake(waiters);
+// A hand-over between two cores that poll takes less than 1 us; on one core, or to a core that sleeps, 10 to 50. The
+// kernel wakes a thread where it last ran, so that two which once were on one core stay there: then this one moves.
+bool PoolWorker::poll_for_work(bool moves) {
+  Spinning& shared = spinning();
+  const bool moved = !moves || move_to_other_core();
+  const bool woken = moved && spin_until([this] { return parker_.try_take(); }, kSpin);
+  shared.seat.leave();
+  history_.record(woken);
+  if (moves) moves_.record(woken, Clock::steady().now());
+  // Queueing for the interpreter's lock costs a system call and a wake-up, and it is often free a moment later: whoever
+  // submitted now waits for the result.
+  const auto released = [this, &shared] { return shared.releases.load(std::memory_order_acquire) != seen_releases_; };
+  if (woken) spin_until(released, kSpinForRelease);
+  return woken;
 }
 
 void PoolWorker::wait_for_work() {
   Spinning& shared = spinning();
   pool_->go_idle(*this);
-  const bool spins =
-      shared.allowed && pool_->caller_cpu() != sched_getcpu() && history_.worth() && shared.seat.try_take();
-  Waiter* waiters = std::exchange(untold_, nullptr);
+  const bool same_core = pool_->caller_cpu() == sched_getcpu();
+  const bool may_spin = shared.allowed && (same_core ? moves_.due(Clock::steady().now()) : history_.worth());
+  Waiter* waiters = wake_sleepers(std::exchange(untold_, nullptr));
   {
     const GilRelease release;
     shared.releases.fetch_add(1, std::memory_order_release);
     wake(waiters);
-    bool woken = false;
-    if (spins) {
-      woken = spin_until([this] { return parker_.try_take(); }, kSpin);
-      shared.seat.leave();
-      history_.record(woken);
-      // Queueing for the lock costs a system call and a wake-up, and it is often free a moment later: whoever submitted
-      // now waits for the result.
-      const auto released = [this, &shared] {
-        return shared.releases.load(std::memory_order_acquire) != seen_releases_;
-      };
-      if (woken) spin_until(released, kSpinForRelease);
-    }
-    if (!woken) parker_.park();
+    const bool spins = may_spin && shared.take_seat(waiters != nullptr);  // which one of them may just have left
+    if (!spins || !poll_for_work(same_core)) parker_.park();
   }
   pool_->set_last_cpu(sched_getcpu());
   if (generation_ == pool_->generation()) pool_->come_back(*this);
@@ -207,9 +204,9 @@ void PoolWorker::settle(FutureFields& task, PyObject* result) {
     } else {
       wake(detach_waiters(task));
     }
-    // They are told before anything runs that may take its time.
+    // Told when the lock is let go of, in wait_for_work(), unless something may run before that and take its time.
     if (untold_ != nullptr && (callbacks != nullptr || !drops_quietly(callable) || !drops_quietly(args)))
-      tell_waiters();
+      wake(std::exchange(untold_, nullptr));
     if (!call_back(future, callbacks)) log_error("worker_failed", future);
   }
   Py_DECREF(callable);

@@ -38,13 +38,14 @@ class PoolWorker {
   bool start(FutureFields& task);
   void settle(FutureFields& task, PyObject* result);
   void settle_ordinary(PyObject* future, PyObject* result, PyObject* raised);
-  void tell_waiters();
   void let_others_run();
   void wait_for_work();
+  bool poll_for_work(bool moves);
 
   std::shared_ptr<Pool> pool_;
   Parker parker_;
   SpinHistory history_;
+  Backoff moves_;
   py::object executor_;
   Waiter* untold_ = nullptr;  // of the task that ended last: woken without the interpreter's lock
   std::vector<FutureFields*> running_;

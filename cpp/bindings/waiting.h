@@ -25,11 +25,17 @@ Parker& own_parker();
 struct Spinning {
   bool allowed = false;
   SpinSeat seat;
+  // `soon`: whoever has it was just told to leave.
+  bool take_seat(bool soon) noexcept;
   // Counts how often a thread has let go of the interpreter's lock to wait: who was just told of work polls this
   // instead of queueing for a lock that is about to be free.
   std::atomic<std::uint64_t> releases{0};
 };
 Spinning& spinning();
 void set_up_spinning();  // at import, and in a forked child
+
+// Moves the calling thread to another of the cores that it may use, and leaves it free to go where it wants. False when
+// it is still on the same one, or had to wait for the other.
+bool move_to_other_core();
 
 }  // namespace torchpool

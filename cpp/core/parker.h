@@ -22,6 +22,8 @@ class Parker {
   void unpark() TP_EXCLUDES(mutex_);
   // Takes a permit that is there already, without waiting.
   bool try_take() noexcept;
+  // Only indicative: the thread may be about to park or to be woken.
+  bool parked() const noexcept { return state_.load(std::memory_order_relaxed) == kParked; }
 
  private:
   enum State : std::uint32_t { kEmpty, kPermit, kParked };

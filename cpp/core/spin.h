@@ -29,6 +29,22 @@ class SpinHistory {
   int left_out_ = 0;
 };
 
+// When to try again what costs much where it fails: after twice the time each time, up to a limit. For one thread.
+class Backoff {
+ public:
+  bool due(TimePoint now) const noexcept { return now >= next_; }
+  void record(bool paid, TimePoint now) noexcept {
+    pause_ = paid ? kLeast : std::min(2 * pause_, kMost);
+    next_ = now + pause_;
+  }
+
+ private:
+  static constexpr Duration kLeast = std::chrono::milliseconds(10);
+  static constexpr Duration kMost = std::chrono::seconds(10);
+  Duration pause_ = kLeast;
+  TimePoint next_{};
+};
+
 // The one seat of those who poll: a second one would take a core from the work that both wait for.
 class SpinSeat {
  public:

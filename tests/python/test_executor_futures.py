@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError, InvalidStateError
 from typing import Any
 
 import pytest
-from executor_support import Refused, Thing, blocked, fail
+from executor_support import STANDARD, Refused, Thing, blocked, fail
 from support import HANG, Gate
 
 STATES = ["pending", "running", "finished", "failed", "cancelled"]

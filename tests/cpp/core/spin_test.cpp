@@ -50,6 +50,39 @@ TEST(SpinHistory, OneSuccessForgivesAll) {
   EXPECT_TRUE(history.worth());
 }
 
+TimePoint at(int milliseconds) {
+  return TimePoint{} + std::chrono::milliseconds(milliseconds);
+}
+
+TEST(Backoff, IsDueAtFirst) {
+  EXPECT_TRUE(Backoff().due(at(0)));
+}
+
+TEST(Backoff, WaitsTwiceAsLongAfterEachFailureUpToALimit) {
+  Backoff backoff;
+  int now = 0;
+  int before = 0;
+  for (int i = 0; i < 30; ++i) {
+    backoff.record(false, at(now));
+    int pause = 0;
+    while (!backoff.due(at(now + pause))) ++pause;
+    EXPECT_GE(pause, before);
+    EXPECT_LE(pause, 10'000);
+    EXPECT_GE(pause, std::min(2 * before, 10'000));
+    before = pause;
+    now += pause;
+  }
+  EXPECT_EQ(before, 10'000);
+}
+
+TEST(Backoff, OneSuccessForgivesAll) {
+  Backoff backoff;
+  for (int i = 0; i < 20; ++i) backoff.record(false, at(0));
+  backoff.record(true, at(0));
+  EXPECT_FALSE(backoff.due(at(0)));
+  EXPECT_TRUE(backoff.due(at(100)));
+}
+
 TEST(SpinSeat, HasRoomForOne) {
   SpinSeat seat;
   EXPECT_TRUE(seat.try_take());
