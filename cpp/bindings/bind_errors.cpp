@@ -37,8 +37,8 @@ void set_python_error(const Error& error) {
 }
 
 void register_errors(py::module_& module) {
-  types.queue_full =
-      new_error(module, "QueueFull", "A predictor's or executor's queue is full and overflow is 'reject'.", PyExc_RuntimeError);
+  types.queue_full = new_error(
+      module, "QueueFull", "A predictor's or executor's queue is full and overflow is 'reject'.", PyExc_RuntimeError);
   types.closed = new_error(module, "Closed", "The predictor or its runtime was closed.", PyExc_RuntimeError);
   types.cancelled = py::object(py::module_::import("concurrent.futures").attr("CancelledError")).release().ptr();
   py::register_exception_translator(

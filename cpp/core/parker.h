@@ -14,7 +14,7 @@ namespace torchpool {
 // has returned) and no thread parks.
 class Parker {
  public:
-  explicit Parker(Clock& clock = Clock::steady()) : clock_(clock) {}
+  explicit Parker(Clock& clock = Clock::steady()) : clock_(clock), real_time_(&clock == &Clock::steady()) {}
 
   void park() { park_until(kNever); }
   // False when `until` passed without a permit.
@@ -28,8 +28,15 @@ class Parker {
  private:
   enum State : std::uint32_t { kEmpty, kPermit, kParked };
 
+  bool sleep_until(TimePoint until) noexcept;
+  bool wait_until(TimePoint until) TP_EXCLUDES(mutex_);
+
   Clock& clock_;
-  std::atomic<std::uint32_t> state_{kEmpty};  // enters and leaves kParked under mutex_
+  // On the machine's own clock the thread sleeps on state_ itself. A condition variable, which a manual clock needs,
+  // has the woken thread queue for the mutex that the waking one still holds: six system calls a hand-over instead of
+  // four.
+  const bool real_time_;
+  std::atomic<std::uint32_t> state_{kEmpty};  // without real_time_ it enters and leaves kParked under mutex_
   Mutex mutex_;
   CondVar cv_;
 };

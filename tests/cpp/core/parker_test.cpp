@@ -38,6 +38,35 @@ TEST(ParkerTest, ReturnsFalseWhenItsTimePasses) {
   EXPECT_TRUE(parker.park_until(kNever));
 }
 
+TEST(ParkerTest, ATimeThatHasPassedEndsASleepOnTheMachinesClock) {
+  Parker parker;
+  EXPECT_FALSE(parker.park_until(TimePoint{}));
+  EXPECT_FALSE(parker.park_until(Clock::steady().now() + std::chrono::microseconds(1)));
+  parker.unpark();
+  EXPECT_TRUE(parker.park_until(TimePoint{}));
+}
+
+// A sleep that ends by its time and a permit that comes at that very moment: the permit is never lost.
+TEST(ParkerTest, PermitsThatMeetTheEndOfASleepAreKept) {
+  Parker parker;
+  std::atomic<int> given{0};
+  int taken = 0;
+  std::thread other([&] {
+    for (int i = 0; i < 20000; ++i) {
+      given.fetch_add(1);
+      parker.unpark();
+      while (given.load() != 0) std::this_thread::yield();
+    }
+  });
+  while (taken < 20000) {
+    if (!parker.park_until(Clock::steady().now() + std::chrono::microseconds(taken % 5))) continue;
+    ++taken;
+    given.store(0);
+  }
+  other.join();
+  EXPECT_FALSE(parker.try_take());
+}
+
 TEST(ParkerTest, AnUnparkEndsATimedWaitBeforeItsTime) {
   ManualClock clock;
   Parker parker(clock);
