@@ -4,7 +4,6 @@
 #include <structmember.h>
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 #include "bindings/future_methods.h"
@@ -92,7 +91,7 @@ void finish_executor_class(const py::object& type, const py::tuple& predictors) 
 
 Placement placement_of(std::int32_t priority, double due, bool bypass) {
   Placement placement{priority, kNever, bypass};
-  if (std::isfinite(due)) {
+  if (due < 9e9) {  // seconds; more do not fit in as many nanoseconds
     placement.due = TimePoint(std::chrono::duration_cast<Duration>(std::chrono::duration<double>(due)));
   }
   return placement;
@@ -144,6 +143,9 @@ void register_executor(py::module_& module) {
   set_main_thread();
   set_up_spinning();
   register_future(module);
+  py::class_<ParkedTask>(module, "ParkedTask",
+                         "As long as it lives, the calling thread's task counts as waiting in a predictor.")
+      .def(py::init<>());
   py::class_<PoolWorker, std::shared_ptr<PoolWorker>>(module, "PoolWorker", "One thread of an executor.")
       .def(
           "run", &PoolWorker::run, py::arg("executor"),
@@ -162,11 +164,13 @@ void register_executor(py::module_& module) {
       .def(
           "submit_each",
           [](Pool& pool, const py::object& executor, const py::object& callable, const py::object& arguments,
-             std::int32_t priority, double due) {
-            return steal_or_raise(
-                pool.submit_each(executor.ptr(), callable.ptr(), arguments.ptr(), placement_of(priority, due, false)));
+             std::int32_t priority) {
+            return steal_or_raise(pool.submit_each(executor.ptr(), callable.ptr(), arguments.ptr(), {priority}));
           },
-          py::arg("executor"), py::arg("fn"), py::arg("arguments"), py::arg("priority") = 0, py::arg("due") = kForever)
+          py::arg("executor"), py::arg("fn"), py::arg("arguments"), py::arg("priority") = 0)
+      .def(
+          "start", [](Pool& pool, const py::object& executor) { pool.start(executor.ptr()); }, py::arg("executor"),
+          "Starts a thread, unless there are some.")
       .def("check",
            [](const Pool& pool) {
              if (!pool.accepts()) throw py::error_already_set();

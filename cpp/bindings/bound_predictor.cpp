@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "bindings/contract_from_python.h"
+#include "bindings/pool_worker.h"
 #include "bindings/snapshot.h"
 #include "core/error.h"
 #include "predict/script_backend.h"
@@ -184,10 +185,15 @@ std::shared_ptr<CallRequest> BoundPredictor::make_request(Prepared& call, const 
 void BoundPredictor::admit(const std::shared_ptr<CallRequest>& request, Channel& channel, Full full) {
   const bool rejects = full == Full::kReject || (full == Full::kByPolicy && options_.reject);
   const bool slices = handles_signals();
-  const Admission admission = must_run_inline() ? Admission::kBypass : rejects ? Admission::kReject : Admission::kBlock;
+  const Admission admission = must_run_inline() ? Admission::kBypass
+                              : !rejects        ? Admission::kBlock
+                              : options_.reject ? Admission::kReject
+                                                : Admission::kTry;
   // With room, without letting go of the interpreter's lock: a release at each of a thousand submits would hand it to
   // a worker, and wait to get it back, a thousand times.
   PushResult pushed = channel.submit(request, admission, TimePoint::min());
+  if (pushed == PushResult::kAdmitted) return watch(request);
+  const ParkedTask parked;
   while (pushed != PushResult::kAdmitted) {
     {
       const GilRelease release;
@@ -195,6 +201,10 @@ void BoundPredictor::admit(const std::shared_ptr<CallRequest>& request, Channel&
     }
     if (pushed != PushResult::kAdmitted && PyErr_CheckSignals() != 0) throw py::error_already_set();
   }
+  watch(request);
+}
+
+void BoundPredictor::watch(const std::shared_ptr<CallRequest>& request) {
   if (request->info.deadline != kNever) runtime_->core().watch_deadline(request);
 }
 

@@ -95,6 +95,7 @@ class BoundPredictor {
                                             bool snapshot);
   const std::shared_ptr<Channel>& channel_of(const Prepared& call) const noexcept;
   std::vector<std::shared_ptr<Channel>> channels() const;
+  void watch(const std::shared_ptr<CallRequest>& request);
   void admit(const std::shared_ptr<CallRequest>& request, Channel& channel, Full full);
   py::object run_queued(Prepared& call, const py::tuple& args, const py::object& kwargs, const CallOptions& options);
 

@@ -155,7 +155,7 @@ PyObject* standard_waiters(PyObject* future) {
 }
 
 void tell_standard_waiters(PyObject* future, const char* method) {
-  const py::object kept = py::reinterpret_borrow<py::object>(future);
+  const auto kept = py::reinterpret_borrow<py::object>(future);
   FutureFields& fields = *fields_of(future);
   if (fields.extra == nullptr || fields.extra->standard_waiters == nullptr) return;
   const auto waiters = py::reinterpret_borrow<py::object>(fields.extra->standard_waiters);

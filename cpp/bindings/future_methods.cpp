@@ -61,7 +61,7 @@ PyObject* wait_and_take(PyObject* self, PyObject* timeout, bool as_exception) {
   if (!fields.ordinary && is_done(fields)) return outcome(fields, as_exception);
   TimePoint until;
   if (!parse_timeout(timeout, until)) return nullptr;
-  const py::object kept = py::reinterpret_borrow<py::object>(self);
+  const auto kept = py::reinterpret_borrow<py::object>(self);
   BlockedTask blocked(self, until);
   if (blocked.failed()) return nullptr;
   switch (wait_natively(self, until)) {
@@ -107,7 +107,7 @@ PyObject* cancelled(PyObject* self, PyObject* /*unused*/) {
 // A task that waits leaves its queue at once.
 PyObject* cancel(PyObject* self, PyObject* /*unused*/) {
   FutureFields& fields = *fields_of(self);
-  const py::object kept = py::reinterpret_borrow<py::object>(self);
+  const auto kept = py::reinterpret_borrow<py::object>(self);
   if (!wait_unlocked(self)) return nullptr;
   if (fields.ordinary && ordinary_state(self) != FutureState::kPending) return call_standard("cancel", self);
   if (!fields.ordinary && fields.state != FutureState::kPending) {
@@ -125,8 +125,8 @@ PyObject* add_done_callback(PyObject* self, PyObject* callback) {
   if (fields.ordinary) return call_standard("add_done_callback", self, callback);
   if (!is_done(fields)) {
     FutureExtra& extra = extra_of(fields);
-    if (extra.callbacks == nullptr && (extra.callbacks = PyList_New(0)) == nullptr) return nullptr;
-    if (PyList_Append(extra.callbacks, callback) != 0) return nullptr;
+    if (extra.callbacks == nullptr) extra.callbacks = PyList_New(0);
+    if (extra.callbacks == nullptr || PyList_Append(extra.callbacks, callback) != 0) return nullptr;
     Py_RETURN_NONE;
   }
   PyObject* called = PyObject_CallOneArg(callback, self);

@@ -126,6 +126,11 @@ bool Pool::call_someone(PyObject* executor) {
     case Hire::kSpawn:
       break;
   }
+  return spawn_or_go_on(executor);
+}
+
+// As spawn(), but false only where there is no thread at all, or what was raised is not about threads.
+bool Pool::spawn_or_go_on(PyObject* executor) {
   if (spawn(executor)) return true;
   if (staff_.threads == 0 || PyErr_ExceptionMatches(PyExc_RuntimeError) == 0) return false;
   if (ends()) {
@@ -236,8 +241,9 @@ bool Pool::block(PoolWorker& worker, FutureFields& awaited) {
   return true;
 }
 
-void Pool::unblock(FutureFields& awaited) noexcept {
+void Pool::unblock(FutureFields& awaited) {
   --staff_.blocked;
+  if (staff_.too_many()) wake_all();  // one that had to stay for those who were blocked may leave
   const auto last = std::find(awaited_.rbegin(), awaited_.rend(), &awaited);
   awaited_.erase(std::next(last).base());
 }

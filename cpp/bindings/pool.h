@@ -72,7 +72,7 @@ class Pool : public std::enable_shared_from_this<Pool> {
   void unpark() noexcept { --staff_.parked; }
   // A task waits for another one without a limit; false with an error set. See Staffing::stuck().
   bool block(PoolWorker& worker, FutureFields& awaited);
-  void unblock(FutureFields& awaited) noexcept;
+  void unblock(FutureFields& awaited);
 
   // Takes a waiting task out, with the queue's reference, which the caller has from then on.
   void remove(FutureFields& task) noexcept;
@@ -82,6 +82,7 @@ class Pool : public std::enable_shared_from_this<Pool> {
   void drain_and_stop();  // threads end once nothing waits: the executor is gone, or the interpreter goes
   void mark_broken(const std::string& why);  // fails what waits
   void resize(PyObject* executor, int max_workers);
+  void start(PyObject* executor);  // a thread, unless there are some
   // In a forked child: its threads are gone, and the tasks belong to the parent.
   void after_fork(const py::object& exception);
 
@@ -106,6 +107,8 @@ class Pool : public std::enable_shared_from_this<Pool> {
   bool ends() const;
   bool call_someone(PyObject* executor);
   bool spawn(PyObject* executor);
+  bool spawn_or_go_on(PyObject* executor);
+  std::size_t on_their_way() const noexcept { return static_cast<std::size_t>(staff_.threads) - workers_.size(); }
   void wake_one();
   void wake_all();
   PyObject* refuse(PyObject* future);

@@ -75,9 +75,14 @@ void Pool::mark_broken(const std::string& why) {
 void Pool::resize(PyObject* executor, int max_workers) {
   staff_.max_workers = max_workers;
   wake_all();  // those that are too many leave
-  while (staff_.hire(queue_.size()) == Hire::kSpawn) {
-    if (!spawn(executor)) throw py::error_already_set();
+  while (queue_.size() > static_cast<std::size_t>(staff_.idle) + on_their_way() &&
+         staff_.hire(queue_.size()) == Hire::kSpawn) {
+    if (!spawn_or_go_on(executor)) throw py::error_already_set();
   }
+}
+
+void Pool::start(PyObject* executor) {
+  if (staff_.threads == 0 && !spawn(executor)) throw py::error_already_set();
 }
 
 namespace {

@@ -59,8 +59,8 @@ bool AdmissionQueue::admit_at_once_locked(const RequestPtr& request, Admission a
     admit_locked(request, now);
     return true;
   }
-  if (admission == Admission::kReject) {
-    if (stats_ != nullptr) stats_->rejected.fetch_add(1, std::memory_order_relaxed);
+  if (admission == Admission::kReject || admission == Admission::kTry) {
+    if (stats_ != nullptr && admission == Admission::kReject) stats_->rejected.fetch_add(1, std::memory_order_relaxed);
     throw QueueFull("the queue is full: " + std::to_string(waiting_rows()) + " rows wait");
   }
   return false;

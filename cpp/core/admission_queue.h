@@ -20,6 +20,7 @@ namespace torchpool {
 enum class Admission : std::uint8_t {
   kBlock,   // waits for room
   kReject,  // throws QueueFull
+  kTry,     // as kReject, but does not count as rejected: the producer tries again in another way
   kBypass,  // exceeds the bounds: for nested calls, which must not wait for themselves
 };
 enum class PushResult : std::uint8_t { kAdmitted, kTimedOut };

@@ -15,6 +15,10 @@ struct FifoLinks {
   Node* previous = nullptr;
   std::int32_t priority = 0;
   bool queued = false;
+
+ private:
+  FifoLinks() = default;
+  friend Node;
 };
 
 // Not thread-safe, and no owner of its nodes. Pushing, popping and erasing cost the same whatever waits; a priority

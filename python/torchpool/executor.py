@@ -122,7 +122,8 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
         until = None if timeout is None else timeout + time.monotonic()
-        native = type(self).submit is ThreadPoolExecutor.submit and "submit" not in self.__dict__
+        as_view = priority != 0 or deadline is not None  # whose submit() is not the executor's either
+        native = as_view or (type(self).submit is ThreadPoolExecutor.submit and "submit" not in self.__dict__)
         if native and isinstance(fn, Calls):
             self._pool.check()
             self._start_for_initializer()
@@ -140,18 +141,28 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
             executor = ref()
             if executor is None:
                 return []
-            due = executor._due(deadline)
-            return executor._pool.submit_each(executor, fn, calls, priority, due)
+            if deadline is not None:  # counts from the submission of each
+                return [executor._submit_as(fn, args, {}, priority, deadline) for args in calls]
+            return executor._pool.submit_each(executor, fn, calls, priority)
 
         return submit_all
 
     def _submit_as(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], priority: int, due: float | None
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        priority: int,
+        deadline: float | None,
     ) -> Future[Any]:
         """For a view: at its priority and deadline (seconds from now)."""
         if isinstance(fn, Calls):
-            return self._submit_call(fn, args, kwargs, priority, due)
-        return self._pool.submit(self, fn, args, kwargs, priority, self._due(due))
+            return self._submit_call(fn, args, kwargs, priority, deadline)
+        due = math.inf if deadline is None else time.monotonic() + deadline
+        future = self._pool.submit(self, fn, args, kwargs, priority, due)
+        if due < self._expiry:  # once it is queued: the moment may have passed while it waited for room
+            self._expire_at(due)
+        return future
 
     def _submit_call(
         self,
@@ -166,22 +177,16 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         self._start_for_initializer()
         return self._streams.submit(fn, args, kwargs, priority, deadline)
 
-    def _due(self, deadline: float | None) -> float:
-        """The moment `deadline` seconds from now; arranges that what has not started by then is failed."""
-        if deadline is None:
-            return math.inf
-        due = time.monotonic() + deadline
-        if due < self._expiry:
-            self._expiry = due
-            default_timer().call_at(due, _expirer(weakref.ref(self)))
-        return due
+    def _expire_at(self, due: float) -> None:
+        self._expiry = due
+        default_timer().call_at(due, _expirer(weakref.ref(self)))
 
     def _expire(self) -> None:
+        """On the timer's thread: fails what should have started by now."""
         self._expiry = math.inf
         following = self._pool.expire()
         if following < self._expiry:
-            self._expiry = following
-            default_timer().call_at(following, _expirer(weakref.ref(self)))
+            self._expire_at(following)
 
     # Threads.
 
@@ -193,10 +198,23 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
             thread = threading.Thread(
                 name=f"{self._thread_name_prefix}_{next(self._thread_numbers)}",
                 target=serve,
-                args=(worker, weakref.ref(self, _stopper(self._pool)), self._initializer, self._initargs),
+                args=(
+                    worker,
+                    weakref.ref(self, _stopper(self._pool)),
+                    self._pool,
+                    self._streams,
+                    self._initializer,
+                    self._initargs,
+                ),
             )
-            thread.start()
-            self._note_thread(thread)
+            try:
+                self._note_thread(thread)
+                thread.start()
+            except BaseException:
+                if thread.ident is None:  # should it start after all, it notes itself
+                    self._threads.discard(thread)
+                    standard._threads_queues.pop(thread, None)
+                raise
 
     def _note_thread(self, thread: threading.Thread) -> None:
         """Called by the one who started it and by itself: a KeyboardInterrupt may keep the former from it."""
@@ -211,14 +229,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         """A predictor's calls need no thread, but wait for the first that was initialised, if there is something to
         initialise: they fail when that fails."""
         if self._streams.held and not self._threads:
-            self._pool.submit(self, _nothing, (), {}, bypass=True)
-
-    def _initialized(self) -> None:
-        self._streams.release()
-
-    def _initializer_failed(self) -> None:
-        self._pool.mark_broken("A thread initializer failed, the thread pool is not usable anymore")
-        self._streams.fail(lambda: BrokenThreadPool(self._broken))
+            self._pool.start(self)
 
     # More than the standard.
 
@@ -258,12 +269,14 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
 
     def _join(self) -> None:
         joined: set[threading.Thread] = set()
-        while threads := self._threads - joined:
+        while True:
+            with self._shutdown_lock:  # one that was just about to start has started by now
+                threads = self._threads - joined
+            if not threads:
+                return
             for thread in threads:
                 thread.join()
             joined |= threads
-            with self._shutdown_lock:  # one that was just about to start is noted by now
-                pass
 
     def _after_fork(self) -> None:
         self._shutdown_lock = threading.Lock()
@@ -281,10 +294,6 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
 
     def __repr__(self) -> str:
         return f"<torchpool.ThreadPoolExecutor {self._thread_name_prefix} max_workers={self._max_workers}>"
-
-
-def _nothing() -> None:
-    """A task that only makes a thread start."""
 
 
 # These are kept by timers, threads and maps, none of which is to keep an executor alive.

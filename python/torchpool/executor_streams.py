@@ -10,8 +10,9 @@ from typing import Any
 
 from torchpool.map_stream import MapStream
 from torchpool.predictor import Calls, Predictor
-from torchpool.streams import Stream, SubmitStream
+from torchpool.streams import Stream, SubmitStream, join_feeders
 
+_EXIT_SECONDS = 2.0
 _unfinished: set[Stream] = set()  # of all executors, also of those that were dropped
 _Kind = tuple[int, float | None]  # priority and deadline
 
@@ -76,6 +77,9 @@ class Streams:
         """On any thread, the garbage collector's among them: takes no lock."""
         self._busy.discard(stream)
         _unfinished.discard(stream)
+        if stream.pending:  # of a call that came while the last one ended
+            self._busy.add(stream)
+            _unfinished.add(stream)
 
     @property
     def pending(self) -> int:
@@ -125,12 +129,14 @@ def _drain(streams: set[Stream]) -> None:
     while unfinished := list(streams):
         for stream in unfinished:
             stream.drain()
-            streams.discard(stream)
+            if not stream.pending:
+                streams.discard(stream)
 
 
 def finish_streams() -> None:
     """At exit: waits for what every executor has accepted."""
     _drain(_unfinished)
+    join_feeders(_EXIT_SECONDS)
 
 
 def _at(calls: Calls, priority: int, deadline: float | None) -> Calls:

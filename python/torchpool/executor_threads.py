@@ -7,13 +7,16 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures.thread import BrokenThreadPool
 from typing import TYPE_CHECKING, Any
 
 from torchpool import _core
 
 if TYPE_CHECKING:
     from torchpool.executor import ThreadPoolExecutor
+    from torchpool.executor_streams import Streams
 
+_BROKEN = "A thread initializer failed, the thread pool is not usable anymore"  # the standard's words
 _log = logging.getLogger("concurrent.futures")
 
 
@@ -26,6 +29,8 @@ def default_workers() -> int:
 def serve(
     worker: _core.PoolWorker,
     ref: weakref.ref[ThreadPoolExecutor],
+    pool: _core.Pool,
+    streams: Streams,
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
 ) -> None:
@@ -33,21 +38,18 @@ def serve(
     executor = ref()
     if executor is not None:
         executor._note_thread(threading.current_thread())
+    del executor
     if initializer is not None:
-        del executor
         try:
             initializer(*initargs)
         except BaseException:
             _log.critical("Exception in initializer:", exc_info=True)
-            executor = ref()
-            if executor is not None:
-                executor._initializer_failed()
+            pool.mark_broken(_BROKEN)
+            streams.fail(lambda: BrokenThreadPool(_BROKEN))
             worker.leave()
             return
-        executor = ref()
-        if executor is not None:
-            executor._initialized()
-    del executor, initializer, initargs
+        streams.release()
+    del pool, streams, initializer, initargs
     superfluous = worker.run(ref)
     executor = ref() if superfluous else None
     if executor is not None:

@@ -32,6 +32,23 @@ class Future(concurrent.futures.Future[Any]):
         pending = self._pending
         return pending is not None and not self.done() and pending.running()
 
+    def result(self, timeout: float | None = None) -> Any:
+        """As concurrent.futures.Future.result. In a task of a torchpool.ThreadPoolExecutor it counts as waiting in a
+        predictor, see `overlap` there."""
+        parked = None if self.done() else _core.ParkedTask()
+        try:
+            return super().result(timeout)
+        finally:
+            del parked
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As concurrent.futures.Future.exception, and as result()."""
+        parked = None if self.done() else _core.ParkedTask()
+        try:
+            return super().exception(timeout)
+        finally:
+            del parked
+
     def _invoke_callbacks(self) -> None:
         if self._done_callbacks and _core.on_worker_thread():  # type: ignore[attr-defined]
             _callbacks.run(self)

@@ -88,6 +88,8 @@ class MapStream(MapFeed):
         self._until = None if timeout is None else time.monotonic() + timeout
         self._on_done = on_done
         self._refusal: Exception | None = None
+        self._awaited: Any = None  # the call that the iterating thread waits for
+        self._cancelled = False
         self._taking = False  # the iterating thread has a call in hand
         self._takes = 0  # how many it had in hand, counted while somebody drains
         self._drains = 0
@@ -141,7 +143,9 @@ class MapStream(MapFeed):
         first = None
         self._taking = True
         try:
-            first = in_order.popleft()
+            first = self._awaited = in_order.popleft()
+            if self._cancelled:  # by a thread that has not seen it in hand
+                first.cancel()
             if len(in_order) <= self._refill_at and (self._waiting or self._source is not None):
                 self._refill()
             if self._until is None:
@@ -154,7 +158,7 @@ class MapStream(MapFeed):
                 self._abandon(first)
             raise
         finally:
-            del first  # it holds the error, whose traceback holds this frame
+            first = self._awaited = None  # it holds the error, whose traceback holds this frame
             self._taking = False
             if self._drains:
                 self._tell_taken()
@@ -233,9 +237,12 @@ class MapStream(MapFeed):
 
     def cancel_waiting(self) -> None:
         """Cancels what has not started, here and in the predictor's queue: iterating raises CancelledError there."""
+        self._cancelled = True
         self._stop(concurrent.futures.CancelledError())
         for call in reversed(list(self._in_order)):
             call.cancel()
+        if (awaited := self._awaited) is not None:
+            awaited.cancel()
 
     def break_(self, error: Exception) -> None:
         """Iterating raises `error` after the results of what the predictor has already."""

@@ -6,6 +6,7 @@ import concurrent.futures
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("torchpool")
 
+_feeders: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 EXPIRED = "the deadline of the call passed before it was queued"
 
 
@@ -81,6 +83,7 @@ class Stream:
         if self._feeder is None:
             thread = threading.Thread(target=self._feed_on_thread, name="torchpool-feeder", daemon=True)
             self._feeder = thread
+            _feeders.add(thread)
             try:
                 thread.start()
             except BaseException:
@@ -91,6 +94,15 @@ class Stream:
         """In a forked child: no thread survived, and a lock may be held by one that is gone."""
         self._cond = threading.Condition()
         self._feeder = None
+
+
+def join_feeders(seconds: float) -> None:
+    """At exit, once all streams are drained: a daemon thread that still drops a tensor when the interpreter goes away
+    aborts the process. One that waits for room, for a call that was cancelled, is not waited for longer."""
+    until = time.monotonic() + seconds
+    for thread in list(_feeders):
+        if thread.ident is not None:
+            thread.join(seconds_left(until))
 
 
 class StreamFuture(Future):
