@@ -62,8 +62,10 @@ PyObject* submit(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObje
   }
   Pool* pool = pool_of(self);
   if (pool == nullptr) return nullptr;
-  if (is_predictor(args[0])) return submit_to_predictor(self, args, count, names);
-  return pool->submit(self, args[0], args + 1, count - 1, names, {});
+  return guarded([=] {
+    if (is_predictor(args[0])) return submit_to_predictor(self, args, count, names);
+    return pool->submit(self, args[0], args + 1, count - 1, names, {});
+  });
 }
 
 PyMethodDef submit_method = {"submit", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(submit)),

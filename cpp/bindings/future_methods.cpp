@@ -122,11 +122,13 @@ PyObject* cancel(PyObject* self, PyObject* /*unused*/) {
 
 PyObject* add_done_callback(PyObject* self, PyObject* callback) {
   FutureFields& fields = *fields_of(self);
+  FutureExtra* extra = &extra_of(fields);
+  // Made first: the garbage collector may run, and with it whatever there is to finalize.
+  const auto list = py::reinterpret_steal<py::object>(extra->callbacks == nullptr ? PyList_New(0) : nullptr);
   if (fields.ordinary) return call_standard("add_done_callback", self, callback);
   if (!is_done(fields)) {
-    FutureExtra& extra = extra_of(fields);
-    if (extra.callbacks == nullptr) extra.callbacks = PyList_New(0);
-    if (extra.callbacks == nullptr || PyList_Append(extra.callbacks, callback) != 0) return nullptr;
+    if (extra->callbacks == nullptr) extra->callbacks = list ? Py_NewRef(list.ptr()) : nullptr;
+    if (extra->callbacks == nullptr || PyList_Append(extra->callbacks, callback) != 0) return nullptr;
     Py_RETURN_NONE;
   }
   PyObject* called = PyObject_CallOneArg(callback, self);
@@ -149,10 +151,11 @@ PyObject* set_running_or_notify_cancel(PyObject* self, PyObject* /*unused*/) {
 
 // A copy is ordinary and shares the condition, and pickling fails on that, both as with the standard's.
 PyObject* reduce_ex(PyObject* self, PyObject* /*protocol*/) {
-  const auto dict = py::reinterpret_steal<py::object>(PyObject_GetAttrString(self, "__dict__"));
-  if (!dict) return nullptr;
-  const py::object remake = py::module_::import("copyreg").attr("__newobj__");
-  return py::make_tuple(remake, py::make_tuple(py::type::of(py::handle(self))), dict).release().ptr();
+  return guarded([self] {
+    const py::object dict = py::handle(self).attr("__dict__");
+    const py::object remake = py::module_::import("copyreg").attr("__newobj__");
+    return py::make_tuple(remake, py::make_tuple(py::type::of(py::handle(self))), dict).release().ptr();
+  });
 }
 
 template <class Function>
@@ -235,7 +238,7 @@ PyObject* take_result_or_cancel(PyObject* /*module*/, PyObject* const* args, Py_
 bool cancel_unqueued(PyObject* future) {
   FutureFields& fields = *fields_of(future);
   fields.pool = nullptr;
-  drop_work(fields);
+  const Work work(fields);
   if (fields.ordinary) {
     const auto cancelled = py::reinterpret_steal<py::object>(call_standard("cancel", future));
     if (!cancelled) return false;
@@ -270,6 +273,9 @@ bool call_back(PyObject* future, PyObject* callbacks) {
 
 bool fail_future(PyObject* future, PyObject* exception) {
   FutureFields& fields = *fields_of(future);
+  if (!fields.ordinary && is_done(fields)) return false;
+  const Work work(fields);
+  fields.pool = nullptr;
   if (fields.ordinary) {
     const FutureState state = ordinary_state(future);
     if (state == FutureState::kCancelled || state == FutureState::kFinished) return false;
@@ -278,7 +284,6 @@ bool fail_future(PyObject* future, PyObject* exception) {
     Py_XDECREF(set);
     return set != nullptr;
   }
-  if (is_done(fields)) return false;
   fields.state = FutureState::kFinished;
   fields.failed = true;
   fields.value = Py_NewRef(exception);

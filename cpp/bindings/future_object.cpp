@@ -1,7 +1,7 @@
 #include "bindings/future_object.h"
 
+#include <algorithm>
 #include <cstring>
-#include <iterator>
 
 #include "bindings/future_lock.h"
 #include "bindings/future_methods.h"
@@ -24,12 +24,31 @@ FutureExtra& extra_of(FutureFields& fields) {
   return *fields.extra;
 }
 
-void drop_work(FutureFields& fields) noexcept {
-  PyObject* value = std::exchange(fields.value, nullptr);
-  PyObject* args = std::exchange(fields.args, nullptr);
-  if (fields.extra != nullptr) Py_CLEAR(fields.extra->keywords);
-  Py_XDECREF(value);
-  Py_XDECREF(args);
+namespace {
+
+bool quiet(PyObject* object) {
+  if (object == nullptr || Py_REFCNT(object) > 1) return true;
+  return PyLong_CheckExact(object) || PyFloat_CheckExact(object) || PyUnicode_CheckExact(object);
+}
+
+}  // namespace
+
+Work::Work(FutureFields& fields) noexcept
+    : callable_(std::exchange(fields.value, nullptr)), args_(std::exchange(fields.args, nullptr)) {
+  if (fields.extra != nullptr) keywords_ = std::exchange(fields.extra->keywords, nullptr);
+}
+
+Work::~Work() {
+  Py_XDECREF(callable_);
+  Py_XDECREF(args_);
+  Py_XDECREF(keywords_);
+}
+
+bool Work::drops_quietly() const noexcept {
+  if (!quiet(callable_)) return false;
+  if (args_ == nullptr || !PyTuple_CheckExact(args_) || Py_REFCNT(args_) > 1) return quiet(args_);
+  PyObject** items = reinterpret_cast<PyTupleObject*>(args_)->ob_item;
+  return std::all_of(items, items + PyTuple_GET_SIZE(args_), quiet);
 }
 
 void track_if_needed(PyObject* future) noexcept {
@@ -111,7 +130,7 @@ int future_traverse(PyObject* self, visitproc visit, void* arg) {
 
 int future_clear(PyObject* self) {
   FutureFields& fields = *fields_of(self);
-  drop_work(fields);
+  const Work work(fields);
   if (fields.extra != nullptr) {
     Py_CLEAR(fields.extra->callbacks);
     Py_CLEAR(fields.extra->standard_waiters);

@@ -67,8 +67,22 @@ inline bool is_future(PyObject* object) noexcept {
 // A pending future that nothing runs yet; null with an error set. Steals nothing.
 PyObject* new_future(PyTypeObject* type);
 FutureExtra& extra_of(FutureFields& fields);
-// Gives up callable and arguments.
-void drop_work(FutureFields& fields) noexcept;
+// What a pending future is to run, taken out of it: dropped at the end of the scope, by when the future's state has
+// changed, since destructors may run any code. Requires the interpreter's lock.
+class Work {
+ public:
+  explicit Work(FutureFields& fields) noexcept;
+  ~Work();
+  Work(const Work&) = delete;
+  Work& operator=(const Work&) = delete;
+  // Dropping it runs no code of others, and takes no time.
+  bool drops_quietly() const noexcept;
+
+ private:
+  PyObject* callable_;
+  PyObject* args_;
+  PyObject* keywords_ = nullptr;
+};
 // The garbage collector learns of it where it may be part of a cycle. A pending one is not: its queue holds it.
 void track_if_needed(PyObject* future) noexcept;
 

@@ -38,32 +38,39 @@ py::object interned(const char* text) {
   return py::reinterpret_steal<py::object>(PyUnicode_InternFromString(text));
 }
 
-// Everything but the condition is at hand: from the second look at `ordinary` on nothing else runs.
-bool fill(PyObject* future, const py::object& condition) {
-  FutureFields& fields = *fields_of(future);
-  py::object callbacks = py::list();
-  if (fields.extra != nullptr && fields.extra->callbacks != nullptr) {
-    callbacks = py::reinterpret_steal<py::object>(std::exchange(fields.extra->callbacks, nullptr));
-  }
+// All that has to be made, before anything is looked at: whatever is allocated may have the garbage collector run, and
+// with it any code.
+struct Parts {
+  py::object condition = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(standard.condition));
   py::object waiters = py::list();
-  if (fields.extra != nullptr && fields.extra->standard_waiters != nullptr) {
-    waiters = py::reinterpret_steal<py::object>(std::exchange(fields.extra->standard_waiters, nullptr));
+  py::object callbacks = py::list();
+};
+
+void take_list(PyObject*& list, py::object& part) {
+  if (list != nullptr) part = py::reinterpret_steal<py::object>(std::exchange(list, nullptr));
+}
+
+// Nothing else runs meanwhile.
+bool fill(PyObject* future, PyObject* dict, Parts& parts) {
+  FutureFields& fields = *fields_of(future);
+  if (fields.extra != nullptr) {
+    take_list(fields.extra->standard_waiters, parts.waiters);
+    take_list(fields.extra->callbacks, parts.callbacks);
   }
+  const py::object none = py::none();
   const bool done = fields.state == FutureState::kFinished;
-  const py::object value = done ? py::reinterpret_borrow<py::object>(fields.value) : py::object(py::none());
-  const std::array<py::object, 6> values{condition,
-                                         interned(state_name(fields)),
-                                         fields.failed ? py::object(py::none()) : value,
-                                         fields.failed ? value : py::object(py::none()),
-                                         waiters,
-                                         callbacks};
-  PyObject* dict = dict_of(future);
-  if (dict == nullptr) return false;
+  const py::object value = done ? py::reinterpret_borrow<py::object>(fields.value) : none;
+  const std::array<py::object, kNames.size()> values{parts.condition,
+                                                     interned(state_name(fields)),
+                                                     fields.failed ? none : value,
+                                                     fields.failed ? value : none,
+                                                     parts.waiters,
+                                                     parts.callbacks};
   for (std::size_t i = 0; i < kNames.size(); ++i) {
     if (PyDict_SetItemString(dict, kNames[i], values[i].ptr()) != 0) return false;
   }
   fields.ordinary = true;
-  if (done) Py_CLEAR(fields.value);
+  if (done) Py_CLEAR(fields.value);  // the dict has it
   track_if_needed(future);
   wake(detach_waiters(fields));
   if (fields.extra != nullptr) wake(detach(fields.extra->lock_waiters));
@@ -119,14 +126,16 @@ int set_dict(PyObject* self, PyObject* value, void* context) {
 bool make_ordinary(PyObject* future) {
   const FutureFields& fields = *fields_of(future);
   if (fields.ordinary) return true;
-  const auto condition = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(standard.condition));
-  if (!condition || !wait_unlocked(future)) return false;
+  Parts parts;
+  PyObject* dict = dict_of(future);
+  if (!parts.condition || dict == nullptr || !wait_unlocked(future)) return false;
   if (fields.ordinary) return true;                           // another thread was faster
   for (int depth = lock_depth(fields); depth > 0; --depth) {  // whoever holds the lock holds the condition
-    const auto locked = py::reinterpret_steal<py::object>(PyObject_CallMethod(condition.ptr(), "acquire", nullptr));
+    const auto locked =
+        py::reinterpret_steal<py::object>(PyObject_CallMethod(parts.condition.ptr(), "acquire", nullptr));
     if (!locked) return false;
   }
-  return fill(future, condition);
+  return fill(future, dict, parts);
 }
 
 FutureState ordinary_state(PyObject* future) {

@@ -48,6 +48,19 @@ class GilGate : public LaneGate {
   static void stop_thread();  // gives the thread state back; for the lane's stop hook and other native threads
 };
 
+// For what Python calls by a C function pointer: C++ exceptions become Python's.
+template <class Body>
+PyObject* guarded(Body&& body) {
+  try {
+    return body();
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
 // Lets go of the lock for a scope. Unlike pybind11's, safe on a daemon thread that outlives the interpreter: CPython
 // ends such a thread when it asks for the lock again, by an unwinding that no destructor survives; it sleeps instead,
 // as CPython itself does from 3.14 on.

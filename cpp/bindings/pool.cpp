@@ -107,7 +107,7 @@ PyObject* Pool::refuse(PyObject* future) {
   if (task.queued) {
     remove(task);
     Py_DECREF(future);
-    drop_work(task);
+    const Work work(task);
     task.state = FutureState::kCancelled;
     --counts_.accepted;
   }

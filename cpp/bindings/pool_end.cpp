@@ -30,8 +30,6 @@ double Pool::expire() {
     FutureFields& task = *due_.begin()->second;
     PyObject* future = object_of(&task);
     remove(task);
-    task.pool = nullptr;
-    drop_work(task);
     if (fail_future(future, error().ptr())) ++counts_.expired;
     Py_DECREF(future);
   }
@@ -62,8 +60,6 @@ void Pool::mark_broken(const std::string& why) {
   broken_ = why;
   for (FutureFields* task : remove_all()) {
     PyObject* future = object_of(task);
-    task->pool = nullptr;
-    drop_work(*task);
     const auto error =
         py::reinterpret_steal<py::object>(PyObject_CallFunction(standard.broken_pool, "s", broken_.c_str()));
     if (fail_future(future, error.ptr())) ++counts_.failed;
@@ -104,7 +100,6 @@ void fail_after_fork(FutureFields& task, const py::object& exception) {
     self.attr("_waiters") = py::list();
     self.attr("_done_callbacks") = py::list();
   }
-  task.pool = nullptr;
   fail_future(future, exception.ptr());
 }
 
@@ -114,7 +109,6 @@ void Pool::after_fork(const py::object& exception) {
   ++generation_;
   const PoolWorker* survivor = PoolWorker::current();
   for (FutureFields* task : remove_all()) {
-    drop_work(*task);
     fail_after_fork(*task, exception);
     Py_DECREF(object_of(task));
   }

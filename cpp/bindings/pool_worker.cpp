@@ -17,19 +17,6 @@ constexpr auto kBreath = std::chrono::milliseconds(1);
 
 thread_local PoolWorker* current_worker = nullptr;
 
-// Dropping it runs no code of others and takes no time.
-bool drops_quietly(PyObject* object) {
-  if (object == nullptr || Py_REFCNT(object) > 1) return true;
-  if (PyTuple_CheckExact(object)) {
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(object); ++i) {
-      PyObject* item = PyTuple_GET_ITEM(object, i);
-      if (Py_REFCNT(item) == 1 && !PyLong_CheckExact(item) && !PyUnicode_CheckExact(item)) return false;
-    }
-    return true;
-  }
-  return PyLong_CheckExact(object) || PyFloat_CheckExact(object) || PyUnicode_CheckExact(object);
-}
-
 PyObject* call_task(const FutureFields& task) {
   if (task.args == nullptr) return PyObject_CallNoArgs(task.value);
   if (task.one_arg) return PyObject_CallOneArg(task.value, task.args);
@@ -156,7 +143,7 @@ bool PoolWorker::start(FutureFields& task) {
   if (starts) return true;
   ++pool_->counts().cancelled;
   task.pool = nullptr;
-  drop_work(task);
+  const Work work(task);
   return false;
 }
 
@@ -184,9 +171,7 @@ void PoolWorker::settle(FutureFields& task, PyObject* result) {
   PyObject* raised = result == nullptr ? take_raised() : nullptr;
   PoolCounts& counts = pool_->counts();
   ++(raised == nullptr ? counts.succeeded : counts.failed);
-  PyObject* callable = std::exchange(task.value, nullptr);
-  PyObject* args = std::exchange(task.args, nullptr);
-  PyObject* keywords = task.extra == nullptr ? nullptr : std::exchange(task.extra->keywords, nullptr);
+  const Work work(task);
   task.pool = nullptr;
   if (!wait_unlocked(future)) log_error("worker_failed", future);
   if (task.ordinary) {
@@ -205,13 +190,9 @@ void PoolWorker::settle(FutureFields& task, PyObject* result) {
       wake(detach_waiters(task));
     }
     // Told when the lock is let go of, in wait_for_work(), unless something may run before that and take its time.
-    if (untold_ != nullptr && (callbacks != nullptr || !drops_quietly(callable) || !drops_quietly(args)))
-      wake(std::exchange(untold_, nullptr));
+    if (untold_ != nullptr && (callbacks != nullptr || !work.drops_quietly())) wake(std::exchange(untold_, nullptr));
     if (!call_back(future, callbacks)) log_error("worker_failed", future);
   }
-  Py_DECREF(callable);
-  Py_XDECREF(args);
-  Py_XDECREF(keywords);
 }
 
 void PoolWorker::settle_ordinary(PyObject* future, PyObject* result, PyObject* raised) {
