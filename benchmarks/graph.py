@@ -3,12 +3,12 @@
 Each part is a module that can also be run alone. About four minutes on two idle cores.
 """
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks import busy, forward, nodes, resident, startup
-from benchmarks.wanted import Figure, all_good, table
+from benchmarks.parts import main
+from benchmarks.wanted import Figure
 
 
 def _forward() -> tuple[dict[str, Any], list[Figure]]:
@@ -36,32 +36,5 @@ PARTS = {
 }
 
 
-def measure(parts: list[str]) -> tuple[dict[str, Any], list[Figure]]:
-    """What each part measured, and its figures. A part that fails is recorded as such."""
-    found: dict[str, Any] = {}
-    figures: list[Figure] = []
-    for part in parts:
-        try:
-            found[part], more = PARTS[part]()
-        except Exception as error:
-            found[part] = {"failure": f"{type(error).__name__}: {error}"}
-            print(f"{part} failed: {found[part]['failure']}", flush=True)
-            continue
-        figures += more
-    return found, figures
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}")
-    parts = parser.parse_args().parts or list(PARTS)
-    if unknown := set(parts) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))} (there are: {', '.join(PARTS)})")
-    found, figures = measure(parts)
-    print(table(figures))
-    failed = any("failure" in part for part in found.values())
-    return 0 if all_good(figures) and not failed else 1
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(PARTS, __doc__))

@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import graph, machine, pool
 from benchmarks.compare import Result, compare
 from benchmarks.contenders import BASELINES, BENCH_ONLY, LABELS, NAIVE, TORCHPOOL, YARDSTICKS, offered
+from benchmarks.parts import measure
 from benchmarks.peers import PEERS
 from benchmarks.wanted import table as wanted_table
 from benchmarks.workloads import WORKLOADS
@@ -108,14 +109,14 @@ def main() -> int:
     graph_report: dict[str, Any] = {}
     if parts:
         print("\nThe graph backend, beside what is wanted of it", flush=True)
-        graph_report, figures = graph.measure(parts)
+        graph_report, figures = measure(graph.PARTS, parts)
         print(wanted_table(figures))
         failed |= any("failure" in found for found in graph_report.values())
     pool_parts = args.pool if args.pool is not None else list(pool.PARTS) if args.json else []
     pool_report: dict[str, Any] = {}
     if pool_parts:
         print("\ntorchpool's executor beside the standard one", flush=True)
-        pool_report, figures = pool.measure(pool_parts)
+        pool_report, figures = measure(pool.PARTS, pool_parts)
         print(wanted_table(figures))
         failed |= any("failure" in found for found in pool_report.values())
     print(f"{time.perf_counter() - started:.0f} s in all")

@@ -54,11 +54,8 @@ def refill_at(ahead: int) -> int:
     return ahead - max(1, min(32, ahead // 4))
 
 
-class Failed:
-    """A call that was refused at once; takes the place of its Pending."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
+class _Settled:
+    """Takes the place of a Pending whose outcome is known."""
 
     def done(self) -> bool:
         return True
@@ -68,6 +65,13 @@ class Failed:
 
     def cancel(self) -> bool:
         return False
+
+
+class Failed(_Settled):
+    """A call that was refused at once."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
 
     def result(self) -> Any:
         raise self.error
@@ -75,20 +79,11 @@ class Failed:
     get = result
 
 
-class Done:
-    """The result of a call, in the place of its Pending, which would keep the call's inputs too."""
+class Done(_Settled):
+    """The result of a call, without the call's inputs, which its Pending would keep."""
 
     def __init__(self, value: Any) -> None:
         self._value = value
-
-    def done(self) -> bool:
-        return True
-
-    def wait(self, timeout: float | None = None) -> bool:
-        return True
-
-    def cancel(self) -> bool:
-        return False
 
     def result(self) -> Any:
         return self._value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import concurrent.futures
 import logging
 import threading
@@ -37,7 +38,7 @@ def fresh(error: Exception) -> Exception:
         return error
 
 
-class Stream:
+class Stream(abc.ABC):
     """What the streams of an executor share: they may be held, and a daemon thread feeds what found no room."""
 
     def __init__(self, held: bool) -> None:
@@ -50,33 +51,33 @@ class Stream:
         """Nothing is fed from now on until release()."""
         self._held = True
 
+    @abc.abstractmethod
     def release(self) -> None:
         """Feeds what came meanwhile, on a thread of its own."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def pending(self) -> int:
         """Calls accepted and not resolved."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def drain(self, until: float | None = None) -> bool:
         """Waits until nothing is pending; False when `until`, of time.monotonic(), came first."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def cancel_waiting(self) -> None:
         """Cancels what has not started, here and in the predictor's queue, and whatever comes later."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def break_(self, error: Exception) -> None:
         """Fails what the predictor does not have yet, and whatever comes later, with exceptions like `error`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def after_fork_in_child(self, error: Exception) -> None:
         """Fails what is pending with exceptions like `error`: nobody in this process would ever resolve it."""
-        raise NotImplementedError
 
-    def _feed_on_thread(self) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _feed_on_thread(self) -> None: ...
 
     def _start_feeder(self) -> None:
         """Requires the condition's lock. Raises RuntimeError where the process may start no more threads."""

@@ -61,9 +61,16 @@ def hold() -> Iterator[Callable[..., Held]]:
         held.release()
 
 
-@pytest.fixture(params=["standard", "torchpool"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What a test says of our executor holds for the standard one too, but where its module has TORCHPOOL_ONLY."""
+    if "executor_class" in metafunc.fixturenames:
+        only = getattr(metafunc.module, "TORCHPOOL_ONLY", False)
+        names = ["torchpool"] if only else ["standard", "torchpool"]
+        metafunc.parametrize("executor_class", names, indirect=True)
+
+
+@pytest.fixture
 def executor_class(request: pytest.FixtureRequest) -> Any:
-    """Both: what a test says of ours holds for the standard one too."""
     return executor_named(request.param)
 
 

@@ -14,8 +14,11 @@ from typing import Any
 from support import HANG, Gate, run_python
 
 import torchpool
+from torchpool.timer import default_timer
 
 STANDARD = concurrent.futures.ThreadPoolExecutor
+SOON = 0.02  # seconds; a deadline that is to pass
+LONG = 1000.0  # one that is not
 
 
 class Thing:
@@ -128,3 +131,27 @@ def run_program(executor_class: Any, source: str, *, timeout: float = HANG) -> A
         f"HANG = {HANG}\n" + source,
         timeout=timeout,
     )
+
+
+def hold_threads(executor: Any, gate: Gate, count: int = 1) -> list[Any]:
+    """Occupies so many threads until the gate is opened."""
+    futures = [executor.submit(gate.pass_through) for _ in range(count)]
+    gate.wait_entered(count)
+    return futures
+
+
+def hold_thread(executor: Any, gate: Gate) -> Any:
+    """Occupies one."""
+    return hold_threads(executor, gate)[0]
+
+
+def expired(future: Any) -> bool:
+    return isinstance(future.exception(HANG), TimeoutError)
+
+
+def pass_time(seconds: float) -> None:
+    """Until so much has passed, and the timer has called whatever was due."""
+    came = threading.Event()
+    timer = default_timer()
+    timer.call_at(timer.now() + seconds, came.set)
+    assert came.wait(HANG)

@@ -6,23 +6,12 @@ import threading
 from typing import Any
 
 import pytest
-from executor_support import Gates, Refused, blocked, fail, run_program, wait_until
+from executor_support import Gates, Refused, blocked, fail, hold_threads, run_program, wait_until
 from support import HANG, Gate, assert_clean
 
 import torchpool
 
-
-@pytest.fixture
-def executor_class() -> Any:
-    """The standard one has no bound."""
-    return torchpool.ThreadPoolExecutor
-
-
-def hold(executor: Any, gate: Gate, count: int = 1) -> list[Any]:
-    """Occupies so many threads until the gate is opened."""
-    futures = [executor.submit(gate.pass_through) for _ in range(count)]
-    gate.wait_entered(count)
-    return futures
+TORCHPOOL_ONLY = True  # the standard one has no bound
 
 
 def waiting(executor: Any) -> int:
@@ -34,7 +23,7 @@ def waiting(executor: Any) -> int:
 
 def test_a_submitter_waits_until_there_is_room(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1, queue_size=2)
-    hold(executor, gate)
+    hold_threads(executor, gate)
     first = [executor.submit(abs, -n) for n in range(2)]
     third = blocked(executor.submit, abs, -2)
     assert third.thread.is_alive()
@@ -45,7 +34,7 @@ def test_a_submitter_waits_until_there_is_room(make_executor: Any, gate: Gate) -
 
 def test_one_place_lets_one_submitter_in(make_executor: Any, gates: Gates) -> None:
     executor, one, two = make_executor(1, queue_size=1), gates(), gates()
-    hold(executor, one)
+    hold_threads(executor, one)
     executor.submit(two.pass_through)
     submitters = [blocked(executor.submit, int) for _ in range(3)]
     one.open()
@@ -58,7 +47,7 @@ def test_one_place_lets_one_submitter_in(make_executor: Any, gates: Gates) -> No
 
 def test_submitters_are_let_in_in_their_order(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1, queue_size=1)
-    hold(executor, gate)
+    hold_threads(executor, gate)
     order: list[int] = []
     executor.submit(order.append, -1)
     submitters = [blocked(executor.submit, order.append, n) for n in range(8)]
@@ -70,7 +59,7 @@ def test_submitters_are_let_in_in_their_order(make_executor: Any, gate: Gate) ->
 
 def test_a_newcomer_does_not_overtake_a_submitter_that_waits(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1, queue_size=1)
-    hold(executor, gate)
+    hold_threads(executor, gate)
     order: list[str] = []
     last = executor.submit(order.append, "queued")
     waits = blocked(executor.submit, order.append, "waits")
@@ -85,7 +74,7 @@ def test_a_newcomer_does_not_overtake_a_submitter_that_waits(make_executor: Any,
 
 def test_a_cancelled_task_frees_its_place_at_once(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1, queue_size=1)
-    running = hold(executor, gate)
+    running = hold_threads(executor, gate)
     first = executor.submit(int)
     second = blocked(executor.submit, abs, -2)
     assert first.cancel()
@@ -98,14 +87,14 @@ def test_a_cancelled_task_frees_its_place_at_once(make_executor: Any, gate: Gate
 
 def test_running_tasks_take_no_place(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(3, queue_size=1)
-    hold(executor, gate, 3)
+    hold_threads(executor, gate, 3)
     assert executor.submit(abs, -1) is not None
     assert waiting(executor) == 1
 
 
 def test_growing_lets_submitters_in(make_executor: Any, gates: Gates) -> None:
     executor, one, two = make_executor(1, queue_size=1), gates(), gates()
-    hold(executor, one)
+    hold_threads(executor, one)
     executor.submit(two.pass_through)
     third = blocked(executor.submit, int)
     executor.resize(2)
@@ -128,7 +117,7 @@ def test_many_submitters_lose_nothing(make_executor: Any) -> None:
 
 def test_shutdown_wakes_submitters_with_its_error(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1, queue_size=1)
-    hold(executor, gate)
+    hold_threads(executor, gate)
     first = executor.submit(int)
     submitters = [blocked(executor.submit, int) for _ in range(3)]
     executor.shutdown(wait=False)
@@ -142,7 +131,7 @@ def test_shutdown_wakes_submitters_with_its_error(make_executor: Any, gate: Gate
 
 def test_a_shutdown_that_cancels_wakes_submitters_with_its_error(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1, queue_size=1)
-    hold(executor, gate)
+    hold_threads(executor, gate)
     first = executor.submit(int)
     second = blocked(executor.submit, int)
     executor.shutdown(wait=False, cancel_futures=True)
@@ -173,7 +162,7 @@ def test_tasks_that_submit_tasks_never_wait_for_room(make_executor: Any) -> None
 
 def test_tasks_of_another_executor_wait_for_room(make_executor: Any, gate: Gate) -> None:
     executor, other = make_executor(1, queue_size=1), make_executor(1)
-    hold(executor, gate)
+    hold_threads(executor, gate)
     executor.submit(int)
     future = other.submit(executor.submit, abs, -2)
     wait_until(future.running)
@@ -184,7 +173,7 @@ def test_tasks_of_another_executor_wait_for_room(make_executor: Any, gate: Gate)
 
 def test_a_map_waits_for_room(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1, queue_size=2)
-    hold(executor, gate)
+    hold_threads(executor, gate)
     taken: list[int] = []
 
     def numbers() -> Any:
@@ -205,7 +194,7 @@ def test_a_buffered_map_fits_a_queue_of_its_size(make_executor: Any) -> None:
 
 def test_a_shutdown_ends_a_map_that_waits_for_room(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1, queue_size=1)
-    hold(executor, gate)
+    hold_threads(executor, gate)
     mapping = blocked(executor.map, abs, range(10))
     executor.shutdown(wait=False)
     with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
@@ -214,7 +203,7 @@ def test_a_shutdown_ends_a_map_that_waits_for_room(make_executor: Any, gate: Gat
 
 def test_views_share_the_bound(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1, queue_size=1)
-    hold(executor, gate)
+    hold_threads(executor, gate)
     first = executor.options(priority=1).submit(abs, -1)
     second = blocked(executor.options(priority=9).submit, abs, -2)
     assert second.thread.is_alive()
@@ -264,7 +253,7 @@ def test_an_interrupted_submitter_passes_its_place_on() -> None:
 
 def test_a_full_queue_is_told_at_once(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1, queue_size=2, overflow="reject")
-    hold(executor, gate)
+    hold_threads(executor, gate)
     first = [executor.submit(abs, -n) for n in range(2)]
     with pytest.raises(torchpool.QueueFull, match=r"2 tasks wait, queue_size=2"):
         executor.submit(int)
@@ -274,7 +263,7 @@ def test_a_full_queue_is_told_at_once(make_executor: Any, gate: Gate) -> None:
 
 def test_what_was_rejected_is_counted_and_never_runs(make_executor: Any, gate: Gate) -> None:
     executor, ran = make_executor(1, queue_size=1, overflow="reject"), []
-    hold(executor, gate)
+    hold_threads(executor, gate)
     executor.submit(int)
     for _ in range(3):
         with pytest.raises(torchpool.QueueFull):
@@ -288,7 +277,7 @@ def test_what_was_rejected_is_counted_and_never_runs(make_executor: Any, gate: G
 
 def test_there_is_room_again_when_a_task_was_taken_or_cancelled(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1, queue_size=1, overflow="reject")
-    hold(executor, gate)
+    hold_threads(executor, gate)
     assert executor.submit(int).cancel()
     future = executor.submit(abs, -1)
     gate.open()
@@ -298,7 +287,7 @@ def test_there_is_room_again_when_a_task_was_taken_or_cancelled(make_executor: A
 
 def test_a_map_raises_when_there_is_no_room(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1, queue_size=2, overflow="reject")
-    hold(executor, gate)
+    hold_threads(executor, gate)
     with pytest.raises(torchpool.QueueFull):
         executor.map(abs, range(3))
 
@@ -312,7 +301,7 @@ def test_tasks_that_submit_tasks_are_never_rejected(make_executor: Any) -> None:
 
 def test_a_view_rejects_too(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1, queue_size=1, overflow="reject")
-    hold(executor, gate)
+    hold_threads(executor, gate)
     executor.submit(int)
     with pytest.raises(torchpool.QueueFull):
         executor.options(priority=9).submit(int)
@@ -342,7 +331,7 @@ def test_overflow_must_be_known(overflow: Any) -> None:
 @pytest.mark.parametrize("overflow", ["block", "reject"])
 def test_without_a_queue_size_there_is_no_bound(make_executor: Any, gate: Gate, overflow: str) -> None:
     executor = make_executor(1, overflow=overflow)
-    hold(executor, gate)
+    hold_threads(executor, gate)
     futures = [executor.submit(int) for _ in range(5000)]
     assert waiting(executor) == 5000
     assert threading.active_count() < 100

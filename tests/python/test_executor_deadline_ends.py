@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import gc
-import threading
 from typing import Any
 
 import pytest
-from executor_support import blocked, freed, run_program, wait_until
+from executor_support import LONG, SOON, blocked, expired, freed, hold_thread, pass_time, run_program, wait_until
 from support import HANG, Gate, assert_clean
 
 import torchpool
-from torchpool.timer import default_timer
 
-SOON = 0.02  # seconds; a deadline that is to pass
-LONG = 1000.0  # one that is not
-
-
-@pytest.fixture
-def executor_class() -> Any:
-    """The standard one has no deadlines."""
-    return torchpool.ThreadPoolExecutor
+TORCHPOOL_ONLY = True  # the standard one has no deadlines
 
 
 @pytest.fixture
@@ -29,30 +20,11 @@ def executor(make_executor: Any) -> Any:
     return make_executor(1)
 
 
-def hold(executor: Any, gate: Gate) -> Any:
-    """Occupies the only thread until the gate is opened."""
-    future = executor.submit(gate.pass_through)
-    gate.wait_entered()
-    return future
-
-
-def expired(future: Any) -> bool:
-    return isinstance(future.exception(HANG), TimeoutError)
-
-
-def pass_time(seconds: float) -> None:
-    """Until so much has passed, and the timer has called whatever was due."""
-    came = threading.Event()
-    timer = default_timer()
-    timer.call_at(timer.now() + seconds, came.set)
-    assert came.wait(HANG)
-
-
 # --- other ends -------------------------------------------------------------------------------------------------------
 
 
 def test_a_task_that_was_cancelled_does_not_expire(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     future = executor.options(deadline=SOON).submit(int)
     assert future.cancel()
     pass_time(3 * SOON)
@@ -62,7 +34,7 @@ def test_a_task_that_was_cancelled_does_not_expire(executor: Any, gate: Gate) ->
 
 
 def test_an_expired_task_cannot_be_cancelled(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     future = executor.options(deadline=SOON).submit(int)
     assert expired(future)
     assert not future.cancel()
@@ -70,14 +42,14 @@ def test_an_expired_task_cannot_be_cancelled(executor: Any, gate: Gate) -> None:
 
 
 def test_tasks_expire_after_a_shutdown_that_does_not_wait(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     future = executor.options(deadline=5 * SOON).submit(int)
     executor.shutdown(wait=False)
     assert expired(future)
 
 
 def test_tasks_expire_while_a_shutdown_waits(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     future = executor.options(deadline=5 * SOON).submit(int)
     ending = blocked(executor.shutdown)
     assert expired(future)
@@ -87,7 +59,7 @@ def test_tasks_expire_while_a_shutdown_waits(executor: Any, gate: Gate) -> None:
 
 
 def test_a_shutdown_that_cancels_leaves_nothing_to_expire(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     futures = [executor.options(deadline=SOON).submit(int) for _ in range(3)]
     executor.shutdown(wait=False, cancel_futures=True)
     pass_time(3 * SOON)
@@ -111,7 +83,7 @@ def test_a_deadline_keeps_no_executor_alive(make_executor: Any, no_gc: None) -> 
 
 def test_what_waits_in_a_dropped_executor_expires(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1)
-    hold(executor, gate)
+    hold_thread(executor, gate)
     future = executor.options(deadline=5 * SOON).submit(int)
     del executor
     gc.collect()
@@ -120,7 +92,7 @@ def test_what_waits_in_a_dropped_executor_expires(make_executor: Any, gate: Gate
 
 def test_a_full_queue_counts_none_that_has_expired(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1, queue_size=1, overflow="reject")
-    hold(executor, gate)
+    hold_thread(executor, gate)
     assert expired(executor.options(deadline=SOON).submit(int))
     waiting = executor.submit(abs, -1)
     gate.open()
@@ -129,7 +101,7 @@ def test_a_full_queue_counts_none_that_has_expired(make_executor: Any, gate: Gat
 
 def test_a_submitter_that_waits_for_room_gets_the_place_of_an_expired_task(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1, queue_size=1)
-    hold(executor, gate)
+    hold_thread(executor, gate)
     first = executor.options(deadline=10 * SOON).submit(int)
     waiting = blocked(executor.submit, abs, -1)
     assert expired(first)
@@ -140,7 +112,7 @@ def test_a_submitter_that_waits_for_room_gets_the_place_of_an_expired_task(make_
 
 def test_a_task_that_waited_for_room_past_its_deadline_fails(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1, queue_size=1)
-    held = hold(executor, gate)
+    held = hold_thread(executor, gate)
     first = executor.submit(int)
     waiting = blocked(executor.options(deadline=SOON).submit, int)
     pass_time(3 * SOON)

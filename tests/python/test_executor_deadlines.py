@@ -8,20 +8,10 @@ import time
 from typing import Any
 
 import pytest
-from executor_support import blocked, freed
+from executor_support import LONG, SOON, blocked, expired, freed, hold_thread, pass_time
 from support import HANG, Gate
 
-import torchpool
-from torchpool.timer import default_timer
-
-SOON = 0.02  # seconds; a deadline that is to pass
-LONG = 1000.0  # one that is not
-
-
-@pytest.fixture
-def executor_class() -> Any:
-    """The standard one has no deadlines."""
-    return torchpool.ThreadPoolExecutor
+TORCHPOOL_ONLY = True  # the standard one has no deadlines
 
 
 @pytest.fixture
@@ -29,30 +19,11 @@ def executor(make_executor: Any) -> Any:
     return make_executor(1)
 
 
-def hold(executor: Any, gate: Gate) -> Any:
-    """Occupies the only thread until the gate is opened."""
-    future = executor.submit(gate.pass_through)
-    gate.wait_entered()
-    return future
-
-
-def expired(future: Any) -> bool:
-    return isinstance(future.exception(HANG), TimeoutError)
-
-
-def pass_time(seconds: float) -> None:
-    """Until so much has passed, and the timer has called whatever was due."""
-    came = threading.Event()
-    timer = default_timer()
-    timer.call_at(timer.now() + seconds, came.set)
-    assert came.wait(HANG)
-
-
 # --- expiring ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_task_that_has_not_started_fails_while_every_thread_is_held(executor: Any, gate: Gate) -> None:
-    held = hold(executor, gate)
+    held = hold_thread(executor, gate)
     future = executor.options(deadline=SOON).submit(int)
     with pytest.raises(TimeoutError, match="not started by its deadline"):
         future.result(HANG)
@@ -62,14 +33,14 @@ def test_a_task_that_has_not_started_fails_while_every_thread_is_held(executor: 
 
 
 def test_whoever_waits_without_a_limit_is_woken(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     future = executor.options(deadline=5 * SOON).submit(int)
     waiting = [blocked(future.exception), blocked(future.exception)]
     assert [type(started.value()) for started in waiting] == [TimeoutError] * 2
 
 
 def test_an_expired_task_never_runs(executor: Any, gate: Gate) -> None:
-    held, ran = hold(executor, gate), []
+    held, ran = hold_thread(executor, gate), []
     future = executor.options(deadline=SOON).submit(ran.append, 1)
     assert expired(future)
     gate.open()
@@ -89,14 +60,14 @@ def test_a_task_that_started_runs_on_past_its_deadline(executor: Any, gate: Gate
 
 
 def test_a_task_that_starts_in_time_succeeds(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     future = executor.options(deadline=LONG).submit(abs, -3)
     gate.open()
     assert future.result(HANG) == 3
 
 
 def test_tasks_without_a_deadline_wait_on(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     patient, hasty, patient_too = (
         executor.submit(int),
         executor.options(deadline=SOON).submit(int),
@@ -110,7 +81,7 @@ def test_tasks_without_a_deadline_wait_on(executor: Any, gate: Gate) -> None:
 
 
 def test_each_task_has_the_deadline_of_its_view(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     deadlines = [LONG, 3 * SOON, LONG, SOON, 2 * SOON]
     futures = [executor.options(deadline=deadline).submit(int) for deadline in deadlines]
     order: list[int] = []
@@ -123,7 +94,7 @@ def test_each_task_has_the_deadline_of_its_view(executor: Any, gate: Gate) -> No
 
 
 def test_a_shorter_deadline_that_comes_later_expires_first(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     long = executor.options(deadline=LONG).submit(int)
     assert expired(executor.options(deadline=SOON).submit(int))
     assert expired(executor.options(deadline=SOON).submit(int))
@@ -133,7 +104,7 @@ def test_a_shorter_deadline_that_comes_later_expires_first(executor: Any, gate: 
 def test_the_deadline_counts_from_the_submission(executor: Any, gate: Gate) -> None:
     view = executor.options(deadline=LONG)
     before = time.monotonic()
-    hold(executor, gate)
+    hold_thread(executor, gate)
     view.submit(int)
     assert executor._expiry >= before + LONG
 
@@ -149,7 +120,7 @@ def test_a_view_may_be_used_after_its_seconds_have_passed(executor: Any, gate: G
 
 
 def test_the_shortest_deadline_fails_a_task_that_no_thread_takes(executor: Any, gate: Gate) -> None:
-    held = hold(executor, gate)
+    held = hold_thread(executor, gate)
     for _ in range(300):
         assert expired(executor.options(deadline=1e-9).submit(int))
         assert held.running()
@@ -157,7 +128,7 @@ def test_the_shortest_deadline_fails_a_task_that_no_thread_takes(executor: Any, 
 
 @pytest.mark.parametrize("deadline", [1e10, 1e300, float("inf"), 10**12])
 def test_the_longest_deadline_fails_nothing(executor: Any, gate: Gate, deadline: float) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     future = executor.options(deadline=deadline).submit(abs, -1)
     assert expired(executor.options(deadline=SOON).submit(int))
     assert not future.done()
@@ -166,14 +137,14 @@ def test_the_longest_deadline_fails_nothing(executor: Any, gate: Gate, deadline:
 
 
 def test_a_priority_does_not_change_the_deadline(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     futures = [executor.options(priority=priority, deadline=SOON).submit(int) for priority in (5, -5, 0)]
     assert all(expired(future) for future in futures)
     assert executor.stats()["waiting"] == 0
 
 
 def test_expired_tasks_are_counted(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     futures = [executor.options(deadline=SOON).submit(int) for _ in range(5)]
     assert all(expired(future) for future in futures)
     stats = executor.stats()
@@ -181,7 +152,7 @@ def test_expired_tasks_are_counted(executor: Any, gate: Gate) -> None:
 
 
 def test_thousands_may_expire_together(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     futures = [executor.options(deadline=SOON).submit(int) for _ in range(5000)]
     assert all(expired(future) for future in futures)
     gate.open()
@@ -189,7 +160,7 @@ def test_thousands_may_expire_together(executor: Any, gate: Gate) -> None:
 
 
 def test_each_error_is_one_of_its_own(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     one, two = (executor.options(deadline=SOON).submit(int) for _ in range(2))
     assert one.exception(HANG) is not two.exception(HANG)
 
@@ -198,7 +169,7 @@ def test_what_an_expired_task_was_given_is_freed(executor: Any, gate: Gate, no_g
     class Thing:
         def __call__(self) -> None: ...
 
-    hold(executor, gate)
+    hold_thread(executor, gate)
     thing = Thing()
     gone = freed(thing)
     future = executor.options(deadline=SOON).submit(thing)
@@ -211,7 +182,7 @@ def test_what_an_expired_task_was_given_is_freed(executor: Any, gate: Gate, no_g
 
 
 def test_callbacks_are_called(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     called: list[Any] = []
     came = threading.Event()
     future = executor.options(deadline=5 * SOON).submit(int)
@@ -222,7 +193,7 @@ def test_callbacks_are_called(executor: Any, gate: Gate) -> None:
 
 
 def test_a_callback_that_raises_does_not_keep_others_from_expiring(executor: Any, gate: Gate, caplog: Any) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     futures = [executor.options(deadline=5 * SOON).submit(int) for _ in range(3)]
     futures[0].add_done_callback(lambda _: 1 / 0)
     assert all(expired(future) for future in futures)
@@ -230,7 +201,7 @@ def test_a_callback_that_raises_does_not_keep_others_from_expiring(executor: Any
 
 
 def test_a_callback_may_submit_another_task_with_a_deadline(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     view = executor.options(deadline=SOON)
     chain: list[Any] = []
     came = threading.Event()
@@ -248,27 +219,27 @@ def test_a_callback_may_submit_another_task_with_a_deadline(executor: Any, gate:
 
 
 def test_wait_returns_when_all_have_expired(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     futures = {executor.options(deadline=SOON).submit(int) for _ in range(3)}
     done, waiting = concurrent.futures.wait(futures, HANG)
     assert (done, waiting) == (futures, set())
 
 
 def test_wait_for_the_first_exception_returns_at_a_deadline(executor: Any, gate: Gate) -> None:
-    held = hold(executor, gate)
+    held = hold_thread(executor, gate)
     future = executor.options(deadline=SOON).submit(int)
     done, waiting = concurrent.futures.wait({held, future}, HANG, concurrent.futures.FIRST_EXCEPTION)
     assert (done, waiting) == ({future}, {held})
 
 
 def test_as_completed_yields_what_expires(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     later, sooner = (executor.options(deadline=deadline).submit(int) for deadline in (4 * SOON, SOON))
     assert list(concurrent.futures.as_completed([later, sooner], HANG)) == [sooner, later]
 
 
 def test_a_future_that_others_have_looked_into_expires_too(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     future = executor.options(deadline=5 * SOON).submit(int)
     assert "_condition" in future.__dict__
     assert expired(future)
@@ -276,7 +247,7 @@ def test_a_future_that_others_have_looked_into_expires_too(executor: Any, gate: 
 
 
 def test_a_map_raises_where_a_call_has_expired(executor: Any, gate: Gate) -> None:
-    hold(executor, gate)
+    hold_thread(executor, gate)
     results = executor.options(deadline=SOON).map(abs, range(3))
     with pytest.raises(TimeoutError, match="not started by its deadline"):
         next(results)
@@ -284,7 +255,7 @@ def test_a_map_raises_where_a_call_has_expired(executor: Any, gate: Gate) -> Non
 
 def test_a_calls_deadline_counts_from_its_submission_in_a_map(executor: Any, gate: Gate) -> None:
     """The iterable takes longer than the deadline."""
-    held = hold(executor, gate)
+    held = hold_thread(executor, gate)
 
     def numbers() -> Any:
         for n in range(2):

@@ -16,11 +16,7 @@ from support import HANG, Gate, MarkerModule, assert_clean, assert_close, build,
 import torchpool
 from torchpool.timer import Timer
 
-
-@pytest.fixture
-def executor_class() -> Any:
-    """The standard one does nothing by itself."""
-    return torchpool.ThreadPoolExecutor
+TORCHPOOL_ONLY = True  # the standard one does nothing by itself
 
 
 @pytest.fixture

@@ -8,16 +8,12 @@ import random
 from typing import Any
 
 import pytest
-from executor_support import Gates, Refused, fail
+from executor_support import Gates, Refused, fail, hold_thread
 from support import HANG, Gate
 
 import torchpool
 
-
-@pytest.fixture
-def executor_class() -> Any:
-    """The standard one has no options."""
-    return torchpool.ThreadPoolExecutor
+TORCHPOOL_ONLY = True  # the standard one has no options
 
 
 @pytest.fixture
@@ -25,16 +21,9 @@ def executor(make_executor: Any) -> Any:
     return make_executor(1)
 
 
-def hold(executor: Any, gate: Gate) -> Any:
-    """Occupies the only thread until the gate is opened."""
-    future = executor.submit(gate.pass_through)
-    gate.wait_entered()
-    return future
-
-
 def test_the_higher_priority_starts_first(executor: Any, gate: Gate) -> None:
     order: list[int] = []
-    hold(executor, gate)
+    hold_thread(executor, gate)
     futures = [executor.options(priority=priority).submit(order.append, priority) for priority in (1, -5, 3, 0, 2)]
     gate.open()
     concurrent.futures.wait(futures, HANG)
@@ -43,7 +32,7 @@ def test_the_higher_priority_starts_first(executor: Any, gate: Gate) -> None:
 
 def test_within_one_priority_the_first_starts_first(executor: Any, gate: Gate) -> None:
     order: list[tuple[int, int]] = []
-    hold(executor, gate)
+    hold_thread(executor, gate)
     view = {priority: executor.options(priority=priority) for priority in (0, 1)}
     futures = [view[n % 2].submit(order.append, (n % 2, n)) for n in range(40)]
     gate.open()
@@ -53,7 +42,7 @@ def test_within_one_priority_the_first_starts_first(executor: Any, gate: Gate) -
 
 def test_without_options_the_priority_is_zero(executor: Any, gate: Gate) -> None:
     order: list[str] = []
-    hold(executor, gate)
+    hold_thread(executor, gate)
     futures = [
         executor.options(priority=-1).submit(order.append, "below"),
         executor.submit(order.append, "none"),
@@ -68,7 +57,7 @@ def test_without_options_the_priority_is_zero(executor: Any, gate: Gate) -> None
 
 def test_any_number_of_priorities_is_kept_apart(executor: Any, gate: Gate) -> None:
     order: list[int] = []
-    hold(executor, gate)
+    hold_thread(executor, gate)
     priorities = [*range(-300, 300), -(2**31), 2**31 - 1]
     random.Random(7).shuffle(priorities)
     futures = [executor.options(priority=priority).submit(order.append, priority) for priority in priorities]
@@ -79,7 +68,7 @@ def test_any_number_of_priorities_is_kept_apart(executor: Any, gate: Gate) -> No
 
 def test_cancelled_tasks_do_not_disturb_the_order(executor: Any, gate: Gate) -> None:
     order: list[tuple[int, int]] = []
-    hold(executor, gate)
+    hold_thread(executor, gate)
     generator = random.Random(11)
     calls = [(generator.randrange(20), n) for n in range(300)]
     futures = [executor.options(priority=priority).submit(order.append, (priority, n)) for priority, n in calls]
@@ -92,7 +81,7 @@ def test_cancelled_tasks_do_not_disturb_the_order(executor: Any, gate: Gate) -> 
 
 
 def test_a_priority_does_not_interrupt_what_runs(executor: Any, gate: Gate) -> None:
-    running = hold(executor, gate)
+    running = hold_thread(executor, gate)
     urgent = executor.options(priority=9).submit(int)
     assert running.running()
     assert not urgent.running()
@@ -102,7 +91,7 @@ def test_a_priority_does_not_interrupt_what_runs(executor: Any, gate: Gate) -> N
 
 def test_a_map_through_a_view_has_its_priority(executor: Any, gate: Gate) -> None:
     order: list[int] = []
-    hold(executor, gate)
+    hold_thread(executor, gate)
     low = executor.map(order.append, range(3))
     high = executor.options(priority=2).map(order.append, range(10, 13))
     gate.open()
@@ -112,7 +101,7 @@ def test_a_map_through_a_view_has_its_priority(executor: Any, gate: Gate) -> Non
 
 def test_a_buffered_map_through_a_view_has_its_priority(executor: Any, gate: Gate) -> None:
     order: list[int] = []
-    hold(executor, gate)
+    hold_thread(executor, gate)
     low = executor.submit(order.append, 0)
     high = executor.options(priority=2).map(order.append, range(10, 13), buffersize=2)
     gate.open()
@@ -177,7 +166,7 @@ def test_leaving_a_view_as_a_context_shuts_the_executor_down(executor: Any, gate
 
 
 def test_a_view_passes_a_shutdowns_options_on(executor: Any, gate: Gate) -> None:
-    running = hold(executor, gate)
+    running = hold_thread(executor, gate)
     view = executor.options(priority=1)
     waiting = view.submit(int)
     view.shutdown(wait=False, cancel_futures=True)
@@ -202,7 +191,7 @@ def test_a_view_of_a_broken_executor_refuses_tasks(make_executor: Any) -> None:
 def test_views_do_not_change_each_other(executor: Any, gate: Gate) -> None:
     order: list[str] = []
     high, low = executor.options(priority=1), executor.options(priority=-1)
-    hold(executor, gate)
+    hold_thread(executor, gate)
     futures = [
         low.submit(order.append, "low"),
         high.submit(order.append, "high"),
@@ -258,7 +247,7 @@ def test_a_map_through_a_view_of_a_subclass_keeps_its_options(gates: Gates) -> N
 
     gate, order = gates(), []
     with Plain(1) as executor:
-        hold(executor, gate)
+        hold_thread(executor, gate)
         low = executor.submit(order.append, "low")
         high = executor.options(priority=1).map(order.append, ["high"])
         gate.open()

@@ -26,11 +26,7 @@ from support import (
 
 import torchpool
 
-
-@pytest.fixture
-def executor_class() -> Any:
-    """The standard one has no overlap."""
-    return torchpool.ThreadPoolExecutor
+TORCHPOOL_ONLY = True  # the standard one has no overlap
 
 
 def park(executor: Any, held: Held, count: int = 1) -> list[Any]:

@@ -17,13 +17,9 @@ from support import HANG, MARK, Gate, MarkerModule, assert_all_close, assert_cle
 import torchpool
 from torchpool.executor_streams import Streams
 
+TORCHPOOL_ONLY = True  # to the standard one a predictor is a function as any other
+
 REFUSAL = r"^cannot schedule new futures after shutdown$"
-
-
-@pytest.fixture
-def executor_class() -> Any:
-    """To the standard one a predictor is a function as any other."""
-    return torchpool.ThreadPoolExecutor
 
 
 @pytest.fixture

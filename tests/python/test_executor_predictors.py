@@ -28,11 +28,7 @@ from support import (
 
 import torchpool
 
-
-@pytest.fixture
-def executor_class() -> Any:
-    """To the standard one a predictor is a function as any other."""
-    return torchpool.ThreadPoolExecutor
+TORCHPOOL_ONLY = True  # to the standard one a predictor is a function as any other
 
 
 @pytest.fixture

@@ -6,23 +6,10 @@ import threading
 from typing import Any
 
 import pytest
-from executor_support import Gates, Started, blocked, join, wait_until
+from executor_support import Gates, Started, blocked, hold_threads, join, wait_until
 from support import HANG, Gate
 
-import torchpool
-
-
-@pytest.fixture
-def executor_class() -> Any:
-    """The standard one cannot be resized."""
-    return torchpool.ThreadPoolExecutor
-
-
-def hold(executor: Any, gate: Gate, count: int) -> list[Any]:
-    """So many tasks that run until the gate is opened."""
-    futures = [executor.submit(gate.pass_through) for _ in range(count)]
-    gate.wait_entered(count)
-    return futures
+TORCHPOOL_ONLY = True  # the standard one cannot be resized
 
 
 def threads(executor: Any) -> int:
@@ -34,7 +21,7 @@ def threads(executor: Any) -> int:
 
 def test_tasks_that_wait_start_when_there_may_be_more_threads(make_executor: Any, gates: Gates) -> None:
     executor, first, second = make_executor(1), gates(), gates()
-    hold(executor, first, 1)
+    hold_threads(executor, first, 1)
     waiting = [executor.submit(second.pass_through) for _ in range(3)]
     executor.resize(4)
     second.wait_entered(3)
@@ -45,7 +32,7 @@ def test_tasks_that_wait_start_when_there_may_be_more_threads(make_executor: Any
 
 def test_no_more_tasks_start_than_the_new_number_allows(make_executor: Any, gates: Gates) -> None:
     executor, first, second = make_executor(1), gates(), gates()
-    hold(executor, first, 1)
+    hold_threads(executor, first, 1)
     waiting = [executor.submit(second.pass_through) for _ in range(5)]
     executor.resize(3)
     second.wait_entered(2)
@@ -73,13 +60,13 @@ def test_growing_an_idle_executor_lets_more_run_from_then_on(make_executor: Any,
     executor = make_executor(1)
     executor.submit(int).result(HANG)
     executor.resize(3)
-    hold(executor, gate, 3)
+    hold_threads(executor, gate, 3)
     assert threads(executor) == 3
 
 
 def test_the_longest_waiting_start_first_when_it_grows(make_executor: Any, gates: Gates) -> None:
     executor, first, second = make_executor(1), gates(), gates()
-    hold(executor, first, 1)
+    hold_threads(executor, first, 1)
     order: list[int] = []
 
     def task(number: int) -> None:
@@ -99,7 +86,7 @@ def test_the_longest_waiting_start_first_when_it_grows(make_executor: Any, gates
 
 def test_idle_threads_leave_at_once_when_it_shrinks(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(4)
-    futures = hold(executor, gate, 4)
+    futures = hold_threads(executor, gate, 4)
     gate.open()
     [future.result(HANG) for future in futures]
     all_threads = list(executor._threads)
@@ -113,7 +100,7 @@ def test_idle_threads_leave_at_once_when_it_shrinks(make_executor: Any, gate: Ga
 
 def test_running_tasks_end_in_peace_when_it_shrinks(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(3)
-    futures = hold(executor, gate, 3)
+    futures = hold_threads(executor, gate, 3)
     executor.resize(1)
     assert threads(executor) == 3
     assert [future.running() for future in futures] == [True] * 3
@@ -141,7 +128,7 @@ def test_no_task_starts_before_enough_have_ended_after_a_shrink(make_executor: A
 
 def test_what_waits_is_done_after_a_shrink(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(4)
-    hold(executor, gate, 4)
+    hold_threads(executor, gate, 4)
     futures = [executor.submit(abs, -n) for n in range(50)]
     executor.resize(1)
     gate.open()
@@ -229,7 +216,7 @@ def test_a_task_may_make_it_shrink(make_executor: Any) -> None:
 
 def test_it_may_grow_while_a_shutdown_waits(make_executor: Any, gates: Gates) -> None:
     executor, first, second = make_executor(1), gates(), gates()
-    hold(executor, first, 1)
+    hold_threads(executor, first, 1)
     waiting = [executor.submit(second.pass_through) for _ in range(2)]
     ending = blocked(executor.shutdown)
     executor.resize(3)
@@ -243,7 +230,7 @@ def test_it_may_grow_while_a_shutdown_waits(make_executor: Any, gates: Gates) ->
 
 def test_it_may_shrink_while_a_shutdown_waits(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(3)
-    hold(executor, gate, 3)
+    hold_threads(executor, gate, 3)
     waiting = [executor.submit(abs, -n) for n in range(20)]
     ending = blocked(executor.shutdown)
     executor.resize(1)
@@ -265,7 +252,7 @@ def test_it_may_be_resized_after_its_end(make_executor: Any) -> None:
 
 def test_shutdown_waits_for_threads_that_leave(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(3)
-    hold(executor, gate, 3)
+    hold_threads(executor, gate, 3)
     everyone = list(executor._threads)
     executor.resize(1)
     ending = blocked(executor.shutdown)
@@ -313,5 +300,5 @@ def test_an_initializer_runs_on_the_threads_that_come_later(make_executor: Any, 
     executor = make_executor(1, initializer=lambda: seen.add(threading.current_thread()))
     executor.submit(int).result(HANG)
     executor.resize(3)
-    hold(executor, gate, 3)
+    hold_threads(executor, gate, 3)
     assert seen == executor._threads

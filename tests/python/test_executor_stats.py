@@ -8,25 +8,14 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from executor_support import Gates, Refused, fail, refuse, run_program, wait_until
+from executor_support import Gates, Refused, fail, hold_threads, refuse, run_program, wait_until
 from support import HANG, Gate, MarkerModule, assert_clean, build, row
 
 import torchpool
 
+TORCHPOOL_ONLY = True  # the standard one counts nothing
+
 KINDS = ("succeeded", "failed", "cancelled", "expired")
-
-
-@pytest.fixture
-def executor_class() -> Any:
-    """The standard one counts nothing."""
-    return torchpool.ThreadPoolExecutor
-
-
-def hold(executor: Any, gate: Gate, count: int = 1) -> list[Any]:
-    """Occupies so many threads until the gate is opened."""
-    futures = [executor.submit(gate.pass_through) for _ in range(count)]
-    gate.wait_entered(count)
-    return futures
 
 
 def counts(executor: Any) -> dict[str, int]:
@@ -68,7 +57,7 @@ def test_the_keys_are_these(make_executor: Any) -> None:
 
 def test_threads_and_waiting_tasks_are_those_of_now(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(2)
-    hold(executor, gate, 2)
+    hold_threads(executor, gate, 2)
     for _ in range(3):
         executor.submit(int)
     stats = executor.stats()
@@ -101,7 +90,7 @@ def test_an_exception_is_a_failure_whatever_its_class(make_executor: Any, error:
 
 def test_a_cancellation_counts_once(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1)
-    hold(executor, gate)
+    hold_threads(executor, gate)
     future = executor.submit(int)
     assert [future.cancel(), future.cancel()] == [True, True]
     assert counts(executor) == {"cancelled": 1}
@@ -109,7 +98,7 @@ def test_a_cancellation_counts_once(make_executor: Any, gate: Gate) -> None:
 
 def test_a_cancellation_that_comes_too_late_does_not_count(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1)
-    (running,) = hold(executor, gate)
+    (running,) = hold_threads(executor, gate)
     assert not running.cancel()
     gate.open()
     running.result(HANG)
@@ -119,7 +108,7 @@ def test_a_cancellation_that_comes_too_late_does_not_count(make_executor: Any, g
 
 def test_what_a_shutdown_cancels_is_counted(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1)
-    hold(executor, gate)
+    hold_threads(executor, gate)
     for _ in range(4):
         executor.submit(int)
     executor.shutdown(wait=False, cancel_futures=True)
@@ -162,7 +151,7 @@ def test_a_task_is_counted_before_its_result_is_seen(make_executor: Any) -> None
 
 def test_futures_that_others_have_looked_into_are_counted_as_all(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1)
-    hold(executor, gate)
+    hold_threads(executor, gate)
     futures = [executor.submit(int), executor.submit(refuse), executor.submit(int)]
     futures.append(executor.options(deadline=0.05).submit(int))
     for future in futures:

@@ -15,11 +15,7 @@ from support import HANG
 
 import torchpool
 
-
-@pytest.fixture
-def executor_class() -> Any:
-    """Compared with the standard one within the tests."""
-    return torchpool.ThreadPoolExecutor
+TORCHPOOL_ONLY = True  # compared with the standard one within the tests
 
 
 METHODS = ["submit", "map", "shutdown", "resize", "options", "every", "stats", "__init__", "__enter__", "__exit__"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import threading
 import weakref
 from collections.abc import Iterator
@@ -188,7 +187,6 @@ def test_the_process_has_one_timer_that_keeps_real_time() -> None:
     assert called.wait(HANG)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_starts_afresh() -> None:
     done = run_python(
         """
