@@ -135,6 +135,14 @@ TEST_F(AdmissionQueueTest, ForgetGivesThePlaceBackAtOnce) {
   EXPECT_EQ(stats_->accepted, 2u);
 }
 
+TEST_F(AdmissionQueueTest, ATryThatFindsNoRoomIsNotCountedAsRejected) {
+  const auto queue = make_queue({.rows = 1});
+  push(*queue);
+  EXPECT_THROW(queue->push(make_request(), Admission::kTry, kNever), QueueFull);
+  EXPECT_EQ(stats_->rejected, 0u);
+  EXPECT_EQ(stats_->accepted, 1u);
+}
+
 TEST_F(AdmissionQueueTest, BoundsRowsAndBytes) {
   const auto queue = make_queue({.rows = 4, .bytes = 100});
   push(*queue, {.rows = 3, .bytes = 50});
