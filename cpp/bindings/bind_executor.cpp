@@ -186,7 +186,7 @@ void register_executor(py::module_& module) {
           "resize", [](Pool& pool, const py::object& executor, int n) { pool.resize(executor.ptr(), n); },
           py::arg("executor"), py::arg("max_workers"))
       .def("expire", &Pool::expire)
-      .def("after_fork", &Pool::after_fork, py::arg("exception"))
+      .def("after_fork", &Pool::after_fork, py::arg("make_exception"))
       .def("stats", &stats_of)
       .def_property_readonly("broken",
                              [](const Pool& pool) -> py::object {

@@ -84,7 +84,7 @@ class Pool : public std::enable_shared_from_this<Pool> {
   void resize(PyObject* executor, int max_workers);
   void start(PyObject* executor);  // a thread, unless there are some
   // In a forked child: its threads are gone, and the tasks belong to the parent.
-  void after_fork(const py::object& exception);
+  void after_fork(const py::object& make_exception);
 
   PoolCounts& counts() noexcept { return counts_; }
   const Staffing& staff() const noexcept { return staff_; }

@@ -83,42 +83,44 @@ void Pool::start(PyObject* executor) {
 
 namespace {
 
-// In a forked child: locks may be held by threads that are gone, and callbacks tell event loops of the parent's.
-void fail_after_fork(FutureFields& task, const py::object& exception) {
+// In a forked child: locks may be held by threads that are gone, and callbacks tell event loops of the parent's. What
+// the task would have run with, and whom it would have told, is never given back: it is the parent's, and a finalizer,
+// of a connection say, would act on it.
+void fail_after_fork(FutureFields& task, const py::object& make_exception) {
   PyObject* future = object_of(&task);
+  task.value = nullptr;
+  task.args = nullptr;
   task.waiters = nullptr;  // on stacks of threads that are gone
   if (task.extra != nullptr) {
-    Py_CLEAR(task.extra->callbacks);
-    Py_CLEAR(task.extra->standard_waiters);
+    task.extra->callbacks = nullptr;
+    task.extra->standard_waiters = nullptr;
     task.extra->lock_owner = 0;
     task.extra->lock_depth = 0;
     task.extra->lock_waiters = nullptr;
   }
   if (task.ordinary) {
     const py::handle self(future);
+    for (const char* name : {"_condition", "_waiters", "_done_callbacks"}) py::object(self.attr(name)).release();
     self.attr("_condition") = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(standard.condition));
     self.attr("_waiters") = py::list();
     self.attr("_done_callbacks") = py::list();
   }
+  const py::object exception = make_exception();
   fail_future(future, exception.ptr());
 }
 
 }  // namespace
 
-void Pool::after_fork(const py::object& exception) {
+void Pool::after_fork(const py::object& make_exception) {
   ++generation_;
   const PoolWorker* survivor = PoolWorker::current();
   for (FutureFields* task : remove_all()) {
-    fail_after_fork(*task, exception);
+    fail_after_fork(*task, make_exception);
     Py_DECREF(object_of(task));
   }
   for (PoolWorker* worker : workers_) {
     if (worker == survivor) continue;
-    for (FutureFields* task : worker->running()) {
-      task->value = nullptr;  // the dead thread's frames keep what it ran with
-      task->args = nullptr;
-      fail_after_fork(*task, exception);
-    }
+    for (FutureFields* task : worker->running()) fail_after_fork(*task, make_exception);
   }
   idle_.clear();
   workers_.clear();

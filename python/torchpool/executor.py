@@ -289,7 +289,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         def error() -> Exception:
             return BrokenThreadPool("submitted before the fork: the task belongs to the parent process")
 
-        self._pool.after_fork(error())
+        self._pool.after_fork(error)
         self._streams.after_fork(error)
 
     def __repr__(self) -> str:

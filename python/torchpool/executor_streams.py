@@ -22,7 +22,7 @@ class Streams:
 
     def __init__(self, *, held: bool) -> None:
         self.held = held
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a finalizer may submit at any allocation
         self._submits: weakref.WeakKeyDictionary[Predictor, dict[_Kind, SubmitStream]] = weakref.WeakKeyDictionary()
         self._busy: set[Stream] = set()  # with something pending: kept, whoever has dropped the predictor
 
@@ -118,7 +118,7 @@ class Streams:
 
     def after_fork(self, error: Callable[[], Exception]) -> None:
         """In a forked child: what is pending belongs to the parent's threads."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         for stream in list(self._busy):
             stream.after_fork_in_child(error())
             self._done(stream)

@@ -62,8 +62,10 @@ def hold() -> Iterator[Callable[..., Held]]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """What a test says of our executor holds for the standard one too, but where its module has TORCHPOOL_ONLY."""
-    if "executor_class" in metafunc.fixturenames:
+    """What a test says of our executor holds for the standard one too, but where its module has TORCHPOOL_ONLY, or the
+    test itself names one of them."""
+    named = any("executor_class" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "executor_class" in metafunc.fixturenames and not named:
         only = getattr(metafunc.module, "TORCHPOOL_ONLY", False)
         names = ["torchpool"] if only else ["standard", "torchpool"]
         metafunc.parametrize("executor_class", names, indirect=True)
