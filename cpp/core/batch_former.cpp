@@ -28,7 +28,7 @@ std::size_t pick_seed(Waiting waiting) {
 // Rows and padding of a batch while it grows.
 class Fill {
  public:
-  Fill(std::int64_t max_rows, double max_padding) : max_rows_(max_rows), max_padding_(max_padding) {}
+  explicit Fill(const BatchLimits& limits) : limits_(limits), max_rows_(row_limit(limits)) {}
 
   void add(const RequestInfo& info) {
     rows_ += info.rows;
@@ -41,18 +41,20 @@ class Fill {
     if (rows_ + info.rows > max_rows_) return false;
     Fill grown = *this;
     grown.add(info);
-    return grown.padding() <= max_padding_;
+    return grown.may_be_padded();
   }
   bool full() const { return rows_ >= max_rows_; }
 
  private:
-  double padding() const {
+  bool may_be_padded() const {
     const std::int64_t area = padded_rows_ * longest_;
-    return area == 0 ? 0.0 : 1.0 - static_cast<double>(used_) / static_cast<double>(area);
+    const std::int64_t padding = area - used_;
+    return padding <= padded_rows_ * limits_.free_padding ||
+           static_cast<double>(padding) <= limits_.max_padding * static_cast<double>(area);
   }
 
+  const BatchLimits& limits_;
   std::int64_t max_rows_;
-  double max_padding_;
   std::int64_t rows_ = 0;
   std::int64_t padded_rows_ = 0;
   std::int64_t used_ = 0;
@@ -70,7 +72,7 @@ std::vector<std::size_t> form_batch(Waiting waiting, const BatchLimits& limits) 
   if (waiting.empty()) return {};
   const std::size_t seed_place = pick_seed(waiting);
   const RequestInfo& seed = *waiting[seed_place];
-  Fill fill(row_limit(limits), limits.max_padding);
+  Fill fill(limits);
   fill.add(seed);
   std::vector<std::size_t> taken{seed_place};
   if (fill.full()) return taken;

@@ -135,7 +135,7 @@ def test_a_mask_makes_padding_safe(runtime: torchpool.Runtime) -> None:
 
 def test_lengths_far_apart_are_not_padded_to_each_other(runtime: torchpool.Runtime) -> None:
     predict = torchpool.wrap(build(Masked), example=_masked_call(9, 0), runtime=runtime)
-    calls = [_masked_call((1, 2, 40, 200)[i % 4], i) for i in range(8)]
+    calls = [_masked_call((1, 12, 40, 200)[i % 4], i) for i in range(8)]
     assert batches_together(predict, runtime, calls) == 4
 
 

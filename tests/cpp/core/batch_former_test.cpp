@@ -116,6 +116,13 @@ TEST(FormBatchTest, StopsWherePaddingGetsTooLarge) {
   EXPECT_EQ(waiting.form({.max_rows = 8, .max_padding = 0.0}), (Places{0}));
 }
 
+TEST(FormBatchTest, AFewPositionsARowAreNeverTooMuch) {
+  const Waiting waiting{{.length = 8}, {.length = 1}, {.length = 3}};  // padding: 5 with the second, 12 with both
+  EXPECT_EQ(waiting.form({.max_rows = 8, .max_padding = 0.0, .free_padding = 4}), (Places{0, 1, 2}));
+  EXPECT_EQ(waiting.form({.max_rows = 8, .max_padding = 0.0, .free_padding = 3}), (Places{0, 2}));
+  EXPECT_EQ(waiting.form({.max_rows = 8, .max_padding = 0.0, .free_padding = 0}), (Places{0}));
+}
+
 TEST(FormBatchTest, RowsWeighInThePadding) {
   const Waiting light{{.rows = 9, .length = 100}, {.rows = 1, .length = 1}};
   EXPECT_EQ(light.form({.max_rows = 64, .max_padding = 0.1}), (Places{0, 1}));
