@@ -11,10 +11,6 @@
 namespace torchpool {
 namespace {
 
-bool is_special(const RequestInfo& info) {
-  return info.priority != 0 || info.deadline != kNever;
-}
-
 std::size_t window_size(const BatchLimits& limits) {
   return static_cast<std::size_t>(std::clamp<std::int64_t>(limits.max_rows, 8, 512) * 8);
 }
@@ -22,21 +18,24 @@ std::size_t window_size(const BatchLimits& limits) {
 }  // namespace
 
 // Whoever changes `outcome` under the queue's mutex then unparks once; the producer leaves only with that
-// permit, or after it has taken itself out of the line.
+// permit, or after it has taken itself out of the line. One that is lined up has no thread, and is owned by the line.
 struct AdmissionQueue::Producer {
-  Producer(const RequestPtr& waiting, Clock& clock) : request(waiting), parker(clock) {}
+  Producer(RequestPtr waiting, Clock& clock, bool has_thread)
+      : request(std::move(waiting)), parker(clock), lined_up(!has_thread) {}
   enum class Outcome : std::uint8_t { kWaiting, kAdmitted, kClosed };
-  const RequestPtr& request;
+  RequestPtr request;
   Parker parker;
+  const bool lined_up;
   Outcome outcome = Outcome::kWaiting;
   Producers::iterator place{};
 };
 
-AdmissionQueue::AdmissionQueue(QueueLimits limits, Clock& clock, std::shared_ptr<ChannelStats> stats)
-    : limits_(limits), clock_(clock), stats_(std::move(stats)) {}
+AdmissionQueue::AdmissionQueue(QueueLimits limits, Clock& clock, std::shared_ptr<ChannelStats> stats,
+                               std::unique_ptr<BatchPolicy> policy, std::shared_ptr<const CostModel> cost)
+    : limits_(limits), clock_(clock), stats_(std::move(stats)), cost_(std::move(cost)), policy_(std::move(policy)) {}
 
 AdmissionQueue::~AdmissionQueue() {
-  if (waiting() > 0) fail_waiting(std::make_exception_ptr(Closed("closed before the call started")));
+  fail_waiting(std::make_exception_ptr(Closed("closed before the call started")));
 }
 
 PushResult AdmissionQueue::push(const RequestPtr& request, Admission admission, TimePoint give_up) {
@@ -55,7 +54,7 @@ PushResult AdmissionQueue::push(const RequestPtr& request, Admission admission, 
 
 bool AdmissionQueue::admit_at_once_locked(const RequestPtr& request, Admission admission, TimePoint now) {
   if (closed_) throw Closed("closed: no more calls are accepted");
-  if (admission == Admission::kBypass || (producers_.empty() && fits_locked(request->info))) {
+  if (admission == Admission::kBypass || (line_.empty() && fits_locked(request->info))) {
     admit_locked(request, now);
     return true;
   }
@@ -63,32 +62,42 @@ bool AdmissionQueue::admit_at_once_locked(const RequestPtr& request, Admission a
     if (stats_ != nullptr && admission == Admission::kReject) stats_->rejected.fetch_add(1, std::memory_order_relaxed);
     throw QueueFull("the queue is full: " + std::to_string(waiting_rows()) + " rows wait");
   }
-  return false;
+  if (admission != Admission::kLineUp) return false;
+  auto producer = std::make_unique<Producer>(request, clock_, false);
+  request->info.arrival = now;
+  if (request->info.deadline != kNever) request->place_ = weak_from_this();
+  line_.push_back(producer.get());
+  if (request->mark_queued(stats_)) {
+    static_cast<void>(producer.release());  // the line's from now on
+  } else {
+    line_.pop_back();
+  }
+  return true;
 }
 
 PushResult AdmissionQueue::push_blocked(const RequestPtr& request, TimePoint give_up) {
-  Producer producer(request, clock_);
+  Producer producer(request, clock_, true);
   {
     MutexLock lock(mutex_);
     if (admit_at_once_locked(request, Admission::kBlock, clock_.now())) return PushResult::kAdmitted;
-    producer.place = producers_.insert(producers_.end(), &producer);
+    producer.place = line_.insert(line_.end(), &producer);
   }
   const TimePoint deadline = request->info.deadline;
   if (!producer.parker.park_until(std::min(give_up, deadline))) {
     const TimePoint now = clock_.now();
-    bool left = false;
-    Producers woken;
+    bool left_line = false;
+    Left left;
     {
       MutexLock lock(mutex_);
       if (producer.outcome == Producer::Outcome::kWaiting) {
-        producers_.erase(producer.place);
-        left = true;
-        grant_locked(now, woken);  // the next in line may be smaller
+        line_.erase(producer.place);
+        left_line = true;
+        grant_locked(now, left);  // the next in line may be smaller
       }
     }
-    wake(woken);
-    if (left && deadline <= now) throw DeadlineExceeded("the deadline of the call passed before it was queued");
-    if (left) return PushResult::kTimedOut;
+    wake(left.woken);
+    if (left_line && deadline <= now) throw DeadlineExceeded("the deadline of the call passed before it was queued");
+    if (left_line) return PushResult::kTimedOut;
     producer.parker.park();
   }
   if (producer.outcome == Producer::Outcome::kClosed) throw Closed("closed while the call waited for a place");
@@ -96,37 +105,59 @@ PushResult AdmissionQueue::push_blocked(const RequestPtr& request, TimePoint giv
 }
 
 bool AdmissionQueue::fits_locked(const RequestInfo& info) const {
-  if (list_.empty()) return true;
+  if (requests_.empty()) return true;
   return waiting_rows() + info.rows <= limits_.rows && bytes_ + info.bytes <= limits_.bytes;
 }
 
 void AdmissionQueue::admit_locked(const RequestPtr& request, TimePoint now) {
   request->info.arrival = now;
   if (request->info.deadline != kNever) request->place_ = weak_from_this();
-  if (!request->mark_queued(stats_)) return;
-  if (is_special(request->info)) ++special_;
-  bytes_ += request->info.bytes;
-  rows_.store(rows_.load(std::memory_order_relaxed) + request->info.rows);
-  count_.store(list_.size() + 1);
-  list_.push_back(request);
+  if (request->mark_queued(stats_)) place_locked(request);
+}
+
+void AdmissionQueue::place_locked(const RequestPtr& request) {
+  const RequestInfo& info = request->info;
+  // The mean of the last sixteen or so; a pause counts as a tenth of a second at most, so that it is soon forgotten.
+  constexpr Duration kPause = std::chrono::milliseconds(100);
+  if (last_arrival_ != TimePoint{}) {
+    const Duration gap = std::clamp<Duration>(info.arrival - last_arrival_, Duration(1), kPause);
+    arrival_gap_ = arrival_gap_ == Duration::zero() ? gap : arrival_gap_ + (gap - arrival_gap_) / 16;
+  }
+  last_arrival_ = info.arrival;
+  request->info.number = ++admitted_;
+  bytes_ += info.bytes;
+  rows_.store(rows_.load(std::memory_order_relaxed) + info.rows);
+  count_.store(requests_.size() + 1);
+  requests_.push(request);
 }
 
 RequestPtr AdmissionQueue::remove_locked(const Request& request) {
-  RequestPtr removed = list_.remove(request);
+  RequestPtr removed = requests_.remove(request);
   if (removed == nullptr) return removed;
-  if (is_special(request.info)) --special_;
   bytes_ -= request.info.bytes;
   rows_.store(rows_.load(std::memory_order_relaxed) - request.info.rows);
-  count_.store(list_.size());
+  count_.store(requests_.size());
   return removed;
 }
 
-void AdmissionQueue::grant_locked(TimePoint now, Producers& woken) {
-  while (!producers_.empty() && fits_locked(producers_.front()->request->info)) {
-    Producer& producer = *producers_.front();
-    admit_locked(producer.request, now);
-    producer.outcome = Producer::Outcome::kAdmitted;
-    woken.splice(woken.end(), producers_, producers_.begin());
+void AdmissionQueue::grant_locked(TimePoint now, Left& left) {
+  while (!line_.empty()) {
+    Producer& producer = *line_.front();
+    const bool gone = producer.lined_up && producer.request->state() != RequestState::kQueued;
+    if (!gone && !fits_locked(producer.request->info)) return;
+    if (!producer.lined_up) {
+      admit_locked(producer.request, now);
+      producer.outcome = Producer::Outcome::kAdmitted;
+      left.woken.splice(left.woken.end(), line_, line_.begin());
+      continue;
+    }
+    const std::unique_ptr<Producer> owned(&producer);
+    line_.pop_front();
+    if (gone) {
+      left.dropped.push_back(std::move(producer.request));  // its destructor runs after the lock
+    } else {
+      place_locked(producer.request);
+    }
   }
 }
 
@@ -134,10 +165,28 @@ void AdmissionQueue::wake(const Producers& woken) {
   for (Producer* producer : woken) producer->parker.unpark();
 }
 
+Duration AdmissionQueue::needed_alone(const Request& request) const noexcept {
+  return cost_ == nullptr ? Duration::zero() : cost_->estimate_alone(request.info.rows, request.info.extent);
+}
+
 bool AdmissionQueue::drop_locked(Request& request, TimePoint now, std::vector<RequestPtr>& dropped) {
-  if (request.state() == RequestState::kQueued && request.info.deadline > now) return false;
+  const TimePoint deadline = request.info.deadline;
+  if (request.state() == RequestState::kQueued && (deadline == kNever || deadline - needed_alone(request) > now)) {
+    return false;
+  }
   dropped.push_back(remove_locked(request));
   return true;
+}
+
+void AdmissionQueue::settle_dropped(const std::vector<RequestPtr>& dropped, TimePoint now) const noexcept {
+  for (const RequestPtr& request : dropped) {
+    if (request->info.deadline == kNever) continue;
+    if (request->info.deadline > now) {
+      request->try_give_up(request->info.deadline - now, needed_alone(*request));
+    } else {
+      request->try_expire();
+    }
+  }
 }
 
 // The common case at no more than one look per request taken: nothing has a priority or a deadline, and the
@@ -145,13 +194,12 @@ bool AdmissionQueue::drop_locked(Request& request, TimePoint now, std::vector<Re
 // window, or false.
 bool AdmissionQueue::collect_uniform_locked(const BatchLimits& limits, TimePoint now, std::vector<RequestPtr>& picked,
                                             std::vector<RequestPtr>& dropped) {
-  if (special_ > 0) return false;
   const std::int64_t most = row_limit(limits);
   const RequestInfo* seed = nullptr;
   std::int64_t rows = 0;
-  window_requests_.clear();
+  window_.clear();
   Request* following = nullptr;
-  for (Request* request = list_.front(); request != nullptr && rows < most; request = following) {
+  for (Request* request = requests_.front_of_list(); request != nullptr && rows < most; request = following) {
     following = RequestList::next(*request);
     if (drop_locked(*request, now, dropped)) continue;
     const RequestInfo& info = request->info;
@@ -159,65 +207,116 @@ bool AdmissionQueue::collect_uniform_locked(const BatchLimits& limits, TimePoint
     if (info.key != seed->key || info.length != seed->length) return false;
     if (rows > 0 && rows + info.rows > most) break;
     rows += info.rows;
-    window_requests_.push_back(request);
+    window_.push_back(request);
   }
-  picked.reserve(window_requests_.size());
-  for (Request* request : window_requests_) picked.push_back(remove_locked(*request));
+  if (window_.empty()) return false;
+  picked.reserve(window_.size());
+  for (Request* request : window_) picked.push_back(remove_locked(*request));
   return true;
 }
 
 void AdmissionQueue::collect_locked(const BatchLimits& limits, TimePoint now, std::vector<RequestPtr>& picked,
                                     std::vector<RequestPtr>& dropped) {
   if (collect_uniform_locked(limits, now, picked, dropped)) return;
-  const std::size_t most = window_size(limits);
-  window_.clear();
-  window_requests_.clear();
-  Request* following = nullptr;
-  for (Request* request = list_.front(); request != nullptr && window_.size() < most; request = following) {
-    following = RequestList::next(*request);
-    if (drop_locked(*request, now, dropped)) continue;
-    window_.push_back(&request->info);
-    window_requests_.push_back(request);
-  }
-  for (const std::size_t i : form_batch(window_, limits)) picked.push_back(remove_locked(*window_requests_[i]));
+  requests_.first(window_size(limits), window_);
+  std::erase_if(window_, [&](Request* request) TP_NO_ANALYSIS { return drop_locked(*request, now, dropped); });
+  infos_.clear();
+  for (const Request* request : window_) infos_.push_back(&request->info);
+  const std::vector<std::size_t> taken = form_batch(infos_, limits, {now, cost_.get(), waiting_rows()});
+  if (taken.empty()) return;
+  count_overtaken_locked(taken);
+  picked.reserve(taken.size());
+  for (const std::size_t i : taken) picked.push_back(remove_locked(*window_[i]));
 }
 
-Batch AdmissionQueue::take(const BatchLimits& limits) {
+// Of those in the window that were left, each has been overtaken by the later ones that were taken.
+void AdmissionQueue::count_overtaken_locked(const std::vector<std::size_t>& taken) {
+  std::size_t earlier = 0;  // of those taken
+  for (std::size_t i = 0; i < taken.back(); ++i) {
+    if (taken[earlier] == i) {
+      ++earlier;
+    } else {
+      window_[i]->info.overtaken += static_cast<std::int64_t>(taken.size() - earlier);
+    }
+  }
+}
+
+QueueView AdmissionQueue::view_locked(const TakeLimits& limits) const {
+  QueueView view;
+  view.first_rows = limits.first_rows;
+  view.max_rows = limits.batch.max_rows;
+  view.waiting_rows = rows_.load(std::memory_order_relaxed);
+  if (const Request* first = requests_.any()) view.length = first->info.extent;
+  view.oldest = requests_.oldest_arrival();
+  view.arrival_gap = arrival_gap_;
+  return view;
+}
+
+TimePoint AdmissionQueue::hold_until_locked(const QueueView& view, std::int64_t rows, TimePoint now) {
+  if (closed_ || view.waiting_rows >= rows) return now;
+  const TimePoint until = policy_->hold_until(view, now);
+  const TimePoint deadline = requests_.any()->info.deadline;
+  if (until <= now || deadline == kNever || cost_ == nullptr) return until;
+  const Duration takes = cost_->estimate(view.waiting_rows, view.length);
+  return std::min(until, deadline - takes - takes / 8);
+}
+
+TimePoint AdmissionQueue::hold_until(const TakeLimits& limits) {
+  const TimePoint now = clock_.now();
+  MutexLock lock(mutex_);
+  if (policy_ == nullptr || requests_.empty()) return TimePoint{};
+  const QueueView view = view_locked(limits);
+  const TimePoint until = hold_until_locked(view, policy_->rows(view), now);
+  return until > now ? until : TimePoint{};
+}
+
+Taken AdmissionQueue::take(const TakeLimits& limits) {
   for (;;) {
+    Taken taken;
     std::vector<RequestPtr> picked;
     std::vector<RequestPtr> dropped;
-    Producers woken;
+    Left left;
     const TimePoint now = clock_.now();
     {
       MutexLock lock(mutex_);
-      if (list_.empty()) return Batch();
-      collect_locked(limits, now, picked, dropped);
-      grant_locked(now, woken);
+      if (requests_.empty()) return taken;
+      BatchLimits batch = limits.batch;
+      if (policy_ != nullptr) {
+        const QueueView view = view_locked(limits);
+        batch.max_rows = policy_->rows(view);
+        if (!policy_->shares()) batch.share_rows = 0;
+        taken.hold_until = hold_until_locked(view, batch.max_rows, now);
+        if (taken.hold_until > now) return taken;
+      }
+      taken.limit = batch.max_rows;
+      collect_locked(batch, now, picked, dropped);
+      grant_locked(now, left);
     }
-    wake(woken);
-    for (const RequestPtr& request : dropped) request->try_expire();
+    wake(left.woken);
+    settle_dropped(dropped, now);
     std::erase_if(picked, [](const RequestPtr& request) { return !request->try_start(); });
-    if (picked.empty()) continue;  // all lost to cancellation
+    if (picked.empty()) continue;  // all dropped, or lost to cancellation
     if (stats_ != nullptr) {
       for (const RequestPtr& request : picked) {
         const auto waited = std::max(Duration::zero(), Duration(now - request->info.arrival));
         stats_->queue_ns.record(static_cast<std::uint64_t>(waited.count()));
       }
     }
-    return Batch(std::move(picked));
+    taken.batch = Batch(std::move(picked));
+    return taken;
   }
 }
 
 void AdmissionQueue::forget(const Request& request) noexcept {
   const TimePoint now = clock_.now();
   RequestPtr removed;  // its destructor runs after the lock
-  Producers woken;
+  Left left;
   {
     MutexLock lock(mutex_);
     removed = remove_locked(request);
-    if (removed != nullptr) grant_locked(now, woken);
+    if (removed != nullptr) grant_locked(now, left);
   }
-  wake(woken);
+  wake(left.woken);
 }
 
 void AdmissionQueue::close() {
@@ -225,8 +324,14 @@ void AdmissionQueue::close() {
   {
     MutexLock lock(mutex_);
     closed_ = true;
-    for (Producer* producer : producers_) producer->outcome = Producer::Outcome::kClosed;
-    woken.swap(producers_);
+    for (auto place = line_.begin(); place != line_.end();) {
+      const auto following = std::next(place);
+      if (!(*place)->lined_up) {
+        (*place)->outcome = Producer::Outcome::kClosed;
+        woken.splice(woken.end(), line_, place);
+      }
+      place = following;
+    }
   }
   wake(woken);
 }
@@ -234,19 +339,34 @@ void AdmissionQueue::close() {
 std::size_t AdmissionQueue::fail_waiting(const std::exception_ptr& error) {
   const TimePoint now = clock_.now();
   std::vector<RequestPtr> failed;
-  Producers woken;
+  Left left;
   {
     MutexLock lock(mutex_);
-    failed.reserve(list_.size());
-    while (!list_.empty()) failed.push_back(remove_locked(*list_.front()));
-    grant_locked(now, woken);
+    failed.reserve(requests_.size());
+    while (!requests_.empty()) failed.push_back(remove_locked(*requests_.any()));
+    // Those lined up wait, too; the others have not been accepted.
+    for (auto place = line_.begin(); place != line_.end();) {
+      const auto following = std::next(place);
+      if ((*place)->lined_up) {
+        failed.push_back(std::move((*place)->request));
+        delete *place;
+        line_.erase(place);
+      }
+      place = following;
+    }
+    grant_locked(now, left);
   }
-  wake(woken);
+  wake(left.woken);
   std::size_t count = 0;
   for (const RequestPtr& request : failed) {
     if (request->fail(error)) ++count;
   }
   return count;
+}
+
+Duration AdmissionQueue::arrival_gap() {
+  MutexLock lock(mutex_);
+  return arrival_gap_;
 }
 
 }  // namespace torchpool

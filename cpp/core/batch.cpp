@@ -1,5 +1,6 @@
 #include "core/batch.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/error.h"
@@ -22,17 +23,22 @@ void abandon(const std::vector<RequestPtr>& requests) noexcept {
 thread_local BatchRescue* BatchRescue::current_ = nullptr;
 
 Batch::Batch(std::vector<RequestPtr> requests) : requests_(std::move(requests)) {
-  for (const RequestPtr& request : requests_) rows_ += request->info.rows;
+  for (const RequestPtr& request : requests_) {
+    const RequestInfo& info = request->info;
+    size_.rows += info.rows;
+    size_.items += info.rows * info.extent;
+    size_.length = std::max(size_.length, info.extent);
+  }
 }
 
 Batch::Batch(Batch&& other) noexcept
-    : requests_(std::exchange(other.requests_, {})), rows_(std::exchange(other.rows_, 0)) {}
+    : requests_(std::exchange(other.requests_, {})), size_(std::exchange(other.size_, {0, 1, 0})) {}
 
 Batch& Batch::operator=(Batch&& other) noexcept {
   if (this == &other) return *this;
   abandon_unresolved();
   requests_ = std::exchange(other.requests_, {});
-  rows_ = std::exchange(other.rows_, 0);
+  size_ = std::exchange(other.size_, {0, 1, 0});
   return *this;
 }
 

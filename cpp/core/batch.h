@@ -5,6 +5,7 @@
 #include <exception>
 #include <vector>
 
+#include "core/cost_model.h"
 #include "core/request.h"
 
 namespace torchpool {
@@ -21,12 +22,13 @@ class Batch {
   const std::vector<RequestPtr>& requests() const noexcept { return requests_; }
   bool empty() const noexcept { return requests_.empty(); }
   std::size_t size() const noexcept { return requests_.size(); }
-  std::int64_t rows() const noexcept { return rows_; }
+  std::int64_t rows() const noexcept { return size_.rows; }
+  const BatchSize& cost_size() const noexcept { return size_; }
 
  private:
   void abandon_unresolved() noexcept;
   std::vector<RequestPtr> requests_;
-  std::int64_t rows_ = 0;
+  BatchSize size_{0, 1, 0};
 };
 
 // While one is in scope, a batch that this thread destroys because an exception passes through leaves its

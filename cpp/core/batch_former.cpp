@@ -2,36 +2,22 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <numeric>
 
 namespace torchpool {
 namespace {
 
 using Waiting = std::span<const RequestInfo* const>;
 
-// When a request is due for the choice of the seed.
-TimePoint due(const RequestInfo& info) {
-  if (info.arrival > kNever - kPatience) return info.deadline;
-  return std::min(info.deadline, info.arrival + kPatience);
-}
-
-std::size_t pick_seed(Waiting waiting) {
-  std::size_t best = 0;
-  for (std::size_t i = 1; i < waiting.size(); ++i) {
-    const RequestInfo& a = *waiting[i];
-    const RequestInfo& b = *waiting[best];
-    if (a.priority > b.priority || (a.priority == b.priority && due(a) < due(b))) best = i;
-  }
-  return best;
-}
-
-// Rows and padding of a batch while it grows.
+// Rows, padding and time of a batch while it grows.
 class Fill {
  public:
-  explicit Fill(const BatchLimits& limits) : limits_(limits), max_rows_(row_limit(limits)) {}
+  Fill(const BatchLimits& limits, const Outlook& outlook)
+      : limits_(limits), outlook_(outlook), max_rows_(row_limit(limits)) {}
 
   void add(const RequestInfo& info) {
     rows_ += info.rows;
+    extent_ = std::max(extent_, info.extent);
+    deadline_ = std::min(deadline_, info.deadline);
     if (info.length == 0) return;
     padded_rows_ += info.rows;
     used_ += info.rows * info.length;
@@ -41,7 +27,7 @@ class Fill {
     if (rows_ + info.rows > max_rows_) return false;
     Fill grown = *this;
     grown.add(info);
-    return grown.may_be_padded();
+    return grown.may_be_padded() && grown.finishes_in_time();
   }
   bool full() const { return rows_ >= max_rows_; }
 
@@ -52,14 +38,38 @@ class Fill {
     return padding <= padded_rows_ * limits_.free_padding ||
            static_cast<double>(padding) <= limits_.max_padding * static_cast<double>(area);
   }
+  bool finishes_in_time() const {
+    if (deadline_ == kNever || outlook_.cost == nullptr) return true;
+    return outlook_.now + with_margin(outlook_.cost->estimate(rows_, extent_)) <= deadline_;
+  }
 
+ public:
+  // What a batch takes varies; one in a few takes so much more.
+  static Duration with_margin(Duration time) { return time + time / 8; }
+
+ private:
   const BatchLimits& limits_;
+  const Outlook& outlook_;
   std::int64_t max_rows_;
   std::int64_t rows_ = 0;
+  std::int64_t extent_ = 1;
+  TimePoint deadline_ = kNever;
   std::int64_t padded_rows_ = 0;
   std::int64_t used_ = 0;
   std::int64_t longest_ = 0;
 };
+
+// The first that a whole batch would finish in time, where more waits than that; else the first.
+std::size_t pick_seed(Waiting waiting, const BatchLimits& limits, const Outlook& outlook) {
+  const std::int64_t most = row_limit(limits);
+  if (outlook.cost == nullptr || outlook.waiting_rows <= most) return 0;
+  for (std::size_t i = 0; i < waiting.size(); ++i) {
+    const RequestInfo& info = *waiting[i];
+    if (info.deadline == kNever) return i;
+    if (outlook.now + Fill::with_margin(outlook.cost->estimate(most, info.extent)) <= info.deadline) return i;
+  }
+  return 0;
+}
 
 }  // namespace
 
@@ -68,22 +78,30 @@ std::int64_t row_limit(const BatchLimits& limits) {
   return limits.share_rows > 0 ? std::min(most, limits.share_rows) : most;
 }
 
-std::vector<std::size_t> form_batch(Waiting waiting, const BatchLimits& limits) {
+std::int64_t overtaking_limit(const BatchLimits& limits) {
+  return 8 * std::max<std::int64_t>(8, limits.max_rows);
+}
+
+std::vector<std::size_t> form_batch(Waiting waiting, const BatchLimits& limits, const Outlook& outlook) {
   if (waiting.empty()) return {};
-  const std::size_t seed_place = pick_seed(waiting);
+  const std::size_t seed_place = pick_seed(waiting, limits, outlook);
   const RequestInfo& seed = *waiting[seed_place];
-  Fill fill(limits);
+  Fill fill(limits, outlook);
   fill.add(seed);
   std::vector<std::size_t> taken{seed_place};
   if (fill.full()) return taken;
 
+  const std::int64_t most_overtaken = overtaking_limit(limits);
   std::vector<std::size_t> others;
   bool same_length = true;
-  for (std::size_t i = 0; i < waiting.size(); ++i) {
+  // Those before the seed were passed over for their deadlines.
+  for (std::size_t i = seed_place + 1; i < waiting.size(); ++i) {
     const RequestInfo& info = *waiting[i];
-    if (i == seed_place || info.key != seed.key || info.priority != seed.priority) continue;
-    others.push_back(i);
-    same_length = same_length && info.length == seed.length;
+    if (info.key == seed.key) {
+      others.push_back(i);
+      same_length = same_length && info.length == seed.length;
+    }
+    if (info.overtaken >= most_overtaken) break;
   }
   if (!same_length) {
     const auto nearer = [&](std::size_t a, std::size_t b) {

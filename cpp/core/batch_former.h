@@ -1,12 +1,12 @@
 // Which of the waiting requests run next: a pure function over sizes, keys and time.
 #pragma once
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "core/cost_model.h"
 #include "core/request.h"
 
 namespace torchpool {
@@ -21,17 +21,30 @@ struct BatchLimits {
   std::int64_t free_padding = 4;
 };
 
-// A request counts as due this long after its arrival, if not earlier: so a stream of calls with deadlines
-// does not starve those without.
-inline constexpr Duration kPatience = std::chrono::seconds{1};
+// What is known of time where requests have deadlines.
+struct Outlook {
+  TimePoint now{};
+  const CostModel* cost = nullptr;  // null: nothing is known
+  std::int64_t waiting_rows = 0;    // in the whole queue
+};
 
 // Rows that a batch may have under `limits`, unless its first request alone has more.
 std::int64_t row_limit(const BatchLimits& limits);
 
-// Picks a seed by priority, then earliest due time, then place in `waiting` (arrival order), and fills the
-// batch with requests of the seed's key and priority, nearest length first, until one does not fit. The
-// caller bounds the window: `waiting` is its head. The oldest of the highest priority becomes the seed at the
-// latest when it is due, so nothing starves. Returned in order of arrival.
-std::vector<std::size_t> form_batch(std::span<const RequestInfo* const> waiting, const BatchLimits& limits);
+// Requests that come later may overtake one at most this many times by sharing a batch that is nearer to their length,
+// and as many more as one batch holds.
+std::int64_t overtaking_limit(const BatchLimits& limits);
+
+// `waiting` is the head of a queue in order of priority, due time and arrival, all of one priority. The first becomes
+// the seed; the batch is filled with requests of its key, nearest length first, until one does not fit. One that has
+// been overtaken as often as may be lets no later one pass.
+//
+// Where requests have deadlines, a batch is not filled beyond what lets all of its requests finish in time. But when
+// more waits than one batch holds, those that a whole batch would not finish in time are passed over: to run them in
+// small batches would cost many others their deadlines. They leave the queue when they cannot be met even alone.
+//
+// Returned in order.
+std::vector<std::size_t> form_batch(std::span<const RequestInfo* const> waiting, const BatchLimits& limits,
+                                    const Outlook& outlook = {});
 
 }  // namespace torchpool

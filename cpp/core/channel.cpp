@@ -37,6 +37,7 @@ bool Channel::cancel(Request& request) noexcept {
 void Channel::close(bool fail_waiting) {
   state_->open.store(false);
   state_->queue->close();
+  state_->scheduler->release(state_);
   if (!fail_waiting) return;
   state_->queue->fail_waiting(std::make_exception_ptr(Closed("closed before the call started")));
   state_->scheduler->notify_drained(*state_);
@@ -46,8 +47,17 @@ bool Channel::wait_drained(TimePoint until) {
   return state_->scheduler->wait_drained(*state_, until);
 }
 
-void Channel::set_max_rows(std::int64_t rows) noexcept {
-  state_->max_rows.store(rows, std::memory_order_relaxed);
+void Channel::set_rows(std::int64_t first, std::int64_t most) noexcept {
+  state_->first_rows.store(first, std::memory_order_relaxed);
+  state_->max_rows.store(most, std::memory_order_relaxed);
+}
+
+const CostModel& Channel::cost() const noexcept {
+  return *state_->cost;
+}
+
+Duration Channel::arrival_gap() {
+  return state_->queue->arrival_gap();
 }
 
 std::int64_t Channel::waiting_rows() const noexcept {

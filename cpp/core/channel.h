@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "core/admission_queue.h"
+#include "core/rotation.h"
 #include "core/task.h"
 
 namespace torchpool {
@@ -21,9 +23,14 @@ class BatchHandler {
 struct ChannelOptions {
   std::string name;
   Lane lane = Lane::kCompute;
-  std::int64_t max_rows = 1;  // of a batch
-  int max_running = 0;        // batches at a time; 0: as many as there are workers; 1: in order of arrival
+  std::int64_t max_rows = 1;    // of a batch, whatever the policy says
+  std::int64_t first_rows = 0;  // of a batch until the policy knows more; 0: max_rows
+  int max_running = 0;          // batches at a time; 0: as many as there are workers; 1: in order of arrival
   QueueLimits limits;
+  // How large batches are; null: as large as may be, at once.
+  std::function<std::unique_ptr<BatchPolicy>(const std::shared_ptr<const CostModel>&)> make_policy;
+  std::shared_ptr<CostModel> cost;  // what is learned of batches; null: a new one
+  FairSharePtr share;               // of the workers' time; null: one of its own, of weight 1
 };
 
 struct ChannelState;
@@ -46,7 +53,9 @@ class Channel {
   bool cancel(Request& request) noexcept;
   void close(bool fail_waiting);       // refuses from now on; idempotent
   bool wait_drained(TimePoint until);  // nothing waits and nothing runs
-  void set_max_rows(std::int64_t rows) noexcept;
+  void set_rows(std::int64_t first, std::int64_t most) noexcept;
+  const CostModel& cost() const noexcept;
+  Duration arrival_gap();
   std::int64_t waiting_rows() const noexcept;
   int running() const noexcept;
 

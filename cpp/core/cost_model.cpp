@@ -10,10 +10,6 @@ int ceil_log2(std::int64_t value) noexcept {
   return value <= 1 ? 0 : static_cast<int>(std::bit_width(static_cast<std::uint64_t>(value - 1)));
 }
 
-bool fills_class(std::int64_t rows, int row_class) noexcept {
-  return 8 * rows >= 7 * (std::int64_t{1} << row_class);
-}
-
 }  // namespace
 
 int CostModel::row_class(std::int64_t rows) noexcept {
@@ -41,14 +37,13 @@ void CostModel::Mean::record(float sample) noexcept {
 
 void CostModel::record(const BatchSize& size, Duration took, bool one_core) noexcept {
   const std::int64_t cells = std::max<std::int64_t>(1, size.rows) * std::max<std::int64_t>(1, size.length);
-  const int rows = row_class(size.rows);
-  Class& found = tables_[one_core ? 0 : 1][static_cast<std::size_t>(rows)]
-                        [static_cast<std::size_t>(length_class(size.length))];
+  Table& table = tables_[one_core ? 0 : 1];
+  const auto length = static_cast<std::size_t>(length_class(size.length));
   const auto ns = static_cast<float>(std::max<Duration::rep>(1, took.count()));
-  found.per_cell.record(ns / static_cast<float>(cells));
-  if (fills_class(size.rows, rows)) {
-    found.per_item.record(ns / static_cast<float>(std::max<std::int64_t>(1, size.items)));
-  }
+  table[static_cast<std::size_t>(row_class(size.rows))][length].per_cell.record(ns / static_cast<float>(cells));
+  if (size.limit == 0 || 8 * size.rows < 7 * size.limit) return;
+  Class& limited = table[static_cast<std::size_t>(row_class(size.limit))][length];
+  limited.per_item.record(ns / static_cast<float>(std::max<std::int64_t>(1, size.items)));
 }
 
 double CostModel::ns_per_cell(const Table& table, int row_class, int length_class) const noexcept {
@@ -93,8 +88,7 @@ Duration CostModel::estimate_alone(std::int64_t rows, std::int64_t length) const
 
 double CostModel::ns_per_item(int row_class, int length_class) const noexcept {
   if (row_class < 0 || row_class >= kRowClasses || length_class < 0 || length_class >= kLengthClasses) return 0;
-  const Mean& mean =
-      tables_[0][static_cast<std::size_t>(row_class)][static_cast<std::size_t>(length_class)].per_item;
+  const Mean& mean = tables_[0][static_cast<std::size_t>(row_class)][static_cast<std::size_t>(length_class)].per_item;
   return mean.samples.load(std::memory_order_relaxed) < kEnough ? 0.0 : mean.value.load(std::memory_order_relaxed);
 }
 
@@ -123,8 +117,7 @@ void CostModel::record_out_of_memory(std::int64_t rows, std::int64_t length) noe
 }
 
 std::int64_t CostModel::rows_in_memory(std::int64_t length) const noexcept {
-  return std::max<std::int64_t>(
-      1, most_cells_.load(std::memory_order_relaxed) / std::max<std::int64_t>(1, length));
+  return std::max<std::int64_t>(1, most_cells_.load(std::memory_order_relaxed) / std::max<std::int64_t>(1, length));
 }
 
 }  // namespace torchpool

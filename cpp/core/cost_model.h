@@ -14,15 +14,15 @@ namespace torchpool {
 struct BatchSize {
   std::int64_t rows = 1;
   std::int64_t length = 1;  // of its longest row, padding included; 1 where no dim varies
-  std::int64_t items = 1;   // the sum over rows of each row's own length: what the caller asked for
+  std::int64_t items = 1;   // the sum over rows of each row's own length: what the callers asked for
+  std::int64_t limit = 0;   // most rows that it was allowed; 0: it is not to be compared with batches of other limits
 };
 
-// A table of size classes, powers of two of rows and of length, for batches that ran on one core and on several. Class k
-// holds sizes in (2^(k-1), 2^k]. Estimates are means that forget, with each sample clipped to between half and twice the
-// mean so far: one batch that was interrupted moves it by a sixteenth at most, a lasting change is followed in tens of
-// batches (a stochastic approximation with Huber's bounded influence: Huber, "Robust Estimation of a Location Parameter",
-// 1964).
-// Thread-safe without locks; updates that meet may lose one of the samples.
+// A table of size classes, powers of two of rows and of length, for batches that ran on one core and on several. Class
+// k holds sizes in (2^(k-1), 2^k]. Estimates are means that forget, with each sample clipped to between half and twice
+// the mean so far: one batch that was interrupted moves it by a sixteenth at most, a lasting change is followed in tens
+// of batches (a stochastic approximation with Huber's bounded influence: Huber, "Robust Estimation of a Location
+// Parameter", 1964). Thread-safe without locks; updates that meet may lose one of the samples.
 class CostModel {
  public:
   static constexpr int kRowClasses = 14;     // up to 8,192 rows
@@ -37,7 +37,7 @@ class CostModel {
     bool one_core = true;
     std::uint32_t samples = 0;
     double ns_per_cell = 0;  // of rows x longest length, whatever the batch holds
-    double ns_per_item = 0;  // of what was asked for, from batches that fill at least 7/8 of the class; 0: none yet
+    double ns_per_item = 0;  // of what was asked for, in batches that filled a limit in the class; 0: none yet
   };
 
   void record(const BatchSize& size, Duration took, bool one_core) noexcept;
@@ -46,7 +46,8 @@ class CostModel {
   Duration estimate(std::int64_t rows, std::int64_t length) const noexcept;
   // Time of the smallest batch that holds such a request, on as many cores as have proven fastest.
   Duration estimate_alone(std::int64_t rows, std::int64_t length) const noexcept;
-  // Cost of an item in full batches of 2^row_class rows, on one core; 0 while there are fewer than kEnough samples.
+  // Cost of an item in batches that filled (to 7/8 at least) a limit of that class, on one core; 0 while there are
+  // fewer than kEnough samples.
   double ns_per_item(int row_class, int length_class) const noexcept;
   std::vector<Point> points() const;
 

@@ -57,9 +57,21 @@ bool Request::try_withdraw() noexcept {
 }
 
 bool Request::try_expire() noexcept {
+  return expire_with("the deadline of the call passed");
+}
+
+bool Request::try_give_up(Duration left, Duration needed) noexcept {
+  const auto milliseconds = [](Duration time) {
+    return std::to_string(std::chrono::duration<double, std::milli>(time).count()) + " ms";
+  };
+  return expire_with("the deadline of the call cannot be met any more: " + milliseconds(left) +
+                     " are left, and it takes " + milliseconds(needed) + " alone");
+}
+
+bool Request::expire_with(const std::string& what) noexcept {
   const RequestState seen = state();
   if (seen != RequestState::kQueued && seen != RequestState::kRunning) return false;
-  const auto error = std::make_exception_ptr(DeadlineExceeded("the deadline of the call passed"));
+  const auto error = std::make_exception_ptr(DeadlineExceeded(what));
   return finish(RequestState::kQueued, RequestState::kExpired, error) ||
          finish(RequestState::kRunning, RequestState::kExpired, error);
 }

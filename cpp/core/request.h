@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <string>
 
 #include "core/completion.h"
 
@@ -28,10 +29,13 @@ struct RequestInfo {
   MergeKey key;
   std::int64_t rows = 1;
   std::int64_t length = 0;    // size that padding would grow to the batch's longest; 0 where nothing is padded
+  std::int64_t extent = 1;    // of one row along its ragged dims, padded or not: what its cost grows with
   std::int64_t bytes = 0;     // of its inputs
   std::int32_t priority = 0;  // higher first
   TimePoint deadline = kNever;
-  TimePoint arrival{};  // set at admission
+  TimePoint arrival{};         // set at admission
+  std::uint64_t number = 0;    // of its admission; set there
+  std::int64_t overtaken = 0;  // by how many that came later; its queue's own
 };
 
 enum class RequestState : std::uint8_t { kCreated, kQueued, kRunning, kSucceeded, kFailed, kCancelled, kExpired };
@@ -48,7 +52,7 @@ class Request : public std::enable_shared_from_this<Request> {
   Request(const Request&) = delete;
   Request& operator=(const Request&) = delete;
 
-  RequestInfo info;  // constant after admission
+  RequestInfo info;  // constant after admission, but for the queue's own
 
   RequestState state() const noexcept { return state_.load(std::memory_order_acquire); }
   bool done() const noexcept { return completion_.done(); }
@@ -61,6 +65,8 @@ class Request : public std::enable_shared_from_this<Request> {
   // Created -> Cancelled for one that was refused a place: nobody is told. False when its cancellation came first.
   bool try_withdraw() noexcept;
   bool try_expire() noexcept;  // Queued | Running -> Expired, error() is DeadlineExceeded
+  // The same before its deadline, when it cannot be met any more: `needed` is what it would take alone.
+  bool try_give_up(Duration left, Duration needed) noexcept;
   // Running -> Succeeded / Queued | Running -> Failed. False when expiry came first: the result is then
   // dropped.
   bool succeed() noexcept;
@@ -81,6 +87,7 @@ class Request : public std::enable_shared_from_this<Request> {
   friend class RequestList;
 
   bool finish(RequestState from, RequestState to, const std::exception_ptr& error) noexcept;
+  bool expire_with(const std::string& what) noexcept;
 
   std::atomic<RequestState> state_{RequestState::kCreated};
   std::exception_ptr error_;

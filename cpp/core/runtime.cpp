@@ -14,7 +14,7 @@ Runtime::Runtime(RuntimeOptions options)
     : options_(std::move(options)),
       workers_(options_.workers > 0 ? options_.workers : usable_cores(read_topology())),
       clock_(options_.clock != nullptr ? *options_.clock : Clock::steady()),
-      scheduler_(std::make_shared<Scheduler>(workers_, clock_)),
+      scheduler_(std::make_shared<Scheduler>(workers_.load(), clock_)),
       timer_(clock_) {}
 
 Runtime::~Runtime() {
@@ -29,8 +29,8 @@ std::shared_ptr<Channel> Runtime::open(ChannelOptions options, BatchHandler& han
 std::shared_ptr<Channel> Runtime::open(ChannelOptions options, std::shared_ptr<BatchHandler> handler,
                                        std::shared_ptr<ChannelStats> stats) {
   ensure_started(options.lane);
-  auto state = std::make_shared<ChannelState>(std::move(options), std::move(handler), std::move(stats), scheduler_,
-                                              clock_, workers_);
+  auto state =
+      std::make_shared<ChannelState>(std::move(options), std::move(handler), std::move(stats), scheduler_, clock_);
   scheduler_->add_channel(state);
   return std::make_shared<Channel>(std::move(state));
 }
@@ -58,7 +58,8 @@ void Runtime::ensure_started(Lane lane) {
   if (up.load(std::memory_order_relaxed)) return;
   if (scheduler_->stopping()) throw Closed("the runtime is closed");
   const LaneHooks& hooks = lane == Lane::kCompute ? options_.compute : options_.interpreter;
-  scheduler_->add_workers(lane, workers_);
+  const int workers = this->workers();
+  scheduler_->set_workers(lane, workers);
   ThreadPool::Hooks thread_hooks;
   thread_hooks.start = hooks.start;
   thread_hooks.stop = hooks.stop;
@@ -67,9 +68,9 @@ void Runtime::ensure_started(Lane lane) {
     run_worker(*scheduler, scheduler->worker(lane, worker), hooks);
   };
   try {
-    pools_[static_cast<std::size_t>(lane)] = std::make_unique<ThreadPool>(workers_, std::move(thread_hooks));
+    pools_[static_cast<std::size_t>(lane)] = std::make_unique<ThreadPool>(workers, std::move(thread_hooks));
   } catch (...) {
-    scheduler_->remove_workers(lane);
+    scheduler_->set_workers(lane, 0);
     throw;
   }
   up.store(true, std::memory_order_release);
@@ -88,8 +89,30 @@ void Runtime::close() {
   timer_.stop();
 }
 
-int Runtime::workers() const noexcept {
-  return workers_;
+void Runtime::resize(int workers, int cores_per_batch) {
+  if (workers < 1 || cores_per_batch < 1) throw std::invalid_argument("a runtime needs at least one worker and core");
+  if (scheduler_of_this_thread() == scheduler_.get()) {
+    throw std::logic_error("a runtime cannot be resized by its worker");
+  }
+  MutexLock lock(start_mutex_);
+  if (scheduler_->stopping()) throw Closed("the runtime is closed");
+  for (const Lane lane : {Lane::kCompute, Lane::kInterpreter}) {
+    const std::unique_ptr<ThreadPool>& pool = pools_[static_cast<std::size_t>(lane)];
+    if (pool == nullptr) continue;
+    const int before = pool->size();
+    scheduler_->set_workers(lane, workers);
+    if (workers < before) pool->shrink(workers);
+    if (workers <= before) continue;
+    try {
+      pool->grow(workers - before);
+    } catch (...) {
+      scheduler_->set_workers(lane, before);
+      throw;
+    }
+  }
+  workers_.store(workers, std::memory_order_relaxed);
+  cores_per_batch_.store(cores_per_batch, std::memory_order_relaxed);
+  scheduler_->set_cores(workers * cores_per_batch, cores_per_batch);
 }
 
 Clock& Runtime::clock() const noexcept {

@@ -25,7 +25,7 @@ struct LaneHooks {
 };
 
 struct RuntimeOptions {
-  int workers = 0;         // and cores to lease; 0: usable_cores()
+  int workers = 0;         // 0: usable_cores()
   Clock* clock = nullptr;  // null: Clock::steady()
   LaneHooks compute;
   LaneHooks interpreter;
@@ -56,7 +56,12 @@ class Runtime {
   // Refuses new work, fails what waits with Closed, drops tasks between two steps, lets steps that run end,
   // joins the workers. Idempotent; std::logic_error on a thread of its own workers.
   void close();
-  int workers() const noexcept;
+  // Changes the workers of each lane and the cores that a batch has at least, where they are idle; a lone batch has
+  // all, workers x cores_per_batch. Returns when workers that are too many have ended their step. std::invalid_argument
+  // below 1, std::logic_error on a thread of its own workers; Closed.
+  void resize(int workers, int cores_per_batch) TP_EXCLUDES(start_mutex_);
+  int workers() const noexcept { return workers_.load(std::memory_order_relaxed); }
+  int cores_per_batch() const noexcept { return cores_per_batch_.load(std::memory_order_relaxed); }
   Clock& clock() const noexcept;
   // True on a thread of any runtime's workers.
   static bool on_worker_thread() noexcept;
@@ -65,7 +70,8 @@ class Runtime {
   void ensure_started(Lane lane) TP_EXCLUDES(start_mutex_);
 
   const RuntimeOptions options_;
-  const int workers_;
+  std::atomic<int> workers_;
+  std::atomic<int> cores_per_batch_{1};
   Clock& clock_;
   const std::shared_ptr<Scheduler> scheduler_;
   DeadlineTimer timer_;

@@ -7,17 +7,38 @@
 
 namespace torchpool {
 
+namespace {
+
+std::shared_ptr<AdmissionQueue> make_queue(const ChannelOptions& options, Clock& clock,
+                                           const std::shared_ptr<ChannelStats>& stats,
+                                           const std::shared_ptr<CostModel>& cost) {
+  return std::make_shared<AdmissionQueue>(options.limits, clock, stats,
+                                          options.make_policy ? options.make_policy(cost) : nullptr, cost);
+}
+
+}  // namespace
+
 ChannelState::ChannelState(ChannelOptions options, std::shared_ptr<BatchHandler> batch_handler,
                            std::shared_ptr<ChannelStats> channel_stats, std::shared_ptr<Scheduler> runtime_scheduler,
-                           Clock& clock, int workers)
+                           Clock& clock)
     : name(std::move(options.name)),
       lane(options.lane),
-      max_running(options.max_running > 0 ? options.max_running : workers),
+      max_running(options.max_running),
       max_rows(options.max_rows),
+      first_rows(options.first_rows > 0 ? options.first_rows : options.max_rows),
+      cost(options.cost != nullptr ? options.cost : std::make_shared<CostModel>()),
+      share(options.share != nullptr ? options.share : std::make_shared<FairShare>()),
       handler(std::move(batch_handler)),
       stats(channel_stats != nullptr ? std::move(channel_stats) : std::make_shared<ChannelStats>()),
-      queue(std::make_shared<AdmissionQueue>(options.limits, clock, stats)),
+      queue(make_queue(options, clock, stats, cost)),
       scheduler(std::move(runtime_scheduler)) {}
+
+TakeLimits ChannelState::take_limits() const noexcept {
+  TakeLimits limits;
+  limits.batch.max_rows = max_rows.load(std::memory_order_relaxed);
+  limits.first_rows = first_rows.load(std::memory_order_relaxed);
+  return limits;
+}
 
 // All members but `scheduler` are under its mutex.
 class Scheduler::Suspended final : public EventListener, public std::enable_shared_from_this<Suspended> {
@@ -50,14 +71,37 @@ void Scheduler::Wake::now() const {
   }
 }
 
-void Scheduler::add_workers(Lane lane, int workers) {
-  MutexLock lock(mutex_);
-  for (int i = 0; i < workers; ++i) lane_locked(lane).workers.push_back(std::make_unique<WorkerSlot>(i, lane));
+void Scheduler::set_cores(int cores, int cores_per_step) {
+  Wake wake;
+  {
+    MutexLock lock(mutex_);
+    cores_.store(cores, std::memory_order_relaxed);
+    cores_per_step_ = cores_per_step;
+    wake = wake_locked();
+  }
+  wake.now();
 }
 
-void Scheduler::remove_workers(Lane lane) {
-  MutexLock lock(mutex_);
-  lane_locked(lane).workers.clear();
+void Scheduler::set_workers(Lane which, int workers) {
+  std::vector<WorkerSlot*> retired;
+  {
+    MutexLock lock(mutex_);
+    LaneState& lane = lane_locked(which);
+    const auto wanted = static_cast<std::size_t>(workers);
+    while (lane.workers.size() < wanted) {
+      lane.workers.push_back(std::make_unique<WorkerSlot>(static_cast<int>(lane.workers.size()), which, clock_));
+    }
+    lane.wanted = workers;
+    for (std::size_t i = 0; i < lane.workers.size(); ++i) {
+      WorkerSlot& worker = *lane.workers[i];
+      worker.retired = i >= wanted;
+      const auto parked = std::find(lane.parked.begin(), lane.parked.end(), &worker);
+      if (!worker.retired || parked == lane.parked.end()) continue;
+      unpark_locked(lane, worker);
+      retired.push_back(&worker);
+    }
+  }
+  for (WorkerSlot* worker : retired) worker->parker.unpark();
 }
 
 WorkerSlot& Scheduler::worker(Lane lane, int index) {
@@ -73,6 +117,7 @@ void Scheduler::add_channel(const ChannelStatePtr& channel) {
 }
 
 void Scheduler::post(TaskRun run) {
+  run.share = std::make_shared<FairShare>();
   Wake wake;
   {
     MutexLock lock(mutex_);
@@ -88,10 +133,16 @@ void Scheduler::post(TaskRun run) {
 // of the two sides sees the other.
 void Scheduler::notify(const ChannelStatePtr& channel) {
   if (channel->in_rotation.load()) return;
+  const TimePoint held_until = channel->held_until.load();
+  if (held_until != TimePoint{} && channel->queue->hold_until(channel->take_limits()) >= held_until) return;
+  release(channel);
+}
+
+void Scheduler::release(const ChannelStatePtr& channel) {
   Wake wake;
   {
     MutexLock lock(mutex_);
-    enter_rotation_locked(channel);
+    release_locked(channel);
     wake = wake_locked();
   }
   wake.now();
@@ -113,16 +164,14 @@ bool Scheduler::wait_drained(ChannelState& channel, TimePoint until) {
 
 bool Scheduler::try_inline(ChannelState& channel) {
   MutexLock lock(mutex_);
-  if (inline_call_ || idle_cores_ != cores_ || stopping() || !channel.open.load(std::memory_order_relaxed))
-    return false;
+  if (inline_call_ || leased_ > 0 || stopping() || !channel.open.load(std::memory_order_relaxed)) return false;
   for (const LaneState& lane : lanes_) {
     if (lane.busy > 0 || !lane.rotation.empty()) return false;
   }
   if (channel.queue->waiting() > 0) return false;
   const int running = channel.running.load(std::memory_order_relaxed);
-  if (running >= channel.max_running) return false;
+  if (running >= most_running_locked(channel)) return false;
   inline_call_ = true;
-  idle_cores_ = 0;
   channel.running.store(running + 1, std::memory_order_relaxed);
   return true;
 }
@@ -132,7 +181,6 @@ void Scheduler::end_inline(const ChannelStatePtr& channel) {
   {
     MutexLock lock(mutex_);
     inline_call_ = false;
-    idle_cores_ = cores_;
     leave_channel_locked(channel);
     wake = wake_locked();
   }
@@ -141,34 +189,67 @@ void Scheduler::end_inline(const ChannelStatePtr& channel) {
 
 bool Scheduler::expect_work(WorkerSlot& worker) {
   MutexLock lock(mutex_);
-  if (stopping()) return false;
+  if (stopping() || worker.retired) return false;
   LaneState& lane = lane_locked(worker.lane);
+  release_due_locked(lane);
   if (runnable_locked(lane)) return true;
   if (std::exchange(worker.woken, false)) lane.waking = false;
+  worker.park_until = kNever;
+  for (const Held& held : lane.held) worker.park_until = std::min(worker.park_until, held.until);
+  if (lane.timekeeper != nullptr && lane.timekeeper->park_until <= worker.park_until) worker.park_until = kNever;
+  if (worker.park_until != kNever) lane.timekeeper = &worker;
   lane.parked.push_back(&worker);
   return false;
+}
+
+void Scheduler::stop_parking(WorkerSlot& worker) {
+  {
+    MutexLock lock(mutex_);
+    LaneState& lane = lane_locked(worker.lane);
+    if (std::find(lane.parked.begin(), lane.parked.end(), &worker) != lane.parked.end()) {
+      unpark_locked(lane, worker);
+      return;
+    }
+  }
+  worker.parker.park();  // somebody has just chosen it, and the permit is on its way
+}
+
+bool Scheduler::ends(WorkerSlot& worker) {
+  Wake wake;
+  {
+    MutexLock lock(mutex_);
+    if (stopping()) return true;
+    if (!worker.retired) return false;
+    if (std::exchange(worker.woken, false)) lane_locked(worker.lane).waking = false;
+    worker.warm.reset();
+    wake = wake_locked();
+  }
+  wake.now();
+  return true;
 }
 
 bool Scheduler::pick(WorkerSlot& worker, Assignment& assignment) {
   MutexLock lock(mutex_);
   LaneState& lane = lane_locked(worker.lane);
   if (stopping() || !runnable_locked(lane)) return false;
-  Ready ready = std::move(lane.rotation.front());
-  lane.rotation.pop_front();
+  Ready ready = lane.rotation.take(worker.warm.get(), takers_locked(lane));
+  assignment.run = std::move(ready.run);
   if (ready.channel != nullptr) {
     ChannelState& channel = *ready.channel;
     channel.in_rotation.store(false);
-    assignment.limits.max_rows = channel.max_rows.load(std::memory_order_relaxed);
-    assignment.limits.share_rows = share_locked(lane, channel);
+    assignment.limits = channel.take_limits();
+    assignment.limits.batch.share_rows = share_locked(lane, channel);
     channel.running.store(channel.running.load() + 1);
+    assignment.run.share = ready.share;
     assignment.run.channel = std::move(ready.channel);
     assignment.run.lane = worker.lane;
-  } else {
-    assignment.run = std::move(ready.run);
   }
-  assignment.leased = std::min(idle_cores_, 1);
-  assignment.cores = 1;
-  idle_cores_ -= assignment.leased;
+  worker.warm = ready.share;
+  assignment.charged = ready.charged;
+  assignment.share = std::move(ready.share);
+  assignment.leased = std::min(idle_cores_locked(), cores_per_step_);
+  assignment.cores = std::max(1, assignment.leased);
+  leased_ += assignment.leased;
   ++lane.busy;
   return true;
 }
@@ -181,11 +262,31 @@ void Scheduler::started(WorkerSlot& worker, Assignment& assignment) {
     if (assignment.run.channel != nullptr) enter_rotation_locked(assignment.run.channel);
     if (std::exchange(worker.woken, false)) lane.waking = false;
     if (lanes_[0].rotation.empty() && lanes_[1].rotation.empty()) {
-      assignment.leased += std::exchange(idle_cores_, 0);
+      const int idle = idle_cores_locked();
+      leased_ += idle;
+      assignment.leased += idle;
       assignment.cores = std::max(1, assignment.leased);
     }
     wake = wake_locked();
   }
+  assignment.step_began = clock_.now();
+  wake.now();
+}
+
+void Scheduler::hold(WorkerSlot& worker, Assignment& assignment, TimePoint until) {
+  Wake wake;
+  {
+    MutexLock lock(mutex_);
+    const ChannelStatePtr& channel = assignment.run.channel;
+    channel->running.store(channel->running.load() - 1);
+    // What came meanwhile, and put it back, may have ended the wait.
+    if (!channel->in_rotation.load() && !stopping()) {
+      channel->held_until.store(until);
+      lane_locked(worker.lane).held.push_back({until, channel});
+    }
+    wake = give_back_locked(worker, assignment);
+  }
+  assignment.run.channel.reset();
   wake.now();
 }
 
@@ -241,12 +342,17 @@ void Scheduler::close() {
     MutexLock lock(mutex_);
     if (stopping_.exchange(true)) return;
     for (LaneState& lane : lanes_) {
-      for (Ready& ready : lane.rotation) {
+      for (Ready& ready : lane.rotation.take_all()) {
         if (ready.channel != nullptr) ready.channel->in_rotation.store(false);
         if (ready.channel == nullptr) runs.push_back(std::move(ready.run));
         channels.push_back(std::move(ready.channel));  // their last owner must not die under the lock
       }
-      lane.rotation.clear();
+      for (Held& held : lane.held) {
+        held.channel->held_until.store(TimePoint{});
+        channels.push_back(std::move(held.channel));
+      }
+      lane.held.clear();
+      lane.timekeeper = nullptr;
       parked.insert(parked.end(), lane.parked.begin(), lane.parked.end());
       lane.parked.clear();
     }
@@ -277,29 +383,61 @@ void Scheduler::destroy_runs(std::vector<TaskRun> runs) {
 }
 
 bool Scheduler::runnable_locked(const LaneState& lane) const {
-  return !inline_call_ && !lane.rotation.empty() && (idle_cores_ > 0 || lane.busy == 0);
+  return !inline_call_ && !lane.rotation.empty() && (leased_ < cores() || lane.busy == 0);
+}
+
+int Scheduler::most_running_locked(const ChannelState& channel) const {
+  return channel.max_running > 0 ? channel.max_running : lanes_[static_cast<std::size_t>(channel.lane)].wanted;
+}
+
+int Scheduler::takers_locked(const LaneState& lane) const {
+  return std::min(lane.wanted - lane.busy, idle_cores_locked());
 }
 
 // The workers of the lane that could run a batch of this channel now, this one included, get equal parts of
 // what waits. 0 (no limit) when there is but one: smaller batches would only cost.
 std::int64_t Scheduler::share_locked(const LaneState& lane, const ChannelState& channel) const {
   const auto elsewhere = static_cast<int>(lane.rotation.size());  // items that other free workers will take
-  const int free = static_cast<int>(lane.workers.size()) - lane.busy;
-  const int able = std::min({std::min(free, idle_cores_) - elsewhere, channel.max_running - channel.running.load()});
+  const int able = std::min(takers_locked(lane) - elsewhere, most_running_locked(channel) - channel.running.load());
   if (able <= 1) return 0;
   return std::max<std::int64_t>(1, (channel.queue->waiting_rows() + able - 1) / able);
 }
 
 void Scheduler::enter_rotation_locked(const ChannelStatePtr& channel) {
-  if (stopping() || channel->in_rotation.load() || channel->queue->waiting() == 0) return;
-  if (channel->running.load() >= channel->max_running) return;  // the end of a batch puts it back
+  if (stopping() || channel->held_until.load() != TimePoint{} || channel->in_rotation.load() ||
+      channel->queue->waiting() == 0)
+    return;
+  if (channel->running.load() >= most_running_locked(*channel)) return;  // the end of a batch puts it back
   channel->in_rotation.store(true);
-  lane_locked(channel->lane).rotation.push_back({channel, {}});
+  lane_locked(channel->lane).rotation.push({channel, {}, channel->share});
 }
 
 void Scheduler::enter_rotation_locked(TaskRun run) {
   LaneState& lane = lane_locked(run.lane);
-  lane.rotation.push_back({nullptr, std::move(run)});
+  FairSharePtr share = run.share;
+  lane.rotation.push({nullptr, std::move(run), std::move(share)});
+}
+
+void Scheduler::release_locked(const ChannelStatePtr& channel) {
+  if (channel->held_until.exchange(TimePoint{}) != TimePoint{}) {
+    std::erase_if(lane_locked(channel->lane).held, [&](const Held& held) { return held.channel == channel; });
+  }
+  enter_rotation_locked(channel);
+}
+
+void Scheduler::release_due_locked(LaneState& lane) {
+  if (lane.held.empty()) return;
+  const TimePoint now = clock_.now();
+  std::vector<ChannelStatePtr> due;
+  for (const Held& held : lane.held) {
+    if (held.until <= now) due.push_back(held.channel);
+  }
+  for (const ChannelStatePtr& channel : due) release_locked(channel);
+}
+
+void Scheduler::unpark_locked(LaneState& lane, WorkerSlot& worker) {
+  std::erase(lane.parked, &worker);
+  if (lane.timekeeper == &worker) lane.timekeeper = nullptr;
 }
 
 void Scheduler::leave_channel_locked(const ChannelStatePtr& channel) {
@@ -310,12 +448,18 @@ void Scheduler::leave_channel_locked(const ChannelStatePtr& channel) {
 }
 
 Scheduler::Wake Scheduler::give_back_locked(WorkerSlot& worker, Assignment& assignment) {
-  idle_cores_ += std::exchange(assignment.leased, 0);
+  const int leased = std::exchange(assignment.leased, 0);
+  leased_ -= leased;
+  if (assignment.step_took > Duration::zero()) {
+    Rotation::settle(*assignment.share, assignment.charged, assignment.step_took * std::max(1, leased));
+  } else {
+    Rotation::refund(*assignment.share, assignment.charged);
+  }
   LaneState& lane = lane_locked(worker.lane);
   --lane.busy;
   // This worker looks for work itself now, so nobody of its lane needs to be woken before it has taken.
   if (std::exchange(worker.woken, false)) lane.waking = false;
-  if (!lane.waking && runnable_locked(lane)) lane.waking = worker.woken = true;
+  if (!lane.waking && !worker.retired && runnable_locked(lane)) lane.waking = worker.woken = true;
   return wake_locked();
 }
 
@@ -323,9 +467,11 @@ Scheduler::Wake Scheduler::wake_locked() {
   Wake wake;
   for (std::size_t i = 0; i < lanes_.size(); ++i) {
     LaneState& lane = lanes_[i];
-    if (lane.waking || lane.parked.empty() || !runnable_locked(lane)) continue;
+    if (lane.waking || lane.parked.empty()) continue;
+    const bool needs_timekeeper = !lane.held.empty() && lane.timekeeper == nullptr;
+    if (!runnable_locked(lane) && !needs_timekeeper) continue;
     wake.workers[i] = lane.parked.back();
-    lane.parked.pop_back();
+    unpark_locked(lane, *wake.workers[i]);
     wake.workers[i]->woken = lane.waking = true;
   }
   return wake;

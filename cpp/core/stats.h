@@ -49,6 +49,10 @@ struct ChannelStats {
   Histogram batch_ns;  // start to resolved, per batch
   Histogram run_ns;    // the backend alone, per batch
   Histogram batch_rows;
+  // Of the batches so far: rows x longest length, and how much of that was asked for. The rest is padding.
+  std::atomic<std::uint64_t> cells{0};
+  std::atomic<std::uint64_t> items{0};
+  std::atomic<std::uint64_t> out_of_memory{0};  // batches that were halved because memory could not hold them
   std::uint64_t resolved() const noexcept;
 };
 

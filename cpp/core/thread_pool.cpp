@@ -54,27 +54,32 @@ void run_thread(const ThreadPool::Hooks& hooks, StartLine& line, int thread) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads, Hooks hooks) {
-  const auto shared_hooks = std::make_shared<const Hooks>(std::move(hooks));
+ThreadPool::ThreadPool(int threads, Hooks hooks) : hooks_(std::make_shared<const Hooks>(std::move(hooks))) {
+  grow(threads);
+}
+
+void ThreadPool::grow(int threads) {
   const auto line = std::make_shared<StartLine>();
+  const int first = size();
   std::exception_ptr error;
   try {
-    threads_.reserve(static_cast<std::size_t>(threads));
+    threads_.reserve(threads_.size() + static_cast<std::size_t>(threads));
     for (int i = 0; i < threads; ++i) {
-      threads_.emplace_back([shared_hooks, line, i] { run_thread(*shared_hooks, *line, i); });
+      threads_.emplace_back([hooks = hooks_, line, thread = first + i] { run_thread(*hooks, *line, thread); });
     }
   } catch (...) {
     error = std::current_exception();
   }
-  error = line->decide(static_cast<int>(threads_.size()), std::move(error));
+  error = line->decide(size() - first, std::move(error));
   if (error == nullptr) return;
-  join();
+  shrink(first);
   std::rethrow_exception(error);
 }
 
-void ThreadPool::join() {
-  for (std::thread& thread : threads_) {
-    if (thread.joinable()) thread.join();
+void ThreadPool::shrink(int first) {
+  while (size() > first) {
+    threads_.back().join();
+    threads_.pop_back();
   }
 }
 

@@ -2,15 +2,16 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
 namespace torchpool {
 
-// Requires: join() on none of its own threads; the bodies end by a signal of their own before join() can
-// return. Guarantees: the constructor returns when every thread has passed its start hook. If a thread cannot
-// be created or a hook throws, those that started run their stop hook and are joined, and the first error is
+// Requires: one thread at a time uses it, and none of its own joins; the bodies end by a signal of their own before
+// join() can return. Guarantees: the constructor returns when every thread has passed its start hook. If a thread
+// cannot be created or a hook throws, those that started run their stop hook and are joined, and the first error is
 // thrown. Destruction: joins.
 class ThreadPool {
  public:
@@ -21,12 +22,18 @@ class ThreadPool {
   };
   ThreadPool(int threads, Hooks hooks);
   ~ThreadPool() { join(); }
+  // Starts more, numbered on; as the constructor: all of them or none.
+  void grow(int threads);
+  // Joins those from `first` on, whose bodies end.
+  void shrink(int first);
+  int size() const noexcept { return static_cast<int>(threads_.size()); }
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  void join();  // idempotent, but not from two threads at once
+  void join() { shrink(0); }  // idempotent
 
  private:
+  const std::shared_ptr<const Hooks> hooks_;
   std::vector<std::thread> threads_;
 };
 

@@ -17,11 +17,11 @@ class Worker {
       : scheduler_(scheduler), slot_(slot), hooks_(hooks) {}
 
   void run() {
-    while (!scheduler_.stopping()) {
+    for (;;) {
       if (!scheduler_.expect_work(slot_)) {
-        if (scheduler_.stopping()) return;
+        if (scheduler_.ends(slot_)) return;
         if (hooks_.idle) hooks_.idle(slot_.index);
-        slot_.parker.park();
+        if (!slot_.parker.park_until(slot_.park_until)) scheduler_.stop_parking(slot_);
         continue;
       }
       // Entered before anything is taken or leased: it may take long, and the batch grows meanwhile.
@@ -39,8 +39,10 @@ class Worker {
 
   void work(Assignment& assignment) {
     TaskRun& run = assignment.run;
+    BatchSize size;
+    size.rows = 0;
     if (run.task == nullptr) {
-      make_task(assignment);
+      if (!make_task(assignment, size)) return;
     } else {
       scheduler_.started(slot_, assignment);
     }
@@ -50,6 +52,8 @@ class Worker {
     }
     WorkerContext context{slot_.index, slot_.lane, assignment.cores, hooks_.gate};
     const Step step = run.task->step(context);
+    assignment.step_took = std::max(Duration(1), Duration(scheduler_.clock().now() - assignment.step_began));
+    if (size.rows > 0) run.channel->cost->record(size, assignment.step_took, assignment.cores == 1);
     if (step.kind == Step::Kind::kDone) {
       end(assignment);
       return;
@@ -61,20 +65,35 @@ class Worker {
     if (!kept) end(assignment);
   }
 
-  // Leaves no task behind when nothing was waiting any more or no task could be made.
-  void make_task(Assignment& assignment) {
+  // Leaves no task behind when nothing was waiting any more or no task could be made. False when the channel's policy
+  // waits for more.
+  bool make_task(Assignment& assignment, BatchSize& size) {
     TaskRun& run = assignment.run;
-    Batch batch = run.channel->queue->take(assignment.limits);
+    Taken taken = run.channel->queue->take(assignment.limits);
+    if (taken.batch.empty() && taken.hold_until > scheduler_.clock().now()) {
+      leave_gate();
+      scheduler_.hold(slot_, assignment, taken.hold_until);
+      return false;
+    }
     scheduler_.started(slot_, assignment);
-    if (batch.empty()) return;
-    run.started = scheduler_.clock().now();
-    run.channel->stats->batch_rows.record(static_cast<std::uint64_t>(batch.rows()));
+    if (taken.batch.empty()) return true;
+    run.started = assignment.step_began;
+    size = taken.batch.cost_size();
+    size.limit = taken.limit;
+    record_batch(*run.channel->stats, size);
     BatchRescue rescue;
     try {
-      run.task = run.channel->handler->make_task(std::move(batch));
+      run.task = run.channel->handler->make_task(std::move(taken.batch));
     } catch (...) {
       rescue.fail_all(std::current_exception());
     }
+    return true;
+  }
+
+  static void record_batch(ChannelStats& stats, const BatchSize& size) noexcept {
+    stats.batch_rows.record(static_cast<std::uint64_t>(size.rows));
+    stats.cells.fetch_add(static_cast<std::uint64_t>(size.rows * size.length), std::memory_order_relaxed);
+    stats.items.fetch_add(static_cast<std::uint64_t>(size.items), std::memory_order_relaxed);
   }
 
   // The task goes first, with the gate as it left it: what it owns may need the interpreter, and its

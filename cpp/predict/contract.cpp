@@ -134,6 +134,7 @@ RequestInfo Contract::request_info(const std::vector<at::Tensor>& call, const Ca
   hasher.add(ambient);
   RequestInfo info;
   info.rows = shape.rows;
+  info.extent = shape.extent();
   for (std::size_t symbol = 0; symbol < padded.size(); ++symbol) {
     if (padded[symbol]) {
       info.length += shape.lengths[symbol];

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -48,6 +49,12 @@ struct OutputSpec {
 struct CallShape {
   std::int64_t rows = 1;
   std::vector<std::int64_t> lengths;  // per symbol
+  // What a row's cost grows with: the product of its lengths, at least 1.
+  std::int64_t extent() const noexcept {
+    std::int64_t product = 1;
+    for (const std::int64_t length : lengths) product *= std::max<std::int64_t>(1, length);
+    return product;
+  }
 };
 
 // Where one call departs from a contract.

@@ -21,7 +21,7 @@ class AdmissionQueueTest : public ::testing::Test {
     return request;
   }
   static std::vector<int> take(AdmissionQueue& queue, const BatchLimits& limits) {
-    const Batch batch = queue.take(limits);
+    const Batch batch = queue.take({.batch = limits}).batch;
     succeed_all(batch);
     return ids_of(batch);
   }
@@ -37,7 +37,7 @@ TEST_F(AdmissionQueueTest, TakesInOrderOfArrival) {
   EXPECT_EQ(take(*queue, {.max_rows = 3}), (std::vector{0, 1, 2}));
   EXPECT_EQ(queue->waiting_rows(), 2);
   EXPECT_EQ(take(*queue, {.max_rows = 3}), (std::vector{3, 4}));
-  EXPECT_TRUE(queue->take({.max_rows = 3}).empty());
+  EXPECT_TRUE(queue->take({.batch = {.max_rows = 3}}).batch.empty());
   EXPECT_EQ(stats_->accepted, 5u);
   EXPECT_EQ(stats_->succeeded, 5u);
 }
@@ -225,7 +225,7 @@ TEST_F(AdmissionQueueTest, ResolvesAndDestroysOutsideItsLock) {
     if (way != 1) request.reset();  // the queue is the last owner
     if (way < 2) queue->forget(forgotten);
     if (way == 2) queue->fail_waiting(std::make_exception_ptr(Closed("closed")));
-    if (way == 3) queue->take({.max_rows = 1});
+    if (way == 3) static_cast<void>(queue->take({.batch = {.max_rows = 1}}));
     EXPECT_EQ(queue->waiting(), 0u);
   }
 }
@@ -237,7 +237,7 @@ TEST_F(AdmissionQueueTest, CancelForgetAndTakeRace) {
   run_threads(4, [&](int thread) {
     if (thread < 2) {
       for (;;) {
-        const Batch batch = queue->take({.max_rows = 4});
+        const Batch batch = queue->take({.batch = {.max_rows = 4}}).batch;
         if (batch.empty()) return;
         succeed_all(batch);
       }

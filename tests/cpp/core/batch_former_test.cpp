@@ -61,9 +61,9 @@ TEST(FormBatchTest, AShareLimitsRowsToo) {
   EXPECT_EQ(waiting.form({.max_rows = 4, .share_rows = 5}), (Places{0, 1, 2, 3}));
 }
 
-TEST(FormBatchTest, OnlyTheSameKeyAndPriorityMerge) {
-  const Waiting waiting{{.key = 1}, {.key = 2}, {.key = 1, .priority = -1}, {.key = 1}};
-  EXPECT_EQ(waiting.form({.max_rows = 8}), (Places{0, 3}));
+TEST(FormBatchTest, OnlyTheSameKeyMerges) {
+  const Waiting waiting{{.key = 1}, {.key = 2}, {.key = 1}};
+  EXPECT_EQ(waiting.form({.max_rows = 8}), (Places{0, 2}));
 }
 
 TEST(FormBatchTest, BothHalvesOfTheKeyCount) {
@@ -72,30 +72,6 @@ TEST(FormBatchTest, BothHalvesOfTheKeyCount) {
   b.key.low = 1;
   const std::vector<const RequestInfo*> waiting{&a, &b};
   EXPECT_EQ(form_batch(waiting, {.max_rows = 8}), (Places{0}));
-}
-
-TEST(FormBatchTest, HigherPriorityGoesFirst) {
-  const Waiting waiting{{.priority = 0}, {.priority = 2}, {.priority = 1}, {.priority = 2}};
-  EXPECT_EQ(waiting.form({.max_rows = 8}), (Places{1, 3}));
-}
-
-TEST(FormBatchTest, EarliestDeadlineSeeds) {
-  const Waiting waiting{{.key = 1},
-                        {.key = 2, .deadline = kStart + milliseconds(500)},
-                        {.key = 3, .deadline = kStart + milliseconds(200)},
-                        {.key = 2}};
-  EXPECT_EQ(waiting.form({.max_rows = 8}), (Places{2}));
-}
-
-TEST(FormBatchTest, PriorityGoesBeforeDeadline) {
-  const Waiting waiting{{.key = 1, .deadline = kStart + milliseconds(5)}, {.key = 2, .priority = 1}};
-  EXPECT_EQ(waiting.form({.max_rows = 8}), (Places{1}));
-}
-
-TEST(FormBatchTest, WithoutADeadlineItIsDueAfterItsPatience) {
-  const TimePoint late = kStart + kPatience + milliseconds(1);
-  EXPECT_EQ((Waiting{{.key = 1}, {.key = 2, .deadline = late}}).form({.max_rows = 8}), (Places{0}));
-  EXPECT_EQ((Waiting{{.key = 1}, {.key = 2, .deadline = late - milliseconds(2)}}).form({.max_rows = 8}), (Places{1}));
 }
 
 TEST(FormBatchTest, PacksTheNearestLengths) {
@@ -144,8 +120,6 @@ TEST(FormBatchTest, EveryRequestIsTakenOnceWhateverTheMix) {
       spec.rows = 1 + static_cast<std::int64_t>(random() % 5);
       spec.length = static_cast<std::int64_t>(random() % 40);
       spec.key = random() % 3;
-      spec.priority = static_cast<int>(random() % 2);
-      if (random() % 3 == 0) spec.deadline = kStart + milliseconds(random() % 3000);
       infos.push_back(make_info(spec));
       infos.back().arrival = kStart + milliseconds(i);
     }

@@ -57,23 +57,24 @@ TEST_F(BlockedProducersTest, AFreedPlaceAdmitsExactlyThoseThatFitInOrder) {
   const auto a = block({.rows = 3}, 1);
   const auto b = block({.rows = 1}, 2);
   const auto c = block({.rows = 2}, 3);
-  succeed_all(queue_->take({.max_rows = 4}));
+  succeed_all(queue_->take({.batch = {.max_rows = 4}}).batch);
   join(0);
   join(1);
   EXPECT_EQ(a->state(), RequestState::kQueued);
   EXPECT_EQ(b->state(), RequestState::kQueued);
   EXPECT_EQ(c->state(), RequestState::kCreated);
   EXPECT_EQ(queue_->waiting_rows(), 4);
-  EXPECT_EQ(ids_of(queue_->take({.max_rows = 3})), (std::vector{1}));
+  EXPECT_EQ(ids_of(queue_->take({.batch = {.max_rows = 3}}).batch), (std::vector{1}));
   join(2);
-  EXPECT_EQ(ids_of(queue_->take({.max_rows = 4})), (std::vector{2, 3}));
+  EXPECT_EQ(ids_of(queue_->take({.batch = {.max_rows = 4}}).batch), (std::vector{2, 3}));
 }
 
 TEST_F(BlockedProducersTest, ASmallOneDoesNotOvertakeALargeOne) {
   block({.rows = 4}, 1);
   const auto small = block({.rows = 1}, 2);
   queue_->push(make_request({.rows = 1}, 9), Admission::kBypass, kNever);
-  succeed_all(queue_->take({.max_rows = 4}));  // leaves one row waiting: the small one would fit, the large one not
+  succeed_all(queue_->take({.batch = {.max_rows = 4}})
+                  .batch);  // leaves one row waiting: the small one would fit, the large one not
   EXPECT_EQ(small->state(), RequestState::kCreated);
   EXPECT_EQ(queue_->push(make_request(), Admission::kBlock, clock_.now()), PushResult::kTimedOut);
   queue_->close();
@@ -89,7 +90,7 @@ TEST_F(BlockedProducersTest, CancellationOfAWaitingOneAdmitsTheNext) {
 
 TEST_F(BlockedProducersTest, GivesUpInTimeAndLetsTheNextOneIn) {
   queue_->push(make_request({}, 8), Admission::kBypass, kNever);
-  succeed_all(queue_->take({.max_rows = 4}));  // one row is left waiting
+  succeed_all(queue_->take({.batch = {.max_rows = 4}}).batch);  // one row is left waiting
   const auto large = block({.rows = 4}, 1, clock_.now() + seconds(1));
   const auto small = block({.rows = 1}, 2);
   clock_.advance(seconds(1));
@@ -130,7 +131,7 @@ TEST_F(BlockedProducersTest, AdmissionTimeOutAndCloseRaceToOneEnd) {
     std::atomic<int> ends{0};
     run_threads(6, [&](int thread) {
       if (thread == 0) clock.advance(seconds(1));
-      if (thread == 1) queue.take({.max_rows = 1});
+      if (thread == 1) static_cast<void>(queue.take({.batch = {.max_rows = 1}}));
       if (thread == 2) queue.close();
       if (thread < 3) return;
       try {

@@ -45,7 +45,7 @@ TEST_F(DeadlineTest, ExpiresWhatRunsToo) {
   DeadlineTimer timer(clock_);
   const auto request = queued(seconds(1));
   timer.watch(request);
-  const Batch batch = queue_->take({.max_rows = 1});
+  const Batch batch = queue_->take({.batch = {.max_rows = 1}}).batch;
   EXPECT_EQ(request->state(), RequestState::kRunning);
   clock_.await_timed_waiters(1);
   clock_.advance(seconds(1));
@@ -86,7 +86,7 @@ TEST_F(DeadlineTest, ExpiryMayRaceWithSuccessAndCancellation) {
     }
     run_threads(3, [&](int thread) {
       if (thread == 0) clock_.advance(seconds(1));
-      if (thread == 1) succeed_all(queue_->take({.max_rows = 10}));
+      if (thread == 1) succeed_all(queue_->take({.batch = {.max_rows = 10}}).batch);
       if (thread == 2) {
         for (const auto& request : requests) {
           if (request->try_cancel()) queue_->forget(*request);

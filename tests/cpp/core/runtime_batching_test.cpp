@@ -73,7 +73,7 @@ TEST_F(RuntimeBatchingTest, MaxRowsMayChangeWhileItRuns) {
   const auto channel = open(runtime, 8);
   block(*channel);
   for (int i = 0; i < 4; ++i) submit(*channel, i);
-  channel->set_max_rows(2);
+  channel->set_rows(2, 2);
   gate_.release();
   ASSERT_TRUE(channel->wait_drained(kNever));
   EXPECT_EQ(seen_.values(), (std::vector{Seen{{0, 1}, 1}, Seen{{2, 3}, 1}}));
@@ -137,18 +137,29 @@ TEST_F(RuntimeBatchingTest, OneAtATimeKeepsTheOrderOfArrival) {
 }
 
 TEST_F(RuntimeBatchingTest, ChannelsTakeTurns) {
-  Runtime runtime(with_workers(1));
-  const auto busy = open(runtime, 1);
-  const auto other = open(runtime, 1);
+  ManualClock clock;
+  Runtime runtime(with_workers(1, &clock));
+  Log<int> order;
+  TestHandler handler([&](const Batch& batch, WorkerContext&) {
+    const int id = id_of(batch.requests()[0]);
+    if (id < 0) {
+      gate_.enter();
+    } else {
+      order.add(id);
+    }
+    clock.advance(std::chrono::milliseconds(1));
+    succeed_all(batch);
+    return Step::done();
+  });
+  const auto busy = runtime.open(with_rows(1), handler, nullptr);
+  const auto other = runtime.open(with_rows(1), handler, nullptr);
   block(*busy);
   for (int i = 0; i < 3; ++i) submit(*busy, i);
   for (int i = 10; i < 12; ++i) submit(*other, i);
   gate_.release();
   busy->wait_drained(kNever);
   other->wait_drained(kNever);
-  std::vector<int> order;
-  for (const Seen& batch : seen_.values()) order.push_back(batch.ids[0]);
-  EXPECT_EQ(order, (std::vector{10, 0, 11, 1, 2}));  // the busy one has just had its turn
+  EXPECT_EQ(order.values(), (std::vector{10, 0, 11, 1, 2}));  // the busy one has just had its turn
 }
 
 TEST_F(RuntimeBatchingTest, AQueueOfOneAndOneWorkerTakeANestedPush) {

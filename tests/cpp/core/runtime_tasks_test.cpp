@@ -1,5 +1,6 @@
 #include "core/error.h"
 #include "core/event.h"
+#include "core/manual_clock.h"
 #include "core/runtime.h"
 #include "core/test_support.h"
 
@@ -28,11 +29,14 @@ TEST(TaskTest, StepsUntilItIsDone) {
 }
 
 TEST(TaskTest, TasksAndBatchesOfALaneTakeTurns) {
-  Runtime runtime(with_workers(1));
+  ManualClock clock;
+  Runtime runtime(with_workers(1, &clock));
+  const auto takes = std::chrono::milliseconds(1);
   Log<int> order;
   Gate gate;
   TestHandler handler([&](const Batch& batch, WorkerContext&) {
     order.add(id_of(batch.requests()[0]));
+    clock.advance(takes);
     succeed_all(batch);
     return Step::done();
   });
@@ -46,6 +50,7 @@ TEST(TaskTest, TasksAndBatchesOfALaneTakeTurns) {
   for (const int id : {10, 20}) {
     post(runtime, [&, id, step = 0](WorkerContext&) mutable {
       order.add(id + step);
+      clock.advance(takes);
       if (++step < 3) return Step::again();
       last.enter();
       return Step::done();

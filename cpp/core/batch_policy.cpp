@@ -1,0 +1,102 @@
+#include "core/batch_policy.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace torchpool {
+namespace {
+
+constexpr double kAsCheap = 1.02;       // of the cheapest: the smallest that is within it is taken
+constexpr double kStillAsCheap = 1.04;  // the one in use is left for a smaller or larger one only beyond this
+constexpr double kSmallerPays = 1.005;
+constexpr std::uint32_t kTryAgain = 32;  // batches between two looks at a neighbour
+constexpr std::uint32_t kTries = 4;      // batches of one look
+
+std::int64_t rows_of(int rows_class, std::int64_t most) noexcept {
+  return std::min(std::int64_t{1} << rows_class, most);
+}
+
+}  // namespace
+
+LearnedPolicy::LearnedPolicy(std::shared_ptr<const CostModel> cost, Duration max_delay)
+    : cost_(std::move(cost)), max_delay_(max_delay) {}
+
+std::int64_t LearnedPolicy::most_rows(const QueueView& queue) const noexcept {
+  return std::clamp<std::int64_t>(queue.max_rows, 1, cost_->rows_in_memory(queue.length));
+}
+
+int LearnedPolicy::choose(int current, int most, int length_class) const noexcept {
+  double least = 0;
+  for (int rows = 0; rows <= most; ++rows) {
+    const double cost = cost_->ns_per_item(rows, length_class);
+    if (cost > 0 && (least == 0 || cost < least)) least = cost;
+  }
+  if (least == 0) return current;
+  const double now = cost_->ns_per_item(current, length_class);
+  for (int rows = 0; rows <= most; ++rows) {
+    const double cost = cost_->ns_per_item(rows, length_class);
+    if (cost == 0) continue;
+    // A change needs a clear reason, else noise would move it back and forth.
+    if (rows < current && now > 0 && now <= kStillAsCheap * least && cost > kSmallerPays * least) continue;
+    if (rows == current && cost <= kStillAsCheap * least) return rows;
+    if (cost <= kAsCheap * least) return rows;
+  }
+  return current;
+}
+
+int LearnedPolicy::to_try(const Choice& choice, int most, int length_class, std::int64_t waiting_rows) const noexcept {
+  const int chosen = choice.rows_class;
+  const double cost = cost_->ns_per_item(chosen, length_class);
+  if (cost == 0) return -1;  // first what is in use
+  const auto may = [&](int rows) { return rows >= 0 && rows <= most && waiting_rows >= (std::int64_t{1} << rows); };
+  // Up while it falls: beyond the largest known one, as long as that is the cheapest.
+  int largest = chosen;
+  while (largest < most && cost_->ns_per_item(largest + 1, length_class) > 0) ++largest;
+  if (may(largest + 1) && cost_->ns_per_item(largest, length_class) <= cost) return largest + 1;
+  // Down while it is as cheap.
+  if (chosen > 0 && cost_->ns_per_item(chosen - 1, length_class) == 0 && may(chosen - 1)) return chosen - 1;
+  const std::uint32_t turn = choice.batches / kTryAgain;
+  if (choice.batches % kTryAgain >= kTries || turn == 0) return -1;
+  // More often up, since it is growing that costs least to have missed.
+  const int neighbour = turn % 2 == 1 ? chosen + 1 : chosen - 1;
+  return may(neighbour) ? neighbour : -1;
+}
+
+std::int64_t LearnedPolicy::rows(const QueueView& queue) {
+  const int length_class = CostModel::length_class(queue.length);
+  Choice& choice = choices_[static_cast<std::size_t>(length_class)];
+  const std::int64_t most_rows = this->most_rows(queue);
+  const int most = CostModel::row_class(most_rows);
+  if (choice.rows_class < 0) choice.rows_class = CostModel::row_class(queue.first_rows);
+  choice.rows_class = choose(std::min(choice.rows_class, most), most, length_class);
+  const std::int64_t chosen = rows_of(choice.rows_class, most_rows);
+  // Nothing is learned from a batch that is not full.
+  if (queue.waiting_rows < chosen) return chosen;
+  ++choice.batches;
+  const int tried = to_try(choice, most, length_class, queue.waiting_rows);
+  return tried >= 0 ? rows_of(tried, most_rows) : chosen;
+}
+
+std::int64_t LearnedPolicy::chosen_rows(const QueueView& queue) const noexcept {
+  const Choice& choice = choices_[static_cast<std::size_t>(CostModel::length_class(queue.length))];
+  const int chosen = choice.rows_class < 0 ? CostModel::row_class(queue.first_rows) : choice.rows_class;
+  return rows_of(chosen, most_rows(queue));
+}
+
+TimePoint LearnedPolicy::hold_until(const QueueView& queue, TimePoint now) {
+  if (max_delay_ <= Duration::zero() || queue.arrival_gap <= Duration::zero()) return now;
+  const std::int64_t waiting = queue.waiting_rows;
+  if (waiting >= chosen_rows(queue)) return now;
+  const Duration together = cost_->estimate(waiting + 1, queue.length);
+  const Duration apart = cost_->estimate(waiting, queue.length) + cost_->estimate(1, queue.length);
+  if (apart - together < queue.arrival_gap) return now;
+  const TimePoint last = queue.oldest + max_delay_;
+  // When the next one does not come in twice its time, the rate has changed: then it starts.
+  return std::min(last, now + 2 * queue.arrival_gap);
+}
+
+TimePoint FixedPolicy::hold_until(const QueueView& queue, TimePoint now) {
+  return queue.waiting_rows >= rows_ ? now : queue.oldest + delay_;
+}
+
+}  // namespace torchpool

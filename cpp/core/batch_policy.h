@@ -1,0 +1,82 @@
+// How many rows a batch may have, and how long one may be waited for.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+
+#include "core/cost_model.h"
+
+namespace torchpool {
+
+// What a policy may know of a queue. Times are on its clock.
+struct QueueView {
+  std::int64_t first_rows = 32;  // of a batch, until more is known
+  std::int64_t max_rows = 1024;  // never more
+  std::int64_t waiting_rows = 0;
+  std::int64_t length = 1;    // of the request that is to run first
+  TimePoint oldest = kNever;  // arrival of the one that waits longest
+  Duration arrival_gap{};     // mean time between the last arrivals; zero: unknown
+};
+
+// Used under its queue's lock.
+class BatchPolicy {
+ public:
+  virtual ~BatchPolicy() = default;
+  // Most rows of the next batch, at least 1.
+  virtual std::int64_t rows(const QueueView& queue) = 0;
+  // Whether idle workers share what waits in equal parts.
+  virtual bool shares() const noexcept { return true; }
+  // A batch that is smaller than rows() should not start before; no later than `now` where it may start.
+  virtual TimePoint hold_until(const QueueView& queue, TimePoint now) = 0;
+};
+
+// Takes the smallest power of two of rows (or max_rows, where that is none) whose cost per item is within 2 % of the
+// cheapest that is known, by size class of length. Larger ones are tried while cost falls and enough waits to fill
+// them, smaller ones while they are as cheap; the neighbours of the chosen one are tried again in 1 of 32 batches, as
+// the machine's load may have changed.
+//
+// Holds, where max_delay allows, while one more arrival is expected sooner than it saves: with n rows that would cost
+// C(n), a row that comes later costs C(1), one that is waited for C(n+1) - C(n). Without a hold, batches form because
+// workers are busy.
+class LearnedPolicy final : public BatchPolicy {
+ public:
+  // `max_delay`: the longest hold, from the oldest arrival; zero: none ever.
+  explicit LearnedPolicy(std::shared_ptr<const CostModel> cost, Duration max_delay = {});
+
+  std::int64_t rows(const QueueView& queue) override;
+  TimePoint hold_until(const QueueView& queue, TimePoint now) override;
+
+ private:
+  struct Choice {
+    int rows_class = -1;  // not chosen yet
+    std::uint32_t batches = 0;
+  };
+  std::int64_t most_rows(const QueueView& queue) const noexcept;
+  // What rows() would allow with nothing left to try.
+  std::int64_t chosen_rows(const QueueView& queue) const noexcept;
+  // The class to use, by what is known.
+  int choose(int current, int most, int length_class) const noexcept;
+  // A class to be learned of, or -1.
+  int to_try(const Choice& choice, int most, int length_class, std::int64_t waiting_rows) const noexcept;
+
+  const std::shared_ptr<const CostModel> cost_;
+  const Duration max_delay_;
+  std::array<Choice, CostModel::kLengthClasses> choices_{};
+};
+
+// Batches of a fixed size after a fixed delay, as dynamic batchers of model servers have them (Triton's
+// max_queue_delay, Ray Serve's batch_wait_timeout_s). For comparison.
+class FixedPolicy final : public BatchPolicy {
+ public:
+  FixedPolicy(std::int64_t rows, Duration delay) : rows_(rows), delay_(delay) {}
+  std::int64_t rows(const QueueView& /*queue*/) override { return rows_; }
+  bool shares() const noexcept override { return false; }
+  TimePoint hold_until(const QueueView& queue, TimePoint now) override;
+
+ private:
+  std::int64_t rows_;
+  Duration delay_;
+};
+
+}  // namespace torchpool

@@ -1,0 +1,76 @@
+// Whose turn it is: deficit round robin over predictors that share workers.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <utility>
+
+#include "core/clock.h"
+#include "core/task.h"
+
+namespace torchpool {
+
+struct ChannelState;
+using ChannelStatePtr = std::shared_ptr<ChannelState>;
+
+// What one predictor may use of the workers' time, beside the others; shared by all of its channels. Guarded by its
+// scheduler's mutex.
+struct FairShare {
+  explicit FairShare(double of_all = 1.0) : weight(of_all) {}
+  const double weight;
+  Duration deficit{};           // time that it may still use; below zero: owes
+  Duration typical{};           // of a step, so that it can be charged before it ends
+  std::uint64_t topped_up = 0;  // round in which it was given time last
+};
+using FairSharePtr = std::shared_ptr<FairShare>;
+
+// A task with what its end has to account for.
+struct TaskRun {
+  std::unique_ptr<Task> task;
+  ChannelStatePtr channel;  // null for a posted one
+  FairSharePtr share;       // its channel's, or its own
+  TimePoint started{};      // of its batch
+  Lane lane = Lane::kCompute;
+};
+
+// Either a channel with waiting requests or a task that is ready to step.
+struct Ready {
+  ChannelStatePtr channel;
+  TaskRun run;
+  FairSharePtr share;
+  Duration charged{};  // when it was taken
+};
+
+// Shreedhar and Varghese, "Efficient Fair Queuing Using Deficit Round Robin", 1995, with two changes: what a step costs
+// is known when it is over, so a predictor may go while its deficit is positive and pays afterwards (what it typically
+// pays is taken at once, as many workers may take before the first has ended); and rounds in which nobody may go are
+// skipped. Who comes after a pause owes nothing and goes before those who do: it waits for one batch that runs,
+// whatever the others have queued.
+class Rotation {
+ public:
+  static constexpr Duration kQuantum = std::chrono::microseconds(50);  // a round's time at weight 1
+
+  void push(Ready ready) { items_.push_back(std::move(ready)); }
+  bool empty() const noexcept { return items_.empty(); }
+  std::size_t size() const noexcept { return items_.size(); }
+  // The next one. Where `takers` workers take an item now, this one takes, of those `takers` items, the one of `warm`,
+  // its last: that predictor's weights are in its caches. Requires: not empty.
+  Ready take(const FairShare* warm, int takers);
+  // Takes all out.
+  std::deque<Ready> take_all() noexcept { return std::exchange(items_, {}); }
+
+  // A step of this share took so long on so many cores.
+  static void settle(FairShare& share, Duration charged, Duration took) noexcept;
+  // There was nothing to do.
+  static void refund(FairShare& share, Duration charged) noexcept { share.deficit += charged; }
+
+ private:
+  void top_up();
+
+  std::deque<Ready> items_;
+  std::uint64_t round_ = 0;
+};
+
+}  // namespace torchpool
