@@ -19,9 +19,26 @@ py::dict histogram_to_python(const Histogram& histogram, double scale) {
   return result;
 }
 
+// A size class a dict: the most rows and the greatest length that it holds.
+py::list cost_to_python(const CostModel& cost) {
+  py::list classes;
+  for (const CostModel::Point& point : cost.points()) {
+    py::dict one;
+    one["rows"] = point.rows;
+    one["length"] = point.length;
+    one["one_core"] = point.one_core;
+    one["batches"] = point.samples;
+    one["seconds_per_cell"] = point.ns_per_cell * 1e-9;
+    one["seconds_per_item"] = point.ns_per_item == 0 ? py::object(py::none()) : py::cast(point.ns_per_item * 1e-9);
+    classes.append(one);
+  }
+  return classes;
+}
+
 std::shared_ptr<BoundPredictor> make_predictor(std::shared_ptr<BoundRuntime> runtime, py::object target,
                                                py::object learner, const std::string& name, std::int64_t queue_rows,
-                                               std::int64_t queue_bytes, bool reject, std::int64_t max_batch,
+                                               std::int64_t queue_bytes, bool reject, std::int64_t first_batch,
+                                               std::int64_t max_batch, double max_delay, double weight,
                                                const py::list& modules, const py::object& script,
                                                const std::string& method, bool by_graph) {
   BoundPredictorOptions options;
@@ -29,7 +46,10 @@ std::shared_ptr<BoundPredictor> make_predictor(std::shared_ptr<BoundRuntime> run
   options.limits.rows = queue_rows;
   options.limits.bytes = queue_bytes;
   options.reject = reject;
+  options.first_batch = first_batch;
   options.max_batch = max_batch;
+  options.max_delay = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(max_delay));
+  options.weight = weight;
   options.by_graph = by_graph;
   std::shared_ptr<Backend> backend;
   if (!script.is_none()) {
@@ -65,6 +85,11 @@ py::dict BoundPredictor::stats() const {
   result["waiting_rows"] = waiting_rows;
   result["running_batches"] = running_batches;
   result["max_batch"] = options_.max_batch;
+  result["out_of_memory"] = count(stats_->out_of_memory);
+  const auto cells = static_cast<double>(count(stats_->cells));
+  result["padding"] = cells == 0 ? 0.0 : 1.0 - static_cast<double>(count(stats_->items)) / cells;
+  const Channel& merging = graph_ ? *graph_ : *merge_;
+  result["cost"] = cost_to_python(merging.cost());
   constexpr double kSeconds = 1e-9;
   result["queue_seconds"] = histogram_to_python(stats_->queue_ns, kSeconds);
   result["batch_seconds"] = histogram_to_python(stats_->batch_ns, kSeconds);
@@ -77,9 +102,9 @@ void register_predictor(py::module_& module) {
   const auto options = [](int priority, std::optional<double> deadline) { return CallOptions{priority, deadline}; };
   py::class_<BoundPredictor, std::shared_ptr<BoundPredictor>>(module, "Predictor", "Serves one model on a runtime.")
       .def(py::init(&make_predictor), py::arg("runtime"), py::arg("target"), py::arg("learner"), py::kw_only(),
-           py::arg("name"), py::arg("queue_rows"), py::arg("queue_bytes"), py::arg("reject"), py::arg("max_batch"),
-           py::arg("modules"), py::arg("script") = py::none(), py::arg("method") = "forward",
-           py::arg("by_graph") = false)
+           py::arg("name"), py::arg("queue_rows"), py::arg("queue_bytes"), py::arg("reject"), py::arg("first_batch"),
+           py::arg("max_batch"), py::arg("max_delay"), py::arg("weight"), py::arg("modules"),
+           py::arg("script") = py::none(), py::arg("method") = "forward", py::arg("by_graph") = false)
       .def(
           "call",
           [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, int priority,
@@ -105,9 +130,12 @@ void register_predictor(py::module_& module) {
       .def("learn", &BoundPredictor::learn_from, py::arg("args"), py::arg("kwargs"))
       .def("is_known", &BoundPredictor::is_known, py::arg("args"), py::arg("kwargs"))
       .def("run_plain", &BoundPredictor::run_plain, py::arg("args"), py::arg("kwargs"))
-      .def("set_max_batch", &BoundPredictor::set_max_batch)
+      .def("set_batch", &BoundPredictor::set_batch, py::arg("first"), py::arg("most"))
+      .def("set_fixed_batches", &BoundPredictor::set_fixed_batches, py::arg("rows_and_delay"))
       .def("serve_by_graph", &BoundPredictor::serve_by_graph, py::arg("variant"), py::arg("contract"), py::arg("graph"),
-           py::arg("max_batch"))
+           py::arg("first_batch"), py::arg("max_batch"))
+      .def("open_loop", &BoundPredictor::open_loop, py::arg("calls"), py::arg("arrivals"), py::kw_only(),
+           py::arg("deadline") = py::none(), py::arg("priority") = 0, py::arg("block") = false)
       .def_property_readonly("volatile_attributes", &BoundPredictor::volatile_attributes)
       .def("close", &BoundPredictor::close, py::arg("fail_waiting"))
       .def("wait_drained", &BoundPredictor::wait_drained, py::arg("timeout") = py::none())

@@ -70,6 +70,14 @@ void register_runtime(py::module_& module) {
       .def(py::init<int, py::object, py::object>(), py::arg("workers"), py::arg("notify_futures"),
            py::arg("notify_loops"))
       .def_property_readonly("workers", [](BoundRuntime& runtime) { return runtime.core().workers(); })
+      .def_property_readonly("cores_per_batch", [](BoundRuntime& runtime) { return runtime.core().cores_per_batch(); })
+      .def(
+          "resize",
+          [](BoundRuntime& runtime, int workers, int cores_per_batch) {
+            const GilRelease release;
+            runtime.core().resize(workers, cores_per_batch);
+          },
+          py::arg("workers"), py::arg("cores_per_batch"))
       .def("forbid_inline", &BoundRuntime::forbid_inline)
       .def_property_readonly("running_here", [](BoundRuntime& runtime) { return runtime.running_here().load(); })
       .def("close", &BoundRuntime::close);

@@ -38,25 +38,43 @@ BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, py::object
       learner_(std::move(learner)),
       options_(std::move(options)),
       stats_(std::make_shared<ChannelStats>()),
+      share_(std::make_shared<FairShare>(options_.weight)),
       copies_(make_ref(learner_.attr("own"))),
       watch_(modules) {
   Runtime& core = runtime_->core();
   if (!backend) backend = std::make_shared<PythonBackend>(target_);
-  handler_ = std::make_shared<Predictor>(std::move(backend), stats_, core.clock());
-  handler_->set_max_rows(options_.max_batch);
+  ChannelOptions merge = channel_options(backend->lane());
+  merge.make_policy = [this](const auto& cost) { return make_policy(cost); };
+  handler_ = std::make_shared<Predictor>(std::move(backend), stats_, core.clock(), nullptr, merge.cost);
+  handler_->set_max_rows(options_.first_batch);
   alone_ = std::make_shared<AloneHandler>(target_, learner_, stats_, core.clock());
+  ChannelOptions alone = channel_options(Lane::kInterpreter);
+  alone.max_rows = alone.first_rows = 1;
+  ChannelOptions serial = alone;
+  serial.max_running = 1;
+  const GilRelease release;  // the lane's threads start now and may want the lock
+  merge_ = core.open(std::move(merge), handler_, stats_);
+  parallel_ = core.open(std::move(alone), alone_, stats_);
+  serial_ = core.open(std::move(serial), alone_, stats_);
+}
+
+ChannelOptions BoundPredictor::channel_options(Lane lane) {
   ChannelOptions channel;
   channel.name = options_.name;
   channel.limits = options_.limits;
-  channel.lane = handler_->backend().lane();
+  channel.lane = lane;
+  channel.first_rows = options_.first_batch;
   channel.max_rows = options_.max_batch;
-  const GilRelease release;  // the lane's threads start now and may want the lock
-  merge_ = core.open(channel, handler_, stats_);
-  channel.lane = Lane::kInterpreter;
-  channel.max_rows = 1;
-  parallel_ = core.open(channel, alone_, stats_);
-  channel.max_running = 1;
-  serial_ = core.open(channel, alone_, stats_);
+  channel.cost = std::make_shared<CostModel>();
+  channel.share = share_;
+  return channel;
+}
+
+std::unique_ptr<BatchPolicy> BoundPredictor::make_policy(const std::shared_ptr<const CostModel>& cost) const {
+  if (!fixed_batches_) return std::make_unique<LearnedPolicy>(cost, options_.max_delay);
+  const auto [rows, seconds] = *fixed_batches_;
+  return std::make_unique<FixedPolicy>(rows,
+                                       std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds)));
 }
 
 BoundPredictor::~BoundPredictor() {
@@ -185,10 +203,11 @@ std::shared_ptr<CallRequest> BoundPredictor::make_request(Prepared& call, const 
 void BoundPredictor::admit(const std::shared_ptr<CallRequest>& request, Channel& channel, Full full) {
   const bool rejects = full == Full::kReject || (full == Full::kByPolicy && options_.reject);
   const bool slices = handles_signals();
-  const Admission admission = must_run_inline() ? Admission::kBypass
-                              : !rejects        ? Admission::kBlock
-                              : options_.reject ? Admission::kReject
-                                                : Admission::kTry;
+  const Admission admission = must_run_inline()       ? Admission::kBypass
+                              : full == Full::kLineUp ? Admission::kLineUp
+                              : !rejects              ? Admission::kBlock
+                              : options_.reject       ? Admission::kReject
+                                                      : Admission::kTry;
   // With room, without letting go of the interpreter's lock: a release at each of a thousand submits would hand it to
   // a worker, and wait to get it back, a thousand times.
   PushResult pushed = channel.submit(request, admission, TimePoint::min());
@@ -265,32 +284,39 @@ Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, 
   return pending;
 }
 
-void BoundPredictor::set_max_batch(std::int64_t rows) {
-  options_.max_batch = rows;
-  merge_->set_max_rows(rows);
-  handler_->set_max_rows(rows);
+void BoundPredictor::set_batch(std::int64_t first, std::int64_t most) {
+  options_.first_batch = first;
+  options_.max_batch = most;
+  merge_->set_rows(first, most);
+  handler_->set_max_rows(first);
+}
+
+void BoundPredictor::set_fixed_batches(std::optional<std::pair<std::int64_t, double>> fixed) {
+  fixed_batches_ = fixed;
+  for (const auto& channel : {merge_, graph_}) {
+    if (channel) channel->set_policy(make_policy(channel->shared_cost()));
+  }
 }
 
 bool BoundPredictor::serve_by_graph(std::int64_t variant, const py::object& contract,
-                                    std::shared_ptr<graph::GraphBackend> graph, std::int64_t max_batch) {
+                                    std::shared_ptr<graph::GraphBackend> graph, std::int64_t first_batch,
+                                    std::int64_t max_batch) {
   if (closed_ || runtime_->closed()) return false;
   if (!graph_) {
-    graph_handler_ = std::make_shared<Predictor>(nullptr, stats_, runtime_->core().clock(), handler_);
-    ChannelOptions options;
-    options.name = options_.name;
-    options.limits = options_.limits;
-    options.lane = Lane::kCompute;
+    ChannelOptions options = channel_options(Lane::kCompute);
+    options.make_policy = [this](const auto& cost) { return make_policy(cost); };
+    graph_handler_ = std::make_shared<Predictor>(nullptr, stats_, runtime_->core().clock(), handler_, options.cost);
     std::shared_ptr<Channel> opened;
     {
       const GilRelease release;  // the lane's threads start now
-      opened = runtime_->core().open(options, graph_handler_, stats_);
+      opened = runtime_->core().open(std::move(options), graph_handler_, stats_);
     }
     if (!graph_) graph_ = std::move(opened);
   }
   const std::shared_ptr<Variant> served = variants_.find(variant);
   if (!served || served->route != Route::kMerge || !served->learned.is(contract)) return false;
-  graph_->set_max_rows(max_batch);
-  graph_handler_->set_max_rows(max_batch);
+  graph_->set_rows(first_batch, max_batch);
+  graph_handler_->set_max_rows(first_batch);
   served->graph = std::move(graph);
   return true;
 }

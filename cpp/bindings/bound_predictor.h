@@ -19,9 +19,12 @@ namespace torchpool {
 struct BoundPredictorOptions {
   std::string name;
   QueueLimits limits;
-  bool reject = false;  // a full queue refuses instead of blocking
-  std::int64_t max_batch = 32;
-  bool by_graph = false;  // a captured graph may serve calls; it must then see plain attributes change, too
+  bool reject = false;            // a full queue refuses instead of blocking
+  std::int64_t first_batch = 32;  // rows of a batch until more is known
+  std::int64_t max_batch = 32;    // never more
+  Duration max_delay{};           // longest that a batch is held for more calls
+  double weight = 1.0;            // share of the runtime's time, beside other predictors
+  bool by_graph = false;          // a captured graph may serve calls; it must then see plain attributes change, too
 };
 
 // What one call asks for beside its arguments.
@@ -31,7 +34,7 @@ struct CallOptions {
 };
 
 // How submit() deals with a full queue.
-enum class Full : std::uint8_t { kByPolicy, kBlock, kReject };
+enum class Full : std::uint8_t { kByPolicy, kBlock, kReject, kLineUp };
 
 class BoundPredictor {
  public:
@@ -53,16 +56,26 @@ class BoundPredictor {
   bool is_known(const py::tuple& args, const py::object& kwargs);
   // The model's own call on this thread, without gradients.
   py::object run_plain(const py::tuple& args, const py::object& kwargs);
-  void set_max_batch(std::int64_t rows);
+  // Rows of a batch: to begin with, and at most.
+  void set_batch(std::int64_t first, std::int64_t most);
+  // Batches of a fixed size after a fixed delay (seconds) instead of what is learned, as other servers have them: for
+  // comparison. None: learned again.
+  void set_fixed_batches(std::optional<std::pair<std::int64_t, double>> fixed);
   // From now on calls of this variant are run by `graph`, in batches of at most `max_batch` rows, as long as `contract`
   // is the learner's. False when that is no longer so.
   bool serve_by_graph(std::int64_t variant, const py::object& contract, std::shared_ptr<graph::GraphBackend> graph,
-                      std::int64_t max_batch);
+                      std::int64_t first_batch, std::int64_t max_batch);
   // Attributes that the module itself writes when it runs, which a graph would not do.
   const std::vector<std::string>& volatile_attributes() const noexcept { return watch_.volatile_names(); }
   void close(bool fail_waiting) noexcept;
   bool wait_drained(std::optional<double> timeout);
   py::dict stats() const;
+  // Submits calls[i % len(calls)], each an (args, kwargs), at arrivals[i] seconds (increasing), from a native thread
+  // and without Python; waits for all. Of each: "latency" from its scheduled time (-1: refused at once), how many
+  // seconds it was submitted late, and its "status": 0 succeeded, 1 expired, 2 failed, 3 refused. `block`: waits for
+  // room, for a load that is as high as can be. Calls must be of kinds that share batches.
+  py::dict open_loop(const py::list& calls, const std::vector<double>& arrivals, std::optional<double> deadline,
+                     int priority, bool block);
   std::string backend_name() const { return handler_->backend().name(); }
   bool closed() const noexcept { return closed_; }
   void forget_learned();
@@ -93,6 +106,8 @@ class BoundPredictor {
   std::shared_ptr<CallRequest> make_request(Prepared& call, const py::tuple& args, const py::object& kwargs,
                                             const CallOptions& options, py::object notified, bool to_loop,
                                             bool snapshot);
+  std::unique_ptr<BatchPolicy> make_policy(const std::shared_ptr<const CostModel>& cost) const;
+  ChannelOptions channel_options(Lane lane);
   const std::shared_ptr<Channel>& channel_of(const Prepared& call) const noexcept;
   std::vector<std::shared_ptr<Channel>> channels() const;
   void watch(const std::shared_ptr<CallRequest>& request);
@@ -104,6 +119,8 @@ class BoundPredictor {
   py::object learner_;
   BoundPredictorOptions options_;
   std::shared_ptr<ChannelStats> stats_;
+  FairSharePtr share_;  // of all of its channels
+  std::optional<std::pair<std::int64_t, double>> fixed_batches_;
   std::shared_ptr<Unnotified> unnotified_ = std::make_shared<Unnotified>();
   PyRef copies_;  // the learner's own(): a result with all its tensors copied
   std::shared_ptr<Predictor> handler_;

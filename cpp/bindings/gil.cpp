@@ -127,6 +127,23 @@ GilRelease::~GilRelease() {
   }
 }
 
+namespace {
+
+// Torch has a type of its own for devices; its allocator on the CPU raises a RuntimeError.
+bool is_out_of_memory(PyObject* exception) {
+  if (PyErr_GivenExceptionMatches(exception, PyExc_MemoryError) != 0) return true;
+  if (PyErr_GivenExceptionMatches(exception, PyExc_RuntimeError) == 0) return false;
+  if (std::string_view(Py_TYPE(exception)->tp_name).ends_with("OutOfMemoryError")) return true;
+  const auto text = py::reinterpret_steal<py::object>(PyObject_Str(exception));
+  if (!text) {
+    PyErr_Clear();
+    return false;
+  }
+  return py::cast<std::string>(text).find("can't allocate memory") != std::string::npos;
+}
+
+}  // namespace
+
 PythonError take_python_error() {
   PyObject* type = nullptr;
   PyObject* value = nullptr;
@@ -136,7 +153,8 @@ PythonError take_python_error() {
   if (traceback != nullptr) PyException_SetTraceback(value, traceback);
   Py_XDECREF(type);
   Py_XDECREF(traceback);
-  return PythonError(make_ref(py::reinterpret_steal<py::object>(value)));
+  const bool out_of_memory = is_out_of_memory(value);
+  return PythonError(make_ref(py::reinterpret_steal<py::object>(value)), out_of_memory);
 }
 
 void raise_to_python(const std::exception_ptr& error) {

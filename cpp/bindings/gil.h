@@ -76,14 +76,17 @@ class GilRelease {
 };
 
 // Raised by a model in Python: carries the exception object itself.
-class PythonError : public std::exception {
+class PythonError : public ModelError {
  public:
-  explicit PythonError(PyRef exception) : exception_(std::move(exception)) {}
+  explicit PythonError(PyRef exception, bool out_of_memory = false)
+      : exception_(std::move(exception)), out_of_memory_(out_of_memory) {}
   const char* what() const noexcept override { return "exception raised by the model in Python"; }
   const PyRef& exception() const noexcept { return exception_; }
+  bool out_of_memory() const noexcept override { return out_of_memory_; }
 
  private:
   PyRef exception_;
+  bool out_of_memory_;
 };
 
 // The Python error that is set, as an exception that any thread may drop. Requires the lock and a set error.

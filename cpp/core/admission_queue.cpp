@@ -364,6 +364,11 @@ std::size_t AdmissionQueue::fail_waiting(const std::exception_ptr& error) {
   return count;
 }
 
+void AdmissionQueue::set_policy(std::unique_ptr<BatchPolicy> policy) {
+  MutexLock lock(mutex_);
+  policy_.swap(policy);
+}
+
 Duration AdmissionQueue::arrival_gap() {
   MutexLock lock(mutex_);
   return arrival_gap_;

@@ -77,6 +77,8 @@ class AdmissionQueue : public std::enable_shared_from_this<AdmissionQueue> {
   // Only indicative without the lock. Sequentially consistent: see Scheduler::notify.
   std::int64_t waiting_rows() const noexcept { return rows_.load(); }
   std::size_t waiting() const noexcept { return count_.load(); }
+  // Another policy from the next batch on; null: none.
+  void set_policy(std::unique_ptr<BatchPolicy> policy) TP_EXCLUDES(mutex_);
   // Mean time between arrivals; zero while there are none.
   Duration arrival_gap() TP_EXCLUDES(mutex_);
 
@@ -119,7 +121,7 @@ class AdmissionQueue : public std::enable_shared_from_this<AdmissionQueue> {
 
   Mutex mutex_;
   bool closed_ TP_GUARDED_BY(mutex_) = false;
-  const std::unique_ptr<BatchPolicy> policy_ TP_PT_GUARDED_BY(mutex_);
+  std::unique_ptr<BatchPolicy> policy_ TP_GUARDED_BY(mutex_);
   WaitingRequests requests_ TP_GUARDED_BY(mutex_);
   Producers line_ TP_GUARDED_BY(mutex_);
   std::uint64_t admitted_ TP_GUARDED_BY(mutex_) = 0;

@@ -52,8 +52,17 @@ void Channel::set_rows(std::int64_t first, std::int64_t most) noexcept {
   state_->max_rows.store(most, std::memory_order_relaxed);
 }
 
+void Channel::set_policy(std::unique_ptr<BatchPolicy> policy) {
+  state_->queue->set_policy(std::move(policy));
+  state_->scheduler->release(state_);
+}
+
 const CostModel& Channel::cost() const noexcept {
   return *state_->cost;
+}
+
+std::shared_ptr<const CostModel> Channel::shared_cost() const noexcept {
+  return state_->cost;
 }
 
 Duration Channel::arrival_gap() {

@@ -54,7 +54,9 @@ class Channel {
   void close(bool fail_waiting);       // refuses from now on; idempotent
   bool wait_drained(TimePoint until);  // nothing waits and nothing runs
   void set_rows(std::int64_t first, std::int64_t most) noexcept;
+  void set_policy(std::unique_ptr<BatchPolicy> policy);
   const CostModel& cost() const noexcept;
+  std::shared_ptr<const CostModel> shared_cost() const noexcept;
   Duration arrival_gap();
   std::int64_t waiting_rows() const noexcept;
   int running() const noexcept;

@@ -27,7 +27,8 @@ void Rotation::top_up() {
   ++round_;
   for (const Ready& ready : items_) {
     FairShare& share = *ready.share;
-    if (std::exchange(share.topped_up, round_) == round_) continue;
+    const std::pair<const void*, std::uint64_t> now{this, round_};
+    if (std::exchange(share.topped_up, now) == now) continue;
     const double quantum = share.weight * static_cast<double>(kQuantum.count());
     share.deficit += Duration(static_cast<Duration::rep>(std::ceil(rounds * quantum)));
   }

@@ -20,9 +20,9 @@ using ChannelStatePtr = std::shared_ptr<ChannelState>;
 struct FairShare {
   explicit FairShare(double of_all = 1.0) : weight(of_all) {}
   const double weight;
-  Duration deficit{};           // time that it may still use; below zero: owes
-  Duration typical{};           // of a step, so that it can be charged before it ends
-  std::uint64_t topped_up = 0;  // round in which it was given time last
+  Duration deficit{};                                 // time that it may still use; below zero: owes
+  Duration typical{};                                 // of a step, so that it can be charged before it ends
+  std::pair<const void*, std::uint64_t> topped_up{};  // rotation and round in which it was given time last
 };
 using FairSharePtr = std::shared_ptr<FairShare>;
 

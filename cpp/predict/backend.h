@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/InferenceMode.h>
 
+#include <exception>
 #include <memory>
 #include <optional>
 #include <string>
@@ -47,6 +48,13 @@ class AmbientTorchScope {
  private:
   std::optional<at::ThreadLocalStateGuard> torch_;
   std::optional<c10::InferenceMode> inference_;
+};
+
+// What a model raised, as far as is to be known of it here.
+class ModelError : public std::exception {
+ public:
+  // Memory could not hold what it needed: with fewer rows it may succeed.
+  virtual bool out_of_memory() const noexcept = 0;
 };
 
 // Requires: run() may be called from several workers at once. The tensors handed over may be dropped by run().

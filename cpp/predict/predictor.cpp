@@ -2,8 +2,11 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <new>
+#include <string_view>
 #include <utility>
 
 #include "core/error.h"
@@ -83,6 +86,22 @@ bool can_run_in_parts(const CallRequest& request) {
   return true;
 }
 
+bool is_out_of_memory(const std::exception_ptr& error) noexcept {
+  try {
+    std::rethrow_exception(error);
+  } catch (const ModelError& raised) {
+    return raised.out_of_memory();
+  } catch (const std::bad_alloc&) {
+    return true;
+  } catch (const c10::OutOfMemoryError&) {
+    return true;
+  } catch (const c10::Error& raised) {  // of torch's allocator on the CPU, which has no type of its own
+    return std::string_view(raised.what_without_backtrace()).find("can't allocate memory") != std::string_view::npos;
+  } catch (...) {
+    return false;
+  }
+}
+
 }  // namespace
 
 std::unique_ptr<Task> Predictor::make_task(Batch batch) {
@@ -108,6 +127,18 @@ void Predictor::run_members(Members members, WorkerContext& context, Left& left)
   } catch (...) {
     error = std::current_exception();
   }
+  // Half as many rows may find room, and no batch is as large again.
+  if (is_out_of_memory(error)) {
+    const CallRequest& first = *members.front();
+    const std::int64_t before = std::min(first.shape.rows, most_rows(first.shape.extent()));
+    note_out_of_memory(members);
+    if (members.size() == 1 && most_rows(first.shape.extent()) < before && can_run_in_parts(first)) {
+      error = nullptr;
+      if (context.gate != nullptr) context.gate->enter();
+      run_members(members, context, left);
+      return;
+    }
+  }
   if (members.size() == 1 && fallback_ != nullptr) {
     left.push_back(members.front());
     return;
@@ -121,6 +152,23 @@ void Predictor::run_members(Members members, WorkerContext& context, Left& left)
   run_members(members.first(members.size() / 2), context, left);
   if (context.gate != nullptr) context.gate->enter();
   run_members(members.subspan(members.size() / 2), context, left);
+}
+
+std::int64_t Predictor::most_rows(std::int64_t extent) const noexcept {
+  const std::int64_t most = max_rows_.load(std::memory_order_relaxed);
+  return cost_ == nullptr ? most : std::min(most, cost_->rows_in_memory(extent));
+}
+
+void Predictor::note_out_of_memory(Members members) noexcept {
+  stats_->out_of_memory.fetch_add(1, std::memory_order_relaxed);
+  if (cost_ == nullptr) return;
+  std::int64_t rows = 0;
+  std::int64_t extent = 1;
+  for (const auto& member : members) {
+    rows += std::min(member->shape.rows, most_rows(member->shape.extent()));  // a large call ran in parts
+    extent = std::max(extent, member->shape.extent());
+  }
+  if (rows > 1) cost_->record_out_of_memory(rows, extent);
 }
 
 BackendResult Predictor::run_backend(const CallRequest& like, std::vector<at::Tensor> inputs, WorkerContext& context) {
@@ -143,7 +191,7 @@ void Predictor::run_together(Members members, WorkerContext& context) {
     parts.push_back({&member->inputs, &member->shape});
     rows += member->shape.rows;
   }
-  if (const auto max_rows = max_rows_.load(std::memory_order_relaxed);
+  if (const auto max_rows = most_rows(members.front()->shape.extent());
       members.size() == 1 && rows > max_rows && can_run_in_parts(*members.front())) {
     run_in_parts(*members.front(), max_rows, context);
     return;
@@ -180,6 +228,7 @@ void Predictor::run_in_parts(CallRequest& request, std::int64_t max_rows, Worker
     if (result.form) request.result_form = result.form;
   }
   context.leave_gate();
+  request.outputs.clear();
   for (std::size_t i = 0; i < parts.size(); ++i) {
     request.outputs.push_back(at::cat(parts[i], *contract.outputs[i].batch_dim));
   }

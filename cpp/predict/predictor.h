@@ -18,9 +18,14 @@ class Predictor : public BatchHandler, public std::enable_shared_from_this<Predi
  public:
   // `backend` null: each call names its own. Calls that it fails are run again by `fallback`, where there is one, on
   // that one's lane.
+  // `cost` is told how large a batch memory could not hold; may be null.
   Predictor(std::shared_ptr<Backend> backend, std::shared_ptr<ChannelStats> stats, Clock& clock,
-            std::shared_ptr<Predictor> fallback = nullptr)
-      : backend_(std::move(backend)), stats_(std::move(stats)), clock_(clock), fallback_(std::move(fallback)) {}
+            std::shared_ptr<Predictor> fallback = nullptr, std::shared_ptr<CostModel> cost = nullptr)
+      : backend_(std::move(backend)),
+        stats_(std::move(stats)),
+        clock_(clock),
+        fallback_(std::move(fallback)),
+        cost_(std::move(cost)) {}
 
   std::unique_ptr<Task> make_task(Batch batch) override;
 
@@ -40,12 +45,15 @@ class Predictor : public BatchHandler, public std::enable_shared_from_this<Predi
   void run_members(Members members, WorkerContext& context, Left& left) noexcept;
   void run_together(Members members, WorkerContext& context);
   void run_in_parts(CallRequest& request, std::int64_t max_rows, WorkerContext& context);
+  std::int64_t most_rows(std::int64_t extent) const noexcept;
+  void note_out_of_memory(Members members) noexcept;
   BackendResult run_backend(const CallRequest& like, std::vector<at::Tensor> inputs, WorkerContext& context);
 
   std::shared_ptr<Backend> backend_;
   std::shared_ptr<ChannelStats> stats_;
   Clock& clock_;
   std::shared_ptr<Predictor> fallback_;
+  std::shared_ptr<CostModel> cost_;
   std::atomic<std::int64_t> max_rows_{std::int64_t{1} << 40};
 };
 

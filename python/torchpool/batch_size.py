@@ -1,4 +1,4 @@
-"""How many rows a batch should have: measured once, when a contract is settled."""
+"""How many rows a batch should have to begin with: measured once, when a contract is settled."""
 
 from __future__ import annotations
 
@@ -15,13 +15,24 @@ from torchpool.contract import Contract
 # of a run. It gives 256 rows of a small LSTM, 32 of a small CNN and 8 texts of MiniLM, each near its best on a CPU.
 _TARGET_SECONDS = 0.008
 _MIN_ROWS, _MAX_ROWS = 8, 256
+# What is learned while serving may be this many times more.
+_GROWTH, _MOST_ROWS = 8, 1024
+# A batch of what the user allows begins with no more, and grows as it pays.
+_FIRST_ROWS = 32
 # Rows of the measured run. The few rows of the probe tell mostly the fixed cost of a run: an LSTM's row costs 40 us
 # in a batch of 5 and 14 us in one of 32.
 _MEASURED_ROWS = 32
 _MEASURED_RUNS = 3
 
 
-def choose_max_batch(
+def first_and_most(chosen: int, max_batch: int | None) -> tuple[int, int]:
+    """Rows of a batch to begin with, and at most: what the measurement chose, or the user's bound."""
+    if max_batch is not None:
+        return min(_FIRST_ROWS, max_batch), max_batch
+    return chosen, max(chosen, min(_GROWTH * chosen, _MOST_ROWS))
+
+
+def choose_first_batch(
     run: Callable[[list[torch.Tensor]], Any], sample: Sequence[torch.Tensor], contract: Contract
 ) -> int:
     """Rows of a batch that takes about 8 ms, a power of two from 8 to 256. Runs the model at most three times."""

@@ -15,7 +15,7 @@ import torch
 
 from torchpool import _core, tree
 from torchpool.arguments import Call, replace_tensors
-from torchpool.batch_size import choose_max_batch
+from torchpool.batch_size import choose_first_batch, first_and_most
 from torchpool.capture_process import capture_elsewhere
 from torchpool.capture_source import Source, refuse_hooks
 from torchpool.contract import Contract
@@ -273,7 +273,7 @@ class Graphs:
             return
         if written := predictor._core.volatile_attributes:
             raise CaptureError(f"the module writes to itself when it runs, which a graph would not do: {written[0]}")
-        target, dtype, rows = predictor.model, predictor._options.dtype, predictor._options.max_batch
+        target, dtype, most = predictor.model, predictor._options.dtype, predictor._options.max_batch
         del predictor
         built = build(target, module, kind, dtype, wanted=lambda: self._wanted(kind))
         backend = built.backend
@@ -282,12 +282,13 @@ class Graphs:
             off = built.difference
             text = f"computed in {dtype}: differs by {off.largest:.1e} of the largest value, {off.mean:.1e} on average"
             captured.notes = (text, *captured.notes)
-        rows = rows or choose_max_batch(backend.run, kind.samples[0], kind.contract)
+        chosen = choose_first_batch(backend.run, kind.samples[0], kind.contract) if most is None else most
+        first, most = first_and_most(chosen, most)
         predictor = self._predictor()
         if predictor is None:
             return
-        if not predictor._core.serve_by_graph(kind.variant, kind.contract, backend, rows):
+        if not predictor._core.serve_by_graph(kind.variant, kind.contract, backend, first, most):
             captured.reason = "other calls were learned from meanwhile"
             return
         captured.backend = backend
-        predictor._max_batch = max(rows, predictor._max_batch)  # the look-ahead of maps follows it
+        predictor._grow_batch(first, most)  # the look-ahead of maps follows it

@@ -15,7 +15,7 @@ import torch
 
 from torchpool import refusal, tree
 from torchpool.arguments import Call, argument_names, parameter_names, readable_names, replace_tensors, tensors, values
-from torchpool.batch_size import choose_max_batch
+from torchpool.batch_size import choose_first_batch
 from torchpool.contract import Contract
 from torchpool.probe import probe
 
@@ -65,7 +65,7 @@ class Learner:
         pad: Mapping[str, float | int | bool] | None = None,
         alone: str | None = None,
         needs_spec: bool = False,
-        on_max_batch: Callable[[int], None] | None = None,
+        on_first_batch: Callable[[int], None] | None = None,
         graphs: Graphs | None = None,
     ) -> None:
         self._target = target
@@ -77,7 +77,7 @@ class Learner:
         self._pad = dict(pad or {})
         self._alone = alone
         self._needs_spec = needs_spec
-        self._on_max_batch = on_max_batch
+        self._on_first_batch = on_first_batch
         self._graphs = graphs
         self.parameters = parameter_names(target)
         self._arguments = argument_names(target)  # what may be stated of them counts where they are passed
@@ -295,9 +295,9 @@ class Learner:
             kind.route, kind.contract, kind.reason = route, contract, contract.reason
             number = next(self._numbers)
         kind.samples = [_few_rows(sample, contract) for sample in kind.samples]
-        if route == "merge" and self._on_max_batch is not None and kind.samples:
+        if route == "merge" and self._on_first_batch is not None and kind.samples:
             run = functools.partial(self._run_leaves, call)
-            self._on_max_batch(choose_max_batch(run, kind.samples[0], contract))
+            self._on_first_batch(choose_first_batch(run, kind.samples[0], contract))
         return route, contract, spec, contract.aliases, number
 
     def _find_saved(self, kind: Kind, leaves: Leaves) -> Contract | None:

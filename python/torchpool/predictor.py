@@ -14,6 +14,7 @@ import torch
 
 from torchpool import _core, aio, mapping
 from torchpool.arguments import Call, as_call
+from torchpool.batch_size import first_and_most
 from torchpool.contract import Contract
 from torchpool.futures import Future
 from torchpool.graphs import Graphs
@@ -163,7 +164,7 @@ class Predictor(Calls):
         self._runtime = runtime
         self._module = module_of(model)
         self._method = method_of(model)
-        self._max_batch = options.max_batch or 32
+        self._first_batch, self._most_batch = first_and_most(32, options.max_batch)
         self._saved: tuple[Contract, ...] = options.saved
         self._closed = False
         self.__wrapped__ = model
@@ -196,7 +197,7 @@ class Predictor(Calls):
             pad=options.pad,
             alone=None if options.merging and probed else "merging is off (batch=False)" if probed else _NOT_PROBED,
             needs_spec=scripted,
-            on_max_batch=_max_batch_setter(weakref.ref(self)) if options.max_batch is None else None,
+            on_first_batch=_first_batch_setter(weakref.ref(self)) if options.max_batch is None else None,
             graphs=self._graphs,
         )
         self._core = _core.Predictor(
@@ -207,7 +208,10 @@ class Predictor(Calls):
             queue_rows=options.queue_size,
             queue_bytes=options.queue_bytes,
             reject=options.overflow == "reject",
-            max_batch=self._max_batch,
+            first_batch=self._first_batch,
+            max_batch=self._most_batch,
+            max_delay=options.max_delay,
+            weight=options.weight,
             modules=self._learner.watched(),
             script=self._module if scripted else None,
             method=self._method,
@@ -234,7 +238,12 @@ class Predictor(Calls):
     @property
     def _look_ahead(self) -> int:
         # Enough for every worker to have a full batch running and several more to choose near lengths from.
-        return max(128, 4 * self._max_batch * self._used_runtime.workers)
+        rows = self._options.max_batch or self._first_batch
+        return max(128, 4 * rows * self._used_runtime.workers)
+
+    def _grow_batch(self, first: int, most: int) -> None:
+        self._first_batch = max(first, self._first_batch)
+        self._most_batch = max(most, self._most_batch)
 
     @property
     def model(self) -> Callable[..., Any]:
@@ -268,8 +277,8 @@ class Predictor(Calls):
         captured = {} if self._graphs is None else self._graphs.captured
         programs: list[str] = []
         if self._graphs is not None and (verbose or profile):
-            programs = self._graphs.texts(self._max_batch if profile else None)
-        return explain(self._options.name, core.backend, self._max_batch, self._learner, captured, programs)
+            programs = self._graphs.texts(self._first_batch if profile else None)
+        return explain(self._options.name, core.backend, self._most_batch, self._learner, captured, programs)
 
     def ready(self, timeout: float | None = None) -> bool:
         """Waits until what was learned so far is served in the way it will be: captured, proven, and switched over.
@@ -302,7 +311,7 @@ class Predictor(Calls):
             raise TypeError(
                 "a predictor on a Runtime of its own cannot be pickled; wrap without runtime= or wrap again"
             )
-        return _rebuild, (self._model, self._options, tuple(self._learner.contracts()), self._max_batch)
+        return _rebuild, (self._model, self._options, tuple(self._learner.contracts()), self._most_batch)
 
     def __repr__(self) -> str:
         return f"<torchpool.Predictor {self._options.name} ({self._core.backend}){' closed' if self._closed else ''}>"
@@ -351,11 +360,11 @@ def _plain_runner(ref: weakref.ref[Predictor]) -> Callable[[tuple[Any, ...], dic
     return run
 
 
-def _max_batch_setter(ref: weakref.ref[Predictor]) -> Callable[[int], None]:
-    def set_max_batch(rows: int) -> None:
+def _first_batch_setter(ref: weakref.ref[Predictor]) -> Callable[[int], None]:
+    def set_first_batch(rows: int) -> None:
         predictor = ref()
         if predictor is not None:
-            predictor._max_batch = rows
-            predictor._core.set_max_batch(rows)
+            predictor._first_batch, predictor._most_batch = first_and_most(rows, None)
+            predictor._core.set_batch(predictor._first_batch, predictor._most_batch)
 
-    return set_max_batch
+    return set_first_batch

@@ -18,7 +18,7 @@ _EXIT_SECONDS = 2.0
 
 
 class Runtime:
-    """Native workers, one per leased core.
+    """Native workers, each with cores to lease.
 
     `workers` defaults to the cores that this process may use: the affinity mask and a container's CPU quota count,
     hyper-threads do not. Threads start with the first work.
@@ -28,19 +28,42 @@ class Runtime:
         if workers is not None and (not isinstance(workers, int) or workers < 1):
             raise ValueError(f"workers must be an int of at least 1, got {workers!r}")
         self._requested = workers or 0
+        self._threads = 1
         self._open()
         _runtimes.add(self)
 
     def _open(self) -> None:
         self._core = _core.Runtime(self._requested, futures.notify, aio.notify)
+        if self._threads > 1:
+            self._core.resize(self._core.workers, self._threads)
         if _in_forked_child:
             self._core.forbid_inline()
         self._generation = getattr(self, "_generation", -1) + 1
 
     @property
     def workers(self) -> int:
-        """How many batches can run at a time, and how many cores there are to lease."""
+        """How many batches can run at a time."""
         return self._core.workers
+
+    @property
+    def threads_per_worker(self) -> int:
+        """Intra-op threads that a batch has at least, where cores are idle; a lone one has all, workers times these."""
+        return self._core.cores_per_batch
+
+    def resize(self, workers: int | None = None, threads_per_worker: int | None = None) -> None:
+        """Changes how many batches run at a time, and on how many intra-op threads each; None keeps what there is.
+
+        What runs is finished, calls go on being accepted. Fewer workers with more threads suit large models that are
+        called seldom; more workers with one thread each have the higher throughput. Raises ValueError below 1, Closed
+        after close(), RuntimeError from inside a model that one of its workers runs.
+        """
+        workers = self.workers if workers is None else workers
+        threads = self.threads_per_worker if threads_per_worker is None else threads_per_worker
+        for name, value in (("workers", workers), ("threads_per_worker", threads)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
+        self._core.resize(workers, threads)
+        self._requested, self._threads = workers, threads
 
     def close(self) -> None:
         """Fails what waits with `Closed`, lets what runs finish, and joins the workers. Idempotent."""
