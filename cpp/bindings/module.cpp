@@ -1,6 +1,7 @@
 // The extension module: what Python sees, in the order that a call meets it.
 #include "bindings/bind_executor.h"
 #include "bindings/bind_graph.h"
+#include "bindings/bind_simulator.h"
 #include "bindings/bound_predictor.h"
 #include "bindings/bound_runtime.h"
 #include "bindings/errors.h"
@@ -19,4 +20,5 @@ PYBIND11_MODULE(_core, module) {
   torchpool::register_watches(module);
   torchpool::register_executor(module);
   torchpool::register_fork(module);
+  torchpool::register_simulator(module);
 }

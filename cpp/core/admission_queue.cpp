@@ -245,6 +245,7 @@ QueueView AdmissionQueue::view_locked(const TakeLimits& limits) const {
   QueueView view;
   view.first_rows = limits.first_rows;
   view.max_rows = limits.batch.max_rows;
+  view.workers = limits.workers;
   view.waiting_rows = rows_.load(std::memory_order_relaxed);
   if (const Request* first = requests_.any()) view.length = first->info.extent;
   view.oldest = requests_.oldest_arrival();
@@ -284,7 +285,10 @@ Taken AdmissionQueue::take(const TakeLimits& limits) {
       if (policy_ != nullptr) {
         const QueueView view = view_locked(limits);
         batch.max_rows = policy_->rows(view);
-        if (!policy_->shares()) batch.share_rows = 0;
+        const std::int64_t rows = std::min(view.waiting_rows, batch.max_rows);
+        const bool together = !policy_->shares() || (batch.share_rows > 0 && cost_ != nullptr &&
+                                                     cost_->better_together(rows, batch.share_rows, view.length));
+        if (together) batch.share_rows = 0;
         taken.hold_until = hold_until_locked(view, batch.max_rows, now);
         if (taken.hold_until > now) return taken;
       }

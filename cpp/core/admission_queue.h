@@ -36,6 +36,7 @@ struct QueueLimits {
 struct TakeLimits {
   BatchLimits batch;
   std::int64_t first_rows = 32;  // of a batch, until the policy knows more
+  int workers = 1;
 };
 
 // What a worker got.

@@ -9,8 +9,8 @@ namespace {
 constexpr double kAsCheap = 1.02;       // of the cheapest: the smallest that is within it is taken
 constexpr double kStillAsCheap = 1.04;  // the one in use is left for a smaller or larger one only beyond this
 constexpr double kSmallerPays = 1.005;
+constexpr double kWorthGrowing = 0.99;   // of what an item cost before the last doubling
 constexpr std::uint32_t kTryAgain = 32;  // batches between two looks at a neighbour
-constexpr std::uint32_t kTries = 4;      // batches of one look
 
 std::int64_t rows_of(int rows_class, std::int64_t most) noexcept {
   return std::min(std::int64_t{1} << rows_class, most);
@@ -44,22 +44,40 @@ int LearnedPolicy::choose(int current, int most, int length_class) const noexcep
   return current;
 }
 
-int LearnedPolicy::to_try(const Choice& choice, int most, int length_class, std::int64_t waiting_rows) const noexcept {
+int LearnedPolicy::to_try(const Choice& choice, const QueueView& queue) const noexcept {
+  const int length = CostModel::length_class(queue.length);
   const int chosen = choice.rows_class;
-  const double cost = cost_->ns_per_item(chosen, length_class);
-  if (cost == 0) return -1;  // first what is in use
-  const auto may = [&](int rows) { return rows >= 0 && rows <= most && waiting_rows >= (std::int64_t{1} << rows); };
-  // Up while it falls: beyond the largest known one, as long as that is the cheapest.
+  const std::int64_t most_rows = this->most_rows(queue);
+  const int most = CostModel::row_class(most_rows);
+  const auto cost = [&](int rows) { return cost_->ns_per_item(rows, length); };
+  if (cost(chosen) == 0) return -1;  // first what is in use
+  const auto may_grow = [&](int rows) {
+    const std::int64_t wanted = rows_of(rows, most_rows);
+    return rows <= most && queue.waiting_rows >= wanted * queue.workers &&
+           cost_->estimate(wanted, queue.length) <= kLongestTry;
+  };
   int largest = chosen;
-  while (largest < most && cost_->ns_per_item(largest + 1, length_class) > 0) ++largest;
-  if (may(largest + 1) && cost_->ns_per_item(largest, length_class) <= cost) return largest + 1;
-  // Down while it is as cheap.
-  if (chosen > 0 && cost_->ns_per_item(chosen - 1, length_class) == 0 && may(chosen - 1)) return chosen - 1;
+  while (largest < most && cost(largest + 1) > 0) ++largest;
+  const double before = largest > 0 ? cost(largest - 1) : 0;
+  if ((before == 0 || cost(largest) < kWorthGrowing * before) && may_grow(largest + 1)) return largest + 1;
+  int smallest = chosen;
+  while (smallest > 0 && cost(smallest - 1) > 0) --smallest;
+  if (smallest > 0 && cost(smallest) <= kAsCheap * cost(chosen)) return smallest - 1;
   const std::uint32_t turn = choice.batches / kTryAgain;
-  if (choice.batches % kTryAgain >= kTries || turn == 0) return -1;
-  // More often up, since it is growing that costs least to have missed.
-  const int neighbour = turn % 2 == 1 ? chosen + 1 : chosen - 1;
-  return may(neighbour) ? neighbour : -1;
+  if (choice.batches % kTryAgain != 0) return -1;
+  if (turn % 2 == 0) return chosen - 1;
+  return may_grow(chosen + 1) ? chosen + 1 : -1;
+}
+
+bool LearnedPolicy::may_try(Choice& choice, int rows_class) noexcept {
+  if (rows_class < 0) return false;
+  const bool anew = rows_class != choice.tried || choice.batches - choice.began > kTryAgain;
+  if (anew) {
+    choice.tried = rows_class;
+    choice.tries = 0;
+    choice.began = choice.batches;
+  }
+  return choice.tries++ < CostModel::kEnough;
 }
 
 std::int64_t LearnedPolicy::rows(const QueueView& queue) {
@@ -73,8 +91,8 @@ std::int64_t LearnedPolicy::rows(const QueueView& queue) {
   // Nothing is learned from a batch that is not full.
   if (queue.waiting_rows < chosen) return chosen;
   ++choice.batches;
-  const int tried = to_try(choice, most, length_class, queue.waiting_rows);
-  return tried >= 0 ? rows_of(tried, most_rows) : chosen;
+  const int tried = to_try(choice, queue);
+  return may_try(choice, tried) ? rows_of(tried, most_rows) : chosen;
 }
 
 std::int64_t LearnedPolicy::chosen_rows(const QueueView& queue) const noexcept {

@@ -13,6 +13,7 @@ namespace torchpool {
 struct QueueView {
   std::int64_t first_rows = 32;  // of a batch, until more is known
   std::int64_t max_rows = 1024;  // never more
+  int workers = 1;
   std::int64_t waiting_rows = 0;
   std::int64_t length = 1;    // of the request that is to run first
   TimePoint oldest = kNever;  // arrival of the one that waits longest
@@ -32,9 +33,11 @@ class BatchPolicy {
 };
 
 // Takes the smallest power of two of rows (or max_rows, where that is none) whose cost per item is within 2 % of the
-// cheapest that is known, by size class of length. Larger ones are tried while cost falls and enough waits to fill
-// them, smaller ones while they are as cheap; the neighbours of the chosen one are tried again in 1 of 32 batches, as
-// the machine's load may have changed.
+// cheapest that is known, by size class of length. The next larger one is tried while the last doubling made an item at
+// least 1 % cheaper, enough waits for all workers, and the batch is expected to take no longer than kLongestTry; the
+// next smaller one while it is as cheap. The neighbours of the chosen one are tried again in 1 of 32 batches, as the
+// machine's load may have changed. As few batches are tries as the cost model needs to know, however many workers there
+// are.
 //
 // Holds, where max_delay allows, while one more arrival is expected sooner than it saves: with n rows that would cost
 // C(n), a row that comes later costs C(1), one that is waited for C(n+1) - C(n). Without a hold, batches form because
@@ -42,6 +45,8 @@ class BatchPolicy {
 class LearnedPolicy final : public BatchPolicy {
  public:
   // `max_delay`: the longest hold, from the oldest arrival; zero: none ever.
+  static constexpr Duration kLongestTry = std::chrono::milliseconds(50);
+
   explicit LearnedPolicy(std::shared_ptr<const CostModel> cost, Duration max_delay = {});
 
   std::int64_t rows(const QueueView& queue) override;
@@ -51,6 +56,9 @@ class LearnedPolicy final : public BatchPolicy {
   struct Choice {
     int rows_class = -1;  // not chosen yet
     std::uint32_t batches = 0;
+    int tried = -1;           // the class tried last
+    std::uint32_t tries = 0;  // of it, since it was begun to be tried
+    std::uint32_t began = 0;  // in which batch
   };
   std::int64_t most_rows(const QueueView& queue) const noexcept;
   // What rows() would allow with nothing left to try.
@@ -58,7 +66,9 @@ class LearnedPolicy final : public BatchPolicy {
   // The class to use, by what is known.
   int choose(int current, int most, int length_class) const noexcept;
   // A class to be learned of, or -1.
-  int to_try(const Choice& choice, int most, int length_class, std::int64_t waiting_rows) const noexcept;
+  int to_try(const Choice& choice, const QueueView& queue) const noexcept;
+  // Whether this batch is to be a try of that class.
+  static bool may_try(Choice& choice, int rows_class) noexcept;
 
   const std::shared_ptr<const CostModel> cost_;
   const Duration max_delay_;

@@ -73,6 +73,18 @@ Duration CostModel::estimate(std::int64_t rows, std::int64_t length) const noexc
   return Duration(static_cast<Duration::rep>(per_cell * cells));
 }
 
+bool CostModel::better_together(std::int64_t rows, std::int64_t share, std::int64_t length) const noexcept {
+  const auto at = [&](const Table& table, std::int64_t of) -> const Mean& {
+    return table[static_cast<std::size_t>(row_class(of))][static_cast<std::size_t>(length_class(length))].per_cell;
+  };
+  const Mean& together = at(tables_[1], rows);
+  const Mean& apart = at(tables_[0], share);
+  if (apart.samples.load(std::memory_order_relaxed) < kEnough) return false;
+  if (together.samples.load(std::memory_order_relaxed) < kEnough) return true;
+  return together.value.load(std::memory_order_relaxed) * static_cast<float>(rows) <
+         apart.value.load(std::memory_order_relaxed) * static_cast<float>(share);
+}
+
 Duration CostModel::estimate_alone(std::int64_t rows, std::int64_t length) const noexcept {
   const auto cells = static_cast<double>(std::max<std::int64_t>(1, rows) * std::max<std::int64_t>(1, length));
   double least = 0;

@@ -44,6 +44,9 @@ class CostModel {
   // Time of a batch on one core; zero where nothing near is known. Takes the class itself, else the next smaller one in
   // rows, else the next larger one, in the nearest length.
   Duration estimate(std::int64_t rows, std::int64_t length) const noexcept;
+  // Whether all cores are better used by one batch of so many rows than by one of `share` rows on each; also true while
+  // too few such batches have been seen to know.
+  bool better_together(std::int64_t rows, std::int64_t share, std::int64_t length) const noexcept;
   // Time of the smallest batch that holds such a request, on as many cores as have proven fastest.
   Duration estimate_alone(std::int64_t rows, std::int64_t length) const noexcept;
   // Cost of an item in batches that filled (to 7/8 at least) a limit of that class, on one core; 0 while there are

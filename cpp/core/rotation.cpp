@@ -11,31 +11,41 @@ bool may_go(const Ready& ready) noexcept {
   return ready.share->deficit > Duration::zero();
 }
 
-double rounds_until_positive(const FairShare& share) noexcept {
-  const auto owed = static_cast<double>(1 - share.deficit.count());
-  return std::ceil(owed / (share.weight * static_cast<double>(Rotation::kQuantum.count())));
+// Of a round, in nanoseconds.
+double time_of(const FairShare& share) noexcept {
+  return share.weight * static_cast<double>(Rotation::kQuantum.count());
 }
 
 }  // namespace
 
-void Rotation::top_up() {
-  double rounds = 0;
+void Rotation::credit(FairShare& share) const noexcept {
+  const double rounds = rounds_->passed - share.credited;
+  share.deficit += Duration(static_cast<Duration::rep>(std::ceil(rounds * time_of(share))));
+  share.credited = rounds_->passed;
+}
+
+void Rotation::push(Ready ready) {
+  FairShare& share = *ready.share;
+  credit(share);
+  share.deficit = std::min(share.deficit, Duration(static_cast<Duration::rep>(time_of(share))));
+  items_.push_back(std::move(ready));
+}
+
+// As many as it takes until one may go.
+void Rotation::pass_rounds() {
+  double least = -1;
   for (const Ready& ready : items_) {
-    const double needed = rounds_until_positive(*ready.share);
-    rounds = rounds == 0 ? needed : std::min(rounds, needed);
+    const FairShare& share = *ready.share;
+    const double rounds = std::ceil(static_cast<double>(1 - share.deficit.count()) / time_of(share));
+    least = least < 0 ? rounds : std::min(least, rounds);
   }
-  ++round_;
-  for (const Ready& ready : items_) {
-    FairShare& share = *ready.share;
-    const std::pair<const void*, std::uint64_t> now{this, round_};
-    if (std::exchange(share.topped_up, now) == now) continue;
-    const double quantum = share.weight * static_cast<double>(kQuantum.count());
-    share.deficit += Duration(static_cast<Duration::rep>(std::ceil(rounds * quantum)));
-  }
+  rounds_->passed += least;
+  for (const Ready& ready : items_) credit(*ready.share);
 }
 
 Ready Rotation::take(const FairShare* warm, int takers) {
-  if (std::none_of(items_.begin(), items_.end(), may_go)) top_up();
+  for (const Ready& ready : items_) credit(*ready.share);  // rounds may have passed in another rotation
+  if (std::none_of(items_.begin(), items_.end(), may_go)) pass_rounds();
   auto chosen = items_.end();
   int going = 0;
   for (auto item = items_.begin(); item != items_.end() && going < std::max(1, takers); ++item) {

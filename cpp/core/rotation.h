@@ -20,9 +20,9 @@ using ChannelStatePtr = std::shared_ptr<ChannelState>;
 struct FairShare {
   explicit FairShare(double of_all = 1.0) : weight(of_all) {}
   const double weight;
-  Duration deficit{};                                 // time that it may still use; below zero: owes
-  Duration typical{};                                 // of a step, so that it can be charged before it ends
-  std::pair<const void*, std::uint64_t> topped_up{};  // rotation and round in which it was given time last
+  Duration deficit{};   // time that it may still use; below zero: owes
+  Duration typical{};   // of a step, so that it can be charged before it ends
+  double credited = 0;  // the round up to which it was given time
 };
 using FairSharePtr = std::shared_ptr<FairShare>;
 
@@ -43,16 +43,24 @@ struct Ready {
   Duration charged{};  // when it was taken
 };
 
-// Shreedhar and Varghese, "Efficient Fair Queuing Using Deficit Round Robin", 1995, with two changes: what a step costs
-// is known when it is over, so a predictor may go while its deficit is positive and pays afterwards (what it typically
-// pays is taken at once, as many workers may take before the first has ended); and rounds in which nobody may go are
-// skipped. Who comes after a pause owes nothing and goes before those who do: it waits for one batch that runs,
-// whatever the others have queued.
+// Rounds that have passed, for all rotations of a scheduler.
+struct FairRounds {
+  double passed = 0;
+};
+
+// Shreedhar and Varghese, "Efficient Fair Queuing Using Deficit Round Robin", 1995, with these changes: what a step
+// costs is known when it is over, so a predictor may go while its deficit is positive and pays afterwards (what it
+// typically pays is taken at once, as many workers may take before the first has ended). Rounds in which nobody may go
+// are skipped. Rounds also pay off what a predictor owes that has no work just now, but leave it no more than one
+// round's time: who comes after a pause goes before those who have used the workers meanwhile, and waits for the
+// batches that run, not for what the others have queued.
 class Rotation {
  public:
   static constexpr Duration kQuantum = std::chrono::microseconds(50);  // a round's time at weight 1
 
-  void push(Ready ready) { items_.push_back(std::move(ready)); }
+  explicit Rotation(std::shared_ptr<FairRounds> rounds) : rounds_(std::move(rounds)) {}
+
+  void push(Ready ready);
   bool empty() const noexcept { return items_.empty(); }
   std::size_t size() const noexcept { return items_.size(); }
   // The next one. Where `takers` workers take an item now, this one takes, of those `takers` items, the one of `warm`,
@@ -67,10 +75,11 @@ class Rotation {
   static void refund(FairShare& share, Duration charged) noexcept { share.deficit += charged; }
 
  private:
-  void top_up();
+  void credit(FairShare& share) const noexcept;
+  void pass_rounds();
 
   std::deque<Ready> items_;
-  std::uint64_t round_ = 0;
+  std::shared_ptr<FairRounds> rounds_;
 };
 
 }  // namespace torchpool

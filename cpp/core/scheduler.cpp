@@ -239,6 +239,7 @@ bool Scheduler::pick(WorkerSlot& worker, Assignment& assignment) {
     channel.in_rotation.store(false);
     assignment.limits = channel.take_limits();
     assignment.limits.batch.share_rows = share_locked(lane, channel);
+    assignment.limits.workers = most_running_locked(channel);
     channel.running.store(channel.running.load() + 1);
     assignment.run.share = ready.share;
     assignment.run.channel = std::move(ready.channel);

@@ -136,6 +136,7 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
     ChannelStatePtr channel;
   };
   struct LaneState {
+    explicit LaneState(std::shared_ptr<FairRounds> rounds) : rotation(std::move(rounds)) {}
     std::vector<std::unique_ptr<WorkerSlot>> workers;  // retired ones stay, for when there are more again
     int wanted = 0;                                    // workers that are not retired
     std::vector<WorkerSlot*> parked;
@@ -175,7 +176,8 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
   int cores_per_step_ TP_GUARDED_BY(mutex_) = 1;
   int leased_ TP_GUARDED_BY(mutex_) = 0;
   bool inline_call_ TP_GUARDED_BY(mutex_) = false;  // a caller has all cores
-  std::array<LaneState, 2> lanes_ TP_GUARDED_BY(mutex_);
+  const std::shared_ptr<FairRounds> rounds_ = std::make_shared<FairRounds>();
+  std::array<LaneState, 2> lanes_ TP_GUARDED_BY(mutex_){LaneState(rounds_), LaneState(rounds_)};
   std::unordered_set<std::shared_ptr<Suspended>> suspended_ TP_GUARDED_BY(mutex_);
   std::vector<std::weak_ptr<ChannelState>> channels_ TP_GUARDED_BY(mutex_);
 };
