@@ -267,7 +267,7 @@ TimePoint AdmissionQueue::hold_until(const TakeLimits& limits) {
   MutexLock lock(mutex_);
   if (policy_ == nullptr || requests_.empty()) return TimePoint{};
   const QueueView view = view_locked(limits);
-  const TimePoint until = hold_until_locked(view, policy_->rows(view), now);
+  const TimePoint until = hold_until_locked(view, policy_->rows(view).rows, now);
   return until > now ? until : TimePoint{};
 }
 
@@ -284,7 +284,9 @@ Taken AdmissionQueue::take(const TakeLimits& limits) {
       BatchLimits batch = limits.batch;
       if (policy_ != nullptr) {
         const QueueView view = view_locked(limits);
-        batch.max_rows = policy_->rows(view);
+        const RowLimit limit = policy_->rows(view);
+        batch.max_rows = limit.rows;
+        taken.limit = limit.learn ? limit.rows : 0;
         const std::int64_t rows = std::min(view.waiting_rows, batch.max_rows);
         const bool together = !policy_->shares() || (batch.share_rows > 0 && cost_ != nullptr &&
                                                      cost_->better_together(rows, batch.share_rows, view.length));
@@ -292,7 +294,6 @@ Taken AdmissionQueue::take(const TakeLimits& limits) {
         taken.hold_until = hold_until_locked(view, batch.max_rows, now);
         if (taken.hold_until > now) return taken;
       }
-      taken.limit = batch.max_rows;
       collect_locked(batch, now, picked, dropped);
       grant_locked(now, left);
     }

@@ -42,7 +42,7 @@ struct TakeLimits {
 // What a worker got.
 struct Taken {
   Batch batch;
-  std::int64_t limit = 0;  // most rows that the policy allowed it
+  std::int64_t limit = 0;  // most rows that the policy allowed it; 0: nothing to be learned from that
   // Later than now where nothing was taken because the policy waits for more.
   TimePoint hold_until{};
 };

@@ -9,8 +9,9 @@ namespace {
 constexpr double kAsCheap = 1.02;       // of the cheapest: the smallest that is within it is taken
 constexpr double kStillAsCheap = 1.04;  // the one in use is left for a smaller or larger one only beyond this
 constexpr double kSmallerPays = 1.005;
-constexpr double kWorthGrowing = 0.99;   // of what an item cost before the last doubling
-constexpr std::uint32_t kTryAgain = 32;  // batches between two looks at a neighbour
+constexpr double kWorthGrowing = 0.99;    // of what an item cost before the last doubling
+constexpr std::int64_t kGuidedParts = 2;  // a worker's equal parts of what waits that a batch may take
+constexpr std::uint32_t kTryAgain = 32;   // batches between two looks at a neighbour
 
 std::int64_t rows_of(int rows_class, std::int64_t most) noexcept {
   return std::min(std::int64_t{1} << rows_class, most);
@@ -80,7 +81,7 @@ bool LearnedPolicy::may_try(Choice& choice, int rows_class) noexcept {
   return choice.tries++ < CostModel::kEnough;
 }
 
-std::int64_t LearnedPolicy::rows(const QueueView& queue) {
+RowLimit LearnedPolicy::rows(const QueueView& queue) {
   const int length_class = CostModel::length_class(queue.length);
   Choice& choice = choices_[static_cast<std::size_t>(length_class)];
   const std::int64_t most_rows = this->most_rows(queue);
@@ -88,11 +89,12 @@ std::int64_t LearnedPolicy::rows(const QueueView& queue) {
   if (choice.rows_class < 0) choice.rows_class = CostModel::row_class(queue.first_rows);
   choice.rows_class = choose(std::min(choice.rows_class, most), most, length_class);
   const std::int64_t chosen = rows_of(choice.rows_class, most_rows);
-  // Nothing is learned from a batch that is not full.
-  if (queue.waiting_rows < chosen) return chosen;
+  const std::int64_t guided = (kGuidedParts * queue.waiting_rows + queue.workers - 1) / std::max(1, queue.workers);
+  if (guided < chosen) return {std::max<std::int64_t>(1, guided), false};
+  if (queue.waiting_rows < chosen) return {chosen, true};
   ++choice.batches;
   const int tried = to_try(choice, queue);
-  return may_try(choice, tried) ? rows_of(tried, most_rows) : chosen;
+  return {may_try(choice, tried) ? rows_of(tried, most_rows) : chosen, true};
 }
 
 std::int64_t LearnedPolicy::chosen_rows(const QueueView& queue) const noexcept {

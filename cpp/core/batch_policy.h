@@ -20,12 +20,16 @@ struct QueueView {
   Duration arrival_gap{};     // mean time between the last arrivals; zero: unknown
 };
 
+struct RowLimit {
+  std::int64_t rows = 1;  // most of the next batch
+  bool learn = true;      // whether a batch that fills it is to be compared with those of other limits
+};
+
 // Used under its queue's lock.
 class BatchPolicy {
  public:
   virtual ~BatchPolicy() = default;
-  // Most rows of the next batch, at least 1.
-  virtual std::int64_t rows(const QueueView& queue) = 0;
+  virtual RowLimit rows(const QueueView& queue) = 0;
   // Whether idle workers share what waits in equal parts.
   virtual bool shares() const noexcept { return true; }
   // A batch that is smaller than rows() should not start before; no later than `now` where it may start.
@@ -39,6 +43,11 @@ class BatchPolicy {
 // machine's load may have changed. As few batches are tries as the cost model needs to know, however many workers there
 // are.
 //
+// While less waits than keeps all workers busy, a batch takes at most two workers' parts of it, as OpenMP's guided
+// schedule takes a part of what is left: others that end soon get theirs, and all end together. Simulated at 70 % load,
+// p99 is 20 % (2 workers) to 40 % (8) lower than with whatever waits, and for calls of 10 ms half or a third; one part
+// costs more in rows that run alone.
+//
 // Holds, where max_delay allows, while one more arrival is expected sooner than it saves: with n rows that would cost
 // C(n), a row that comes later costs C(1), one that is waited for C(n+1) - C(n). Without a hold, batches form because
 // workers are busy.
@@ -49,7 +58,7 @@ class LearnedPolicy final : public BatchPolicy {
 
   explicit LearnedPolicy(std::shared_ptr<const CostModel> cost, Duration max_delay = {});
 
-  std::int64_t rows(const QueueView& queue) override;
+  RowLimit rows(const QueueView& queue) override;
   TimePoint hold_until(const QueueView& queue, TimePoint now) override;
 
  private:
@@ -80,7 +89,7 @@ class LearnedPolicy final : public BatchPolicy {
 class FixedPolicy final : public BatchPolicy {
  public:
   FixedPolicy(std::int64_t rows, Duration delay) : rows_(rows), delay_(delay) {}
-  std::int64_t rows(const QueueView& /*queue*/) override { return rows_; }
+  RowLimit rows(const QueueView& /*queue*/) override { return {rows_, true}; }
   bool shares() const noexcept override { return false; }
   TimePoint hold_until(const QueueView& queue, TimePoint now) override;
 
