@@ -41,8 +41,12 @@ void CostModel::record(const BatchSize& size, Duration took, bool one_core) noex
   const auto length = static_cast<std::size_t>(length_class(size.length));
   const auto ns = static_cast<float>(std::max<Duration::rep>(1, took.count()));
   table[static_cast<std::size_t>(row_class(size.rows))][length].per_cell.record(ns / static_cast<float>(cells));
-  if (size.limit == 0 || 8 * size.rows < 7 * size.limit) return;
-  Class& limited = table[static_cast<std::size_t>(row_class(size.limit))][length];
+  // A batch that fills a limit says what that limit costs, and one that happens to be nearly as large as its class what
+  // that class does: so the small ones are known without being tried, from times when little waits.
+  const bool fills_limit = size.limit > 0 && 8 * size.rows >= 7 * size.limit;
+  const int compared = row_class(fills_limit ? size.limit : size.rows);
+  if (!fills_limit && 4 * size.rows < 3 * (std::int64_t{1} << compared)) return;
+  Class& limited = table[static_cast<std::size_t>(compared)][length];
   limited.per_item.record(ns / static_cast<float>(std::max<std::int64_t>(1, size.items)));
 }
 

@@ -15,7 +15,7 @@ struct BatchSize {
   std::int64_t rows = 1;
   std::int64_t length = 1;  // of its longest row, padding included; 1 where no dim varies
   std::int64_t items = 1;   // the sum over rows of each row's own length: what the callers asked for
-  std::int64_t limit = 0;   // most rows that it was allowed; 0: it is not to be compared with batches of other limits
+  std::int64_t limit = 0;   // most rows that it was allowed, by choice of a size; 0: it was smaller for another reason
 };
 
 // A table of size classes, powers of two of rows and of length, for batches that ran on one core and on several. Class
@@ -37,7 +37,7 @@ class CostModel {
     bool one_core = true;
     std::uint32_t samples = 0;
     double ns_per_cell = 0;  // of rows x longest length, whatever the batch holds
-    double ns_per_item = 0;  // of what was asked for, in batches that filled a limit in the class; 0: none yet
+    double ns_per_item = 0;  // of what was asked for, in batches that fill the class, or a limit in it; 0: none yet
   };
 
   void record(const BatchSize& size, Duration took, bool one_core) noexcept;
