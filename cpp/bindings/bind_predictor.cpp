@@ -99,7 +99,12 @@ py::dict BoundPredictor::stats() const {
 }
 
 void register_predictor(py::module_& module) {
-  const auto options = [](int priority, std::optional<double> deadline) { return CallOptions{priority, deadline}; };
+  const auto options = [](int priority, std::optional<double> deadline) {
+    CallOptions asked;
+    asked.priority = priority;
+    asked.deadline = deadline;
+    return asked;
+  };
   py::class_<BoundPredictor, std::shared_ptr<BoundPredictor>>(module, "Predictor", "Serves one model on a runtime.")
       .def(py::init(&make_predictor), py::arg("runtime"), py::arg("target"), py::arg("learner"), py::kw_only(),
            py::arg("name"), py::arg("queue_rows"), py::arg("queue_bytes"), py::arg("reject"), py::arg("first_batch"),
@@ -123,10 +128,20 @@ void register_predictor(py::module_& module) {
       .def(
           "feed",
           [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, int priority,
-                    std::optional<double> deadline) {
-            return self.submit(args, kwargs, options(priority, deadline), py::none(), false, Full::kBlock);
+                    std::optional<double> deadline, bool dynamic, std::int64_t chunk) {
+            CallOptions asked = options(priority, deadline);
+            asked.schedule = dynamic ? Schedule::kDynamic : Schedule::kGuided;
+            asked.chunk = chunk;
+            return self.submit(args, kwargs, asked, py::none(), false, Full::kBlock);
           },
-          py::arg("args"), py::arg("kwargs"), py::arg("priority") = 0, py::arg("deadline") = py::none())
+          py::arg("args"), py::arg("kwargs"), py::arg("priority") = 0, py::arg("deadline") = py::none(),
+          py::arg("dynamic") = false, py::arg("chunk") = 0)
+      .def(
+          "feed_batch",
+          [options](BoundPredictor& self, const py::list& calls, int priority, std::optional<double> deadline) {
+            return self.submit_batch(calls, options(priority, deadline));
+          },
+          py::arg("calls"), py::arg("priority") = 0, py::arg("deadline") = py::none())
       .def("learn", &BoundPredictor::learn_from, py::arg("args"), py::arg("kwargs"))
       .def("is_known", &BoundPredictor::is_known, py::arg("args"), py::arg("kwargs"))
       .def("run_plain", &BoundPredictor::run_plain, py::arg("args"), py::arg("kwargs"))

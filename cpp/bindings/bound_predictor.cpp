@@ -160,6 +160,8 @@ std::shared_ptr<CallRequest> BoundPredictor::make_request(Prepared& call, const 
     for (const at::Tensor& leaf : call.flat.leaves) info.bytes += static_cast<std::int64_t>(leaf.nbytes());
   }
   info.priority = options.priority;
+  info.schedule = options.schedule;
+  info.chunk = options.chunk;
   if (options.deadline) info.deadline = after_seconds(*options.deadline);
   std::shared_ptr<CallRequest> request;
   Reclaimer& reclaimer = GilReclaimer::instance();

@@ -30,6 +30,8 @@ struct BoundPredictorOptions {
 // What one call asks for beside its arguments.
 struct CallOptions {
   std::int32_t priority = 0;
+  Schedule schedule = Schedule::kGuided;
+  std::int64_t chunk = 0;
   std::optional<double> deadline;  // seconds from the call
 };
 
@@ -49,6 +51,10 @@ class BoundPredictor {
   // `notified`: given to the runtime's futures (or loops) notifier once the request is done; None for none.
   Pending submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
                  const py::object& notified, bool to_loop, Full full);
+
+  // Submits calls, each an (args, kwargs), that run together, as a batch of their own; those that cannot share one run
+  // in batches with their likes, or alone. In order; a call that is refused is given as failed.
+  std::vector<Pending> submit_batch(const py::list& calls, const CallOptions& options);
 
   // Learns how calls like this one are served, if that is not known yet; runs the model some times.
   void learn_from(const py::tuple& args, const py::object& kwargs);

@@ -247,7 +247,11 @@ QueueView AdmissionQueue::view_locked(const TakeLimits& limits) const {
   view.max_rows = limits.batch.max_rows;
   view.workers = limits.workers;
   view.waiting_rows = rows_.load(std::memory_order_relaxed);
-  if (const Request* first = requests_.any()) view.length = first->info.extent;
+  if (const Request* first = requests_.any()) {
+    view.length = first->info.extent;
+    view.schedule = first->info.schedule;
+    view.chunk = first->info.chunk;
+  }
   view.oldest = requests_.oldest_arrival();
   view.arrival_gap = arrival_gap_;
   return view;
@@ -290,7 +294,8 @@ Taken AdmissionQueue::take(const TakeLimits& limits) {
         const std::int64_t rows = std::min(view.waiting_rows, batch.max_rows);
         const bool together = !policy_->shares() || (batch.share_rows > 0 && cost_ != nullptr &&
                                                      cost_->better_together(rows, batch.share_rows, view.length));
-        if (together) batch.share_rows = 0;
+        if (together || (view.chunk > 0 && view.schedule == Schedule::kDynamic)) batch.share_rows = 0;
+        if (batch.share_rows > 0) batch.share_rows = std::max(batch.share_rows, view.chunk);
         taken.hold_until = hold_until_locked(view, batch.max_rows, now);
         if (taken.hold_until > now) return taken;
       }

@@ -89,8 +89,10 @@ RowLimit LearnedPolicy::rows(const QueueView& queue) {
   if (choice.rows_class < 0) choice.rows_class = CostModel::row_class(queue.first_rows);
   choice.rows_class = choose(std::min(choice.rows_class, most), most, length_class);
   const std::int64_t chosen = rows_of(choice.rows_class, most_rows);
-  const std::int64_t guided = (kGuidedParts * queue.waiting_rows + queue.workers - 1) / std::max(1, queue.workers);
-  if (guided < chosen) return {std::max<std::int64_t>(1, guided), false};
+  if (queue.schedule == Schedule::kDynamic && queue.chunk > 0) return {std::min(queue.chunk, most_rows), false};
+  std::int64_t guided = (kGuidedParts * queue.waiting_rows + queue.workers - 1) / std::max(1, queue.workers);
+  guided = std::min(std::max(guided, queue.chunk), most_rows);
+  if (queue.schedule == Schedule::kGuided && guided < chosen) return {std::max<std::int64_t>(1, guided), false};
   if (queue.waiting_rows < chosen) return {chosen, true};
   ++choice.batches;
   const int tried = to_try(choice, queue);

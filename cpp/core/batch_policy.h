@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "core/cost_model.h"
+#include "core/request.h"
 
 namespace torchpool {
 
@@ -17,7 +18,9 @@ struct QueueView {
   std::int64_t waiting_rows = 0;
   std::int64_t length = 1;    // of the request that is to run first
   TimePoint oldest = kNever;  // arrival of the one that waits longest
-  Duration arrival_gap{};     // mean time between the last arrivals; zero: unknown
+  Schedule schedule = Schedule::kGuided;
+  std::int64_t chunk = 0;
+  Duration arrival_gap{};  // mean time between the last arrivals; zero: unknown
 };
 
 struct RowLimit {

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/formed_batch.h"
 #include "core/scheduler.h"
 #include "core/worker.h"
 
@@ -27,6 +28,10 @@ PushResult Channel::submit(const RequestPtr& request, Admission admission, TimeP
   return result;
 }
 
+void Channel::submit_batch(std::vector<RequestPtr> requests) {
+  state_->scheduler->post_to(state_, std::make_unique<FormedBatch>(state_, std::move(requests)));
+}
+
 bool Channel::cancel(Request& request) noexcept {
   if (!request.try_cancel()) return false;
   state_->queue->forget(request);
@@ -39,6 +44,7 @@ void Channel::close(bool fail_waiting) {
   state_->queue->close();
   state_->scheduler->release(state_);
   if (!fail_waiting) return;
+  state_->failing.store(true);
   state_->queue->fail_waiting(std::make_exception_ptr(Closed("closed before the call started")));
   state_->scheduler->notify_drained(*state_);
 }

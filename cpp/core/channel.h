@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/admission_queue.h"
 #include "core/rotation.h"
@@ -49,6 +50,10 @@ class Channel {
 
   // As AdmissionQueue::push, then wakes a worker.
   PushResult submit(const RequestPtr& request, Admission admission, TimePoint give_up);
+  // Runs these together, as one batch, when its turn comes; they take no place in the queue, whose bounds do not count
+  // for them. Requires: the handler can run them together. Throws Closed; they have
+  // failed with it then.
+  void submit_batch(std::vector<RequestPtr> requests);
   // Cancels where it has not started; frees its place. True when this call cancelled it.
   bool cancel(Request& request) noexcept;
   void close(bool fail_waiting);       // refuses from now on; idempotent

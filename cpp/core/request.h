@@ -24,6 +24,12 @@ struct MergeKey {
   bool operator==(const MergeKey&) const = default;
 };
 
+// How the calls of a loop are handed to workers, as OpenMP names it. Static batches are formed by the caller.
+enum class Schedule : std::uint8_t {
+  kGuided,   // at most two workers' parts of what waits, so that all end together
+  kDynamic,  // whole batches, whoever is free
+};
+
 // What the batch former may know of a request.
 struct RequestInfo {
   MergeKey key;
@@ -32,6 +38,8 @@ struct RequestInfo {
   std::int64_t extent = 1;    // of one row along its ragged dims, padded or not: what its cost grows with
   std::int64_t bytes = 0;     // of its inputs
   std::int32_t priority = 0;  // higher first
+  Schedule schedule = Schedule::kGuided;
+  std::int64_t chunk = 0;  // kGuided: least rows of a batch, kDynamic: most, whatever is learned; 0: as learned
   TimePoint deadline = kNever;
   TimePoint arrival{};         // set at admission
   std::uint64_t number = 0;    // of its admission; set there

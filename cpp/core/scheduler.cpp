@@ -128,6 +128,25 @@ void Scheduler::post(TaskRun run) {
   wake.now();
 }
 
+void Scheduler::post_to(const ChannelStatePtr& channel, std::unique_ptr<Task> task) {
+  TaskRun run;
+  run.task = std::move(task);
+  run.channel = channel;
+  run.share = channel->share;
+  run.lane = channel->lane;
+  Wake wake;
+  {
+    MutexLock lock(mutex_);
+    if (stopping() || !channel->open.load(std::memory_order_relaxed)) {
+      throw Closed("closed: no more calls are accepted");
+    }
+    channel->running.store(channel->running.load() + 1);
+    enter_rotation_locked(std::move(run));
+    wake = wake_locked();
+  }
+  wake.now();
+}
+
 // A channel in the rotation will be looked at by a worker that comes after this push, so no lock is needed.
 // Whoever takes it out looks at its queue afterwards; all four accesses are sequentially consistent, so one
 // of the two sides sees the other.

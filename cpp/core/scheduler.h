@@ -35,6 +35,7 @@ struct ChannelState {
   const std::shared_ptr<Scheduler> scheduler;
 
   std::atomic<bool> open{true};
+  std::atomic<bool> failing{false};  // closed, and what has not started is to fail
   // Written under the scheduler's mutex, read without.
   std::atomic<int> running{0};           // batches from their pick until their task is destroyed, and inline calls
   std::atomic<bool> in_rotation{false};  // sequentially consistent: see Scheduler::notify
@@ -90,6 +91,8 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
 
   void add_channel(const ChannelStatePtr& channel) TP_EXCLUDES(mutex_);  // throws Closed
   void post(TaskRun run) TP_EXCLUDES(mutex_);                            // throws Closed
+  // A task of a channel that did not come through its queue; counts as running from now on. Throws Closed.
+  void post_to(const ChannelStatePtr& channel, std::unique_ptr<Task> task) TP_EXCLUDES(mutex_);
   // After a push: sees to it that the channel is served.
   void notify(const ChannelStatePtr& channel) TP_EXCLUDES(mutex_);
   // After waiting requests left in another way than by a batch.

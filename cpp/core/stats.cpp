@@ -44,6 +44,12 @@ std::uint64_t Histogram::Snapshot::quantile(double q) const noexcept {
   return max;
 }
 
+void ChannelStats::record_batch(const BatchSize& size) noexcept {
+  batch_rows.record(static_cast<std::uint64_t>(size.rows));
+  cells.fetch_add(static_cast<std::uint64_t>(size.rows * size.length), std::memory_order_relaxed);
+  items.fetch_add(static_cast<std::uint64_t>(size.items), std::memory_order_relaxed);
+}
+
 std::uint64_t ChannelStats::resolved() const noexcept {
   return succeeded.load(std::memory_order_relaxed) + failed.load(std::memory_order_relaxed) +
          cancelled.load(std::memory_order_relaxed) + expired.load(std::memory_order_relaxed);

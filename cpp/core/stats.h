@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/clock.h"
+#include "core/cost_model.h"
 
 namespace torchpool {
 
@@ -54,6 +55,7 @@ struct ChannelStats {
   std::atomic<std::uint64_t> items{0};
   std::atomic<std::uint64_t> out_of_memory{0};  // batches that were halved because memory could not hold them
   std::uint64_t resolved() const noexcept;
+  void record_batch(const BatchSize& size) noexcept;
 };
 
 }  // namespace torchpool

@@ -50,6 +50,7 @@ class Worker {
       end(assignment);
       return;
     }
+    if (run.started == TimePoint{}) run.started = assignment.step_began;
     WorkerContext context{slot_.index, slot_.lane, assignment.cores, hooks_.gate};
     const Step step = run.task->step(context);
     assignment.step_took = std::max(Duration(1), Duration(scheduler_.clock().now() - assignment.step_began));
@@ -80,7 +81,7 @@ class Worker {
     run.started = assignment.step_began;
     size = taken.batch.cost_size();
     size.limit = taken.limit;
-    record_batch(*run.channel->stats, size);
+    run.channel->stats->record_batch(size);
     BatchRescue rescue;
     try {
       run.task = run.channel->handler->make_task(std::move(taken.batch));
@@ -88,12 +89,6 @@ class Worker {
       rescue.fail_all(std::current_exception());
     }
     return true;
-  }
-
-  static void record_batch(ChannelStats& stats, const BatchSize& size) noexcept {
-    stats.batch_rows.record(static_cast<std::uint64_t>(size.rows));
-    stats.cells.fetch_add(static_cast<std::uint64_t>(size.rows * size.length), std::memory_order_relaxed);
-    stats.items.fetch_add(static_cast<std::uint64_t>(size.items), std::memory_order_relaxed);
   }
 
   // The task goes first, with the gate as it left it: what it owns may need the interpreter, and its

@@ -21,6 +21,7 @@ from torchpool.graphs import Graphs
 from torchpool.learner import Learner
 from torchpool.report import Explanation, explain
 from torchpool.runtime import Runtime, default_runtime
+from torchpool.schedule import Schedule
 
 if TYPE_CHECKING:
     from torchpool.wrap import Options
@@ -59,12 +60,16 @@ class Calls:
         core = self._predictor._open_core()
         return core.submit(args, kwargs, priority=self._priority, deadline=self._deadline, **options)
 
-    def _feed(self) -> mapping.Feed:
+    def _feed(self, schedule: Schedule | None = None) -> mapping.Feed:
         """Submits one call of a map, which waits for room whatever `overflow` says: its look-ahead is bounded."""
         core, priority, deadline = self._predictor._open_core(), self._priority, self._deadline
-        if priority == 0 and deadline is None:
+        dynamic, chunk = (False, 0) if schedule is None else (schedule.kind == "dynamic", schedule.chunk)
+        if priority == 0 and deadline is None and not dynamic and not chunk:
             return core.feed
-        return lambda args, kwargs: core.feed(args, kwargs, priority, deadline)
+        return lambda args, kwargs: core.feed(args, kwargs, priority, deadline, dynamic, chunk)
+
+    def _feed_batch(self, calls: list[Call]) -> list[_core.Pending]:
+        return self._predictor._open_core().feed_batch(calls, self._priority, self._deadline)
 
     def map(
         self,
@@ -74,6 +79,7 @@ class Calls:
         ordered: bool = True,
         progress: bool = False,
         return_exceptions: bool = False,
+        schedule: str | None = None,
     ) -> mapping.MapIterator:
         """Results of calls with one argument from each iterable, as the built-in map; work starts at once.
 
@@ -81,12 +87,18 @@ class Calls:
         endless; a tensor or an array is taken row by row. `timeout` counts seconds from this call. With
         `return_exceptions` a failed call's exception stands in its result's place; otherwise it is raised and the
         rest is cancelled, as it is when the iterator is closed early. `progress=True` shows tqdm's bar.
+
+        `schedule` says how calls are parted into batches, as in OpenMP, each perhaps with a chunk of rows behind it
+        ("dynamic,16"): "guided" (the default) takes smaller batches, of `chunk` at least, as less is left to share out,
+        so that all workers end together; "dynamic" takes whole batches, of `chunk` at most; "static" parts an iterable
+        of known length beforehand into equal batches of consecutive calls, `chunk` each, whatever else goes on: with a
+        chunk results are the same to the last bit in every run.
         """
         if not iterables:
             raise TypeError("map() needs at least one iterable")
         rows = [mapping.rows_of(iterable) for iterable in iterables]
         calls: Iterator[Any] = ((args, None) for args in zip(*rows, strict=False))
-        return self._map(calls, iterables, timeout, buffersize, ordered, progress, return_exceptions)
+        return self._map(calls, iterables, timeout, buffersize, ordered, progress, return_exceptions, schedule)
 
     def starmap(
         self,
@@ -97,11 +109,12 @@ class Calls:
         ordered: bool = True,
         progress: bool = False,
         return_exceptions: bool = False,
+        schedule: str | None = None,
     ) -> mapping.MapIterator:
         """As map, for one iterable of calls: a tuple is positional arguments, a mapping (such as a tokenizer's
         output) keyword arguments."""
         calls = map(_star_call, iterable)
-        return self._map(calls, (iterable,), timeout, buffersize, ordered, progress, return_exceptions)
+        return self._map(calls, (iterable,), timeout, buffersize, ordered, progress, return_exceptions, schedule)
 
     def _map(
         self,
@@ -112,18 +125,29 @@ class Calls:
         ordered: bool,
         progress: bool,
         return_exceptions: bool,
+        schedule: str | None,
     ) -> mapping.MapIterator:
         ahead = self._calls_ahead(buffersize)
+        plan = Schedule.parse(schedule)
+        batch = None
+        if plan.kind == "static":
+            if not ordered:
+                raise ValueError("schedule='static' gives results in order: leave ordered=True")
+            predictor = self._predictor
+            batch = plan.calls_a_batch(sources, predictor._first_batch, predictor._used_runtime.workers)
+            ahead = max(ahead, 2 * batch * predictor._used_runtime.workers) if buffersize is None else ahead
         sized = [len(source) for source in sources if isinstance(source, Sized)] if progress else []
         return mapping.MapIterator(
             self._submit,
-            self._feed(),
+            self._feed(plan),
             calls,
             ahead=ahead,
             timeout=timeout,
             ordered=ordered,
             return_exceptions=return_exceptions,
             bar=mapping.progress_bar(min(sized, default=None)) if progress else None,
+            feed_batch=None if batch is None else self._feed_batch,
+            batch=batch or 0,
         )
 
     async def acall(self, /, *args: Any, **kwargs: Any) -> Any:

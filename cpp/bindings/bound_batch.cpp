@@ -1,0 +1,63 @@
+// Batches that a map forms itself.
+#include "bindings/bound_predictor.h"
+
+#include "bindings/errors.h"
+
+namespace torchpool {
+
+namespace {
+
+// The exception that is being handled, as Python's.
+py::object caught_exception() {
+  try {
+    throw;
+  } catch (py::error_already_set& error) {
+    return error.value();
+  } catch (const py::builtin_exception& error) {
+    error.set_error();
+  } catch (const Error& error) {
+    set_python_error(error);
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return py::error_already_set().value();
+}
+
+}  // namespace
+
+std::vector<Pending> BoundPredictor::submit_batch(const py::list& calls, const CallOptions& options) {
+  std::vector<Pending> pending;
+  pending.reserve(calls.size());
+  std::vector<RequestPtr> together;
+  std::shared_ptr<Channel> channel;
+  const auto run = [&] {
+    if (together.empty()) return;
+    for (const RequestPtr& request : together) watch(std::static_pointer_cast<CallRequest>(request));
+    channel->submit_batch(std::exchange(together, {}));
+  };
+  for (const py::handle item : calls) {
+    const auto pair = py::cast<py::tuple>(item);
+    const py::tuple args = pair[0];
+    const py::object kwargs = pair[1];
+    try {
+      Prepared call;
+      prepare(args, kwargs, call);
+      if (call.mismatch || call.route != Route::kMerge || must_run_inline() || call.ambient.must_run_here) {
+        pending.push_back(submit(args, kwargs, options, py::none(), false, Full::kBlock));
+        continue;
+      }
+      const std::shared_ptr<Channel> own = channel_of(call);
+      auto request = make_request(call, args, kwargs, options, py::none(), false, true);
+      if (!together.empty() && (channel != own || together.front()->info.key != request->info.key)) run();
+      channel = own;
+      pending.emplace_back(request, own);
+      together.push_back(std::move(request));
+    } catch (const std::exception&) {
+      pending.push_back(Pending::failed(caught_exception()));
+    }
+  }
+  run();
+  return pending;
+}
+
+}  // namespace torchpool
