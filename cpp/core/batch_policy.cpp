@@ -32,13 +32,13 @@ int LearnedPolicy::choose(int current, int most, int length_class) const noexcep
     const double cost = cost_->ns_per_item(rows, length_class);
     if (cost > 0 && (least == 0 || cost < least)) least = cost;
   }
-  if (least == 0) return current;
   const double now = cost_->ns_per_item(current, length_class);
+  if (now == 0) return current;  // that smaller ones are known says nothing of it
   for (int rows = 0; rows <= most; ++rows) {
     const double cost = cost_->ns_per_item(rows, length_class);
     if (cost == 0) continue;
     // A change needs a clear reason, else noise would move it back and forth.
-    if (rows < current && now > 0 && now <= kStillAsCheap * least && cost > kSmallerPays * least) continue;
+    if (rows < current && now <= kStillAsCheap * least && cost > kSmallerPays * least) continue;
     if (rows == current && cost <= kStillAsCheap * least) return rows;
     if (cost <= kAsCheap * least) return rows;
   }

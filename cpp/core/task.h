@@ -25,6 +25,7 @@ struct WorkerContext {
   Lane lane = Lane::kCompute;
   int cores = 1;             // leased for this step; use as many intra-op threads
   LaneGate* gate = nullptr;  // null on lanes without one
+  bool typical = true;       // whether the time of this step tells what such a batch takes; false after a failure
   void leave_gate() noexcept {
     if (gate != nullptr) gate->leave();
   }

@@ -51,10 +51,10 @@ class Worker {
       return;
     }
     if (run.started == TimePoint{}) run.started = assignment.step_began;
-    WorkerContext context{slot_.index, slot_.lane, assignment.cores, hooks_.gate};
+    WorkerContext context{slot_.index, slot_.lane, assignment.cores, hooks_.gate, true};
     const Step step = run.task->step(context);
     assignment.step_took = std::max(Duration(1), Duration(scheduler_.clock().now() - assignment.step_began));
-    if (size.rows > 0) run.channel->cost->record(size, assignment.step_took, assignment.cores == 1);
+    if (size.rows > 0 && context.typical) run.channel->cost->record(size, assignment.step_took, assignment.cores == 1);
     if (step.kind == Step::Kind::kDone) {
       end(assignment);
       return;

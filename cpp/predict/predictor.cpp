@@ -122,11 +122,13 @@ void Predictor::run_members(Members members, WorkerContext& context, Left& left)
     run_together(members, context);
     return;
   } catch (const graph::GuardFailed&) {  // as it would for any part of them
+    context.typical = false;
     left.insert(left.end(), members.begin(), members.end());
     return;
   } catch (...) {
     error = std::current_exception();
   }
+  context.typical = false;
   // Half as many rows may find room, and no batch is as large again.
   if (is_out_of_memory(error)) {
     const CallRequest& first = *members.front();
