@@ -1,6 +1,7 @@
 #include "core/batch_policy.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 namespace torchpool {
@@ -9,9 +10,11 @@ namespace {
 constexpr double kAsCheap = 1.02;       // of the cheapest: the smallest that is within it is taken
 constexpr double kStillAsCheap = 1.04;  // the one in use is left for a smaller or larger one only beyond this
 constexpr double kSmallerPays = 1.005;
-constexpr double kWorthGrowing = 0.99;    // of what an item cost before the last doubling
-constexpr std::int64_t kGuidedParts = 2;  // a worker's equal parts of what waits that a batch may take
-constexpr std::uint32_t kTryAgain = 32;   // batches between two looks at a neighbour
+constexpr double kWorthGrowing = 0.99;  // of what an item cost before the last doubling
+constexpr double kFlat = 0.97;          // the same, where growing is not worth it for certain
+constexpr std::uint32_t kSure = 16;
+constexpr double kGuidedParts = 1.5;     // a worker's equal parts of what waits that a batch may take
+constexpr std::uint32_t kTryAgain = 32;  // batches between two looks at a neighbour
 
 std::int64_t rows_of(int rows_class, std::int64_t most) noexcept {
   return std::min(std::int64_t{1} << rows_class, most);
@@ -26,6 +29,15 @@ std::int64_t LearnedPolicy::most_rows(const QueueView& queue) const noexcept {
   return std::clamp<std::int64_t>(queue.max_rows, 1, cost_->rows_in_memory(queue.length));
 }
 
+bool LearnedPolicy::is_flat_before(int rows_class, int length_class) const noexcept {
+  for (int rows = rows_class - 1; rows > 0; --rows) {
+    const double cost = cost_->ns_per_item(rows, length_class, kSure);
+    const double before = cost_->ns_per_item(rows - 1, length_class, kSure);
+    if (cost > 0 && before > 0) return cost > kFlat * before;
+  }
+  return false;
+}
+
 int LearnedPolicy::choose(int current, int most, int length_class) const noexcept {
   double least = 0;
   for (int rows = 0; rows <= most; ++rows) {
@@ -33,12 +45,13 @@ int LearnedPolicy::choose(int current, int most, int length_class) const noexcep
     if (cost > 0 && (least == 0 || cost < least)) least = cost;
   }
   const double now = cost_->ns_per_item(current, length_class);
-  if (now == 0) return current;  // that smaller ones are known says nothing of it
+  // That smaller ones are known says nothing of it, unless cost has clearly stopped to fall before.
+  if (now == 0 && !is_flat_before(current, length_class)) return current;
   for (int rows = 0; rows <= most; ++rows) {
     const double cost = cost_->ns_per_item(rows, length_class);
     if (cost == 0) continue;
     // A change needs a clear reason, else noise would move it back and forth.
-    if (rows < current && now <= kStillAsCheap * least && cost > kSmallerPays * least) continue;
+    if (rows < current && now > 0 && now <= kStillAsCheap * least && cost > kSmallerPays * least) continue;
     if (rows == current && cost <= kStillAsCheap * least) return rows;
     if (cost <= kAsCheap * least) return rows;
   }
@@ -90,7 +103,8 @@ RowLimit LearnedPolicy::rows(const QueueView& queue) {
   choice.rows_class = choose(std::min(choice.rows_class, most), most, length_class);
   const std::int64_t chosen = rows_of(choice.rows_class, most_rows);
   if (queue.schedule == Schedule::kDynamic && queue.chunk > 0) return {std::min(queue.chunk, most_rows), false};
-  std::int64_t guided = (kGuidedParts * queue.waiting_rows + queue.workers - 1) / std::max(1, queue.workers);
+  auto guided = static_cast<std::int64_t>(
+      std::ceil(kGuidedParts * static_cast<double>(queue.waiting_rows) / std::max(1, queue.workers)));
   guided = std::min(std::max(guided, queue.chunk), most_rows);
   if (queue.schedule == Schedule::kGuided && guided < chosen) return {std::max<std::int64_t>(1, guided), false};
   if (queue.waiting_rows < chosen) return {chosen, true};

@@ -46,10 +46,10 @@ class BatchPolicy {
 // machine's load may have changed. As few batches are tries as the cost model needs to know, however many workers there
 // are.
 //
-// While less waits than keeps all workers busy, a batch takes at most two workers' parts of it, as OpenMP's guided
-// schedule takes a part of what is left: others that end soon get theirs, and all end together. Simulated at 70 % load,
-// p99 is 20 % (2 workers) to 40 % (8) lower than with whatever waits, and for calls of 10 ms half or a third; one part
-// costs more in rows that run alone.
+// While less waits than keeps all workers busy, a batch takes at most one and a half workers' parts of it, as OpenMP's
+// guided schedule takes a part of what is left: others that end soon get theirs, and all end together. Simulated at 70
+// % load, p99 is 10 % (2 workers) to 40 % (8) lower than with whatever waits; one part costs more in rows that run
+// alone.
 //
 // Holds, where max_delay allows, while one more arrival is expected sooner than it saves: with n rows that would cost
 // C(n), a row that comes later costs C(1), one that is waited for C(n+1) - C(n). Without a hold, batches form because
@@ -75,6 +75,8 @@ class LearnedPolicy final : public BatchPolicy {
   std::int64_t most_rows(const QueueView& queue) const noexcept;
   // What rows() would allow with nothing left to try.
   std::int64_t chosen_rows(const QueueView& queue) const noexcept;
+  // Whether the last doubling that is known for certain, below that class, made nothing cheaper.
+  bool is_flat_before(int rows_class, int length_class) const noexcept;
   // The class to use, by what is known.
   int choose(int current, int most, int length_class) const noexcept;
   // A class to be learned of, or -1.

@@ -102,10 +102,10 @@ Duration CostModel::estimate_alone(std::int64_t rows, std::int64_t length) const
   return Duration(static_cast<Duration::rep>(least * cells));
 }
 
-double CostModel::ns_per_item(int row_class, int length_class) const noexcept {
+double CostModel::ns_per_item(int row_class, int length_class, std::uint32_t samples) const noexcept {
   if (row_class < 0 || row_class >= kRowClasses || length_class < 0 || length_class >= kLengthClasses) return 0;
   const Mean& mean = tables_[0][static_cast<std::size_t>(row_class)][static_cast<std::size_t>(length_class)].per_item;
-  return mean.samples.load(std::memory_order_relaxed) < kEnough ? 0.0 : mean.value.load(std::memory_order_relaxed);
+  return mean.samples.load(std::memory_order_relaxed) < samples ? 0.0 : mean.value.load(std::memory_order_relaxed);
 }
 
 std::vector<CostModel::Point> CostModel::points() const {

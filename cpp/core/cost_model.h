@@ -50,8 +50,8 @@ class CostModel {
   // Time of the smallest batch that holds such a request, on as many cores as have proven fastest.
   Duration estimate_alone(std::int64_t rows, std::int64_t length) const noexcept;
   // Cost of an item in batches that filled (to 7/8 at least) a limit of that class, on one core; 0 while there are
-  // fewer than kEnough samples.
-  double ns_per_item(int row_class, int length_class) const noexcept;
+  // fewer than so many samples.
+  double ns_per_item(int row_class, int length_class, std::uint32_t samples = kEnough) const noexcept;
   std::vector<Point> points() const;
 
   // A batch of so many rows x length could not be held in memory: none may be more than half as large from now on.

@@ -26,7 +26,7 @@ struct MergeKey {
 
 // How the calls of a loop are handed to workers, as OpenMP names it. Static batches are formed by the caller.
 enum class Schedule : std::uint8_t {
-  kGuided,   // at most two workers' parts of what waits, so that all end together
+  kGuided,   // little more than a worker's part of what waits, so that all end together
   kDynamic,  // whole batches, whoever is free
 };
 
