@@ -253,6 +253,7 @@ QueueView AdmissionQueue::view_locked(const TakeLimits& limits) const {
     view.chunk = first->info.chunk;
   }
   view.oldest = requests_.oldest_arrival();
+  view.newest = last_arrival_;
   view.arrival_gap = arrival_gap_;
   return view;
 }

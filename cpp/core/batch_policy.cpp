@@ -114,7 +114,8 @@ TimePoint LearnedPolicy::hold_until(const QueueView& queue, TimePoint now) {
   if (apart - together < queue.arrival_gap) return now;
   const TimePoint last = queue.oldest + max_delay_;
   // When the next one does not come in twice its time, the rate has changed: then it starts.
-  return std::min(last, now + 2 * queue.arrival_gap);
+  const TimePoint expected = queue.newest == kNever ? now : queue.newest;
+  return std::min(last, expected + 2 * queue.arrival_gap);
 }
 
 TimePoint FixedPolicy::hold_until(const QueueView& queue, TimePoint now) {

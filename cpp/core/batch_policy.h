@@ -18,6 +18,7 @@ struct QueueView {
   std::int64_t waiting_rows = 0;
   std::int64_t length = 1;    // of the request that is to run first
   TimePoint oldest = kNever;  // arrival of the one that waits longest
+  TimePoint newest = kNever;  // the last arrival
   Schedule schedule = Schedule::kGuided;
   std::int64_t chunk = 0;
   Duration arrival_gap{};  // mean time between the last arrivals; zero: unknown
