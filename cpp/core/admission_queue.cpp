@@ -258,8 +258,9 @@ QueueView AdmissionQueue::view_locked(const TakeLimits& limits) const {
   return view;
 }
 
-TimePoint AdmissionQueue::hold_until_locked(const QueueView& view, std::int64_t rows, TimePoint now) {
-  if (closed_ || view.waiting_rows >= rows) return now;
+TimePoint AdmissionQueue::hold_until_locked(const QueueView& view, TimePoint now) {
+  // Where some wait for room, no more can come.
+  if (closed_ || !line_.empty() || view.waiting_rows >= view.max_rows) return now;
   const TimePoint until = policy_->hold_until(view, now);
   const TimePoint deadline = requests_.any()->info.deadline;
   if (until <= now || deadline == kNever || cost_ == nullptr) return until;
@@ -272,7 +273,7 @@ TimePoint AdmissionQueue::hold_until(const TakeLimits& limits) {
   MutexLock lock(mutex_);
   if (policy_ == nullptr || requests_.empty()) return TimePoint{};
   const QueueView view = view_locked(limits);
-  const TimePoint until = hold_until_locked(view, policy_->rows(view).rows, now);
+  const TimePoint until = hold_until_locked(view, now);
   return until > now ? until : TimePoint{};
 }
 
@@ -290,14 +291,14 @@ Taken AdmissionQueue::take(const TakeLimits& limits) {
       if (policy_ != nullptr) {
         const QueueView view = view_locked(limits);
         const RowLimit limit = policy_->rows(view);
-        batch.max_rows = limit.rows;
+        batch.max_rows = std::min(limit.rows, view.max_rows);
         taken.limit = limit.learn ? limit.rows : 0;
         const std::int64_t rows = std::min(view.waiting_rows, batch.max_rows);
         const bool together = !policy_->shares() || (batch.share_rows > 0 && cost_ != nullptr &&
                                                      cost_->better_together(rows, batch.share_rows, view.length));
         if (together || (view.chunk > 0 && view.schedule == Schedule::kDynamic)) batch.share_rows = 0;
         if (batch.share_rows > 0) batch.share_rows = std::max(batch.share_rows, view.chunk);
-        taken.hold_until = hold_until_locked(view, batch.max_rows, now);
+        taken.hold_until = hold_until_locked(view, now);
         if (taken.hold_until > now) return taken;
       }
       collect_locked(batch, now, picked, dropped);

@@ -104,7 +104,7 @@ class AdmissionQueue : public std::enable_shared_from_this<AdmissionQueue> {
 
   QueueView view_locked(const TakeLimits& limits) const TP_REQUIRES(mutex_);
   // When the policy lets a batch start; no later than `now` where it may.
-  TimePoint hold_until_locked(const QueueView& view, std::int64_t rows, TimePoint now) TP_REQUIRES(mutex_);
+  TimePoint hold_until_locked(const QueueView& view, TimePoint now) TP_REQUIRES(mutex_);
   // What the next batch holds, out of the queue; those that are not to run go to `dropped`.
   void collect_locked(const BatchLimits& limits, TimePoint now, std::vector<RequestPtr>& picked,
                       std::vector<RequestPtr>& dropped) TP_REQUIRES(mutex_);

@@ -99,7 +99,8 @@ RowLimit LearnedPolicy::rows(const QueueView& queue) {
   return {may_try(choice, tried) ? rows_of(tried, most_rows) : chosen, true};
 }
 
-std::int64_t LearnedPolicy::chosen_rows(const QueueView& queue) const noexcept {
+std::int64_t LearnedPolicy::full_rows(const QueueView& queue) const noexcept {
+  if (queue.schedule == Schedule::kDynamic && queue.chunk > 0) return std::min(queue.chunk, most_rows(queue));
   const Choice& choice = choices_[static_cast<std::size_t>(CostModel::length_class(queue.length))];
   const int chosen = choice.rows_class < 0 ? CostModel::row_class(queue.first_rows) : choice.rows_class;
   return rows_of(chosen, most_rows(queue));
@@ -108,7 +109,7 @@ std::int64_t LearnedPolicy::chosen_rows(const QueueView& queue) const noexcept {
 TimePoint LearnedPolicy::hold_until(const QueueView& queue, TimePoint now) {
   if (max_delay_ <= Duration::zero() || queue.arrival_gap <= Duration::zero()) return now;
   const std::int64_t waiting = queue.waiting_rows;
-  if (waiting >= chosen_rows(queue)) return now;
+  if (waiting >= full_rows(queue)) return now;
   const Duration together = cost_->estimate(waiting + 1, queue.length);
   const Duration apart = cost_->estimate(waiting, queue.length) + cost_->estimate(1, queue.length);
   if (apart - together < queue.arrival_gap) return now;
@@ -119,7 +120,7 @@ TimePoint LearnedPolicy::hold_until(const QueueView& queue, TimePoint now) {
 }
 
 TimePoint FixedPolicy::hold_until(const QueueView& queue, TimePoint now) {
-  return queue.waiting_rows >= rows_ ? now : queue.oldest + delay_;
+  return queue.waiting_rows >= std::min(rows_, queue.max_rows) ? now : queue.oldest + delay_;
 }
 
 }  // namespace torchpool

@@ -36,7 +36,8 @@ class BatchPolicy {
   virtual RowLimit rows(const QueueView& queue) = 0;
   // Whether idle workers share what waits in equal parts.
   virtual bool shares() const noexcept { return true; }
-  // A batch that is smaller than rows() should not start before; no later than `now` where it may start.
+  // What waits should not start before; no later than `now` where it may start. Does not depend on what rows() takes of
+  // it: with many workers that is a part, which is always there.
   virtual TimePoint hold_until(const QueueView& queue, TimePoint now) = 0;
 };
 
@@ -74,8 +75,8 @@ class LearnedPolicy final : public BatchPolicy {
     std::uint32_t began = 0;  // in which batch
   };
   std::int64_t most_rows(const QueueView& queue) const noexcept;
-  // What rows() would allow with nothing left to try.
-  std::int64_t chosen_rows(const QueueView& queue) const noexcept;
+  // Rows for which nothing is waited, however many workers there are.
+  std::int64_t full_rows(const QueueView& queue) const noexcept;
   // The class to use, by what is known.
   int choose(int current, int most, int length_class) const noexcept;
   // A class to be learned of, or -1.
