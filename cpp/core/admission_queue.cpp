@@ -247,7 +247,7 @@ QueueView AdmissionQueue::view_locked(const TakeLimits& limits) const {
   view.max_rows = limits.batch.max_rows;
   view.workers = limits.workers;
   view.waiting_rows = rows_.load(std::memory_order_relaxed);
-  if (const Request* first = requests_.any()) {
+  if (const Request* first = requests_.front()) {
     view.length = first->info.extent;
     view.schedule = first->info.schedule;
     view.chunk = first->info.chunk;
@@ -262,10 +262,12 @@ TimePoint AdmissionQueue::hold_until_locked(const QueueView& view, TimePoint now
   // Where some wait for room, no more can come.
   if (closed_ || !line_.empty() || view.waiting_rows >= view.max_rows) return now;
   const TimePoint until = policy_->hold_until(view, now);
-  const TimePoint deadline = requests_.any()->info.deadline;
-  if (until <= now || deadline == kNever || cost_ == nullptr) return until;
-  const Duration takes = cost_->estimate(view.waiting_rows, view.length);
-  return std::min(until, deadline - takes - takes / 8);
+  const TimePoint due = requests_.first_due();
+  if (until <= now || due == kNever) return until;
+  const Duration takes = cost_ == nullptr ? Duration::zero() : cost_->estimate(view.waiting_rows, view.length);
+  // What takes nobody knows how long is not held until it is too late.
+  if (takes == Duration::zero()) return due <= until ? now : until;
+  return std::min(until, due - takes - takes / 8);
 }
 
 TimePoint AdmissionQueue::hold_until(const TakeLimits& limits) {
@@ -355,7 +357,7 @@ std::size_t AdmissionQueue::fail_waiting(const std::exception_ptr& error) {
   {
     MutexLock lock(mutex_);
     failed.reserve(requests_.size());
-    while (!requests_.empty()) failed.push_back(remove_locked(*requests_.any()));
+    while (!requests_.empty()) failed.push_back(remove_locked(*requests_.front()));
     // Those lined up wait, too; the others have not been accepted.
     for (auto place = line_.begin(); place != line_.end();) {
       const auto following = std::next(place);
