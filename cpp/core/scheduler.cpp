@@ -306,8 +306,10 @@ void Scheduler::hold(WorkerSlot& worker, Assignment& assignment, TimePoint until
     }
     wake = give_back_locked(worker, assignment);
   }
-  assignment.run.channel.reset();
   wake.now();
+  // What came after the queue was looked at, or closed it, saw neither a hold nor a place in the rotation to be had.
+  notify(assignment.run.channel);
+  assignment.run.channel.reset();
 }
 
 void Scheduler::finished(WorkerSlot& worker, Assignment& assignment) {
