@@ -56,6 +56,7 @@ bool AdmissionQueue::admit_at_once_locked(const RequestPtr& request, Admission a
   if (closed_) throw Closed("closed: no more calls are accepted");
   if (admission == Admission::kBypass || (line_.empty() && fits_locked(request->info))) {
     admit_locked(request, now);
+    publish_locked();
     return true;
   }
   if (admission == Admission::kReject || admission == Admission::kTry) {
@@ -127,7 +128,6 @@ void AdmissionQueue::place_locked(const RequestPtr& request) {
   request->info.number = ++admitted_;
   bytes_ += info.bytes;
   rows_.store(rows_.load(std::memory_order_relaxed) + info.rows);
-  count_.store(requests_.size() + 1);
   requests_.push(request);
 }
 
@@ -136,15 +136,19 @@ RequestPtr AdmissionQueue::remove_locked(const Request& request) {
   if (removed == nullptr) return removed;
   bytes_ -= request.info.bytes;
   rows_.store(rows_.load(std::memory_order_relaxed) - request.info.rows);
-  count_.store(requests_.size());
   return removed;
+}
+
+// Only now: whoever looks without the lock must not see a queue empty that those in line are about to fill.
+void AdmissionQueue::publish_locked() {
+  count_.store(requests_.size());
 }
 
 void AdmissionQueue::grant_locked(TimePoint now, Left& left) {
   while (!line_.empty()) {
     Producer& producer = *line_.front();
     const bool gone = producer.lined_up && producer.request->state() != RequestState::kQueued;
-    if (!gone && !fits_locked(producer.request->info)) return;
+    if (!gone && !fits_locked(producer.request->info)) break;
     if (!producer.lined_up) {
       admit_locked(producer.request, now);
       producer.outcome = Producer::Outcome::kAdmitted;
@@ -159,6 +163,7 @@ void AdmissionQueue::grant_locked(TimePoint now, Left& left) {
       place_locked(producer.request);
     }
   }
+  publish_locked();
 }
 
 void AdmissionQueue::wake(const Producers& woken) {
@@ -328,7 +333,7 @@ void AdmissionQueue::forget(const Request& request) noexcept {
   {
     MutexLock lock(mutex_);
     removed = remove_locked(request);
-    if (removed != nullptr) grant_locked(now, left);
+    grant_locked(now, left);  // also where it was the first in line, and the next one is smaller
   }
   wake(left.woken);
 }

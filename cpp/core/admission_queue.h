@@ -100,6 +100,7 @@ class AdmissionQueue : public std::enable_shared_from_this<AdmissionQueue> {
   RequestPtr remove_locked(const Request& request) TP_REQUIRES(mutex_);
   // Admits those in line that now fit, in order; what is left to do goes to `left`.
   void grant_locked(TimePoint now, Left& left) TP_REQUIRES(mutex_);
+  void publish_locked() TP_REQUIRES(mutex_);
   static void wake(const Producers& woken);
 
   QueueView view_locked(const TakeLimits& limits) const TP_REQUIRES(mutex_);
