@@ -84,6 +84,7 @@ void Scheduler::set_cores(int cores, int cores_per_step) {
 
 void Scheduler::set_workers(Lane which, int workers) {
   std::vector<WorkerSlot*> retired;
+  std::vector<ChannelStatePtr> channels;  // their last owner must not die under the lock
   {
     MutexLock lock(mutex_);
     LaneState& lane = lane_locked(which);
@@ -99,6 +100,11 @@ void Scheduler::set_workers(Lane which, int workers) {
       if (!worker.retired || parked == lane.parked.end()) continue;
       unpark_locked(lane, worker);
       retired.push_back(&worker);
+    }
+    // Those that ran as many batches as there were workers may run more now.
+    for (const std::weak_ptr<ChannelState>& known : channels_) {
+      channels.push_back(known.lock());
+      if (channels.back() != nullptr) enter_rotation_locked(channels.back());
     }
   }
   for (WorkerSlot* worker : retired) worker->parker.unpark();
