@@ -140,6 +140,7 @@ void Scheduler::post_to(const ChannelStatePtr& channel, std::unique_ptr<Task> ta
   run.channel = channel;
   run.share = channel->share;
   run.lane = channel->lane;
+  run.posted = true;
   Wake wake;
   {
     MutexLock lock(mutex_);
@@ -147,6 +148,7 @@ void Scheduler::post_to(const ChannelStatePtr& channel, std::unique_ptr<Task> ta
       throw Closed("closed: no more calls are accepted");
     }
     channel->running.store(channel->running.load() + 1);
+    ++channel->posted;
     enter_rotation_locked(std::move(run));
     wake = wake_locked();
   }
@@ -269,6 +271,8 @@ bool Scheduler::pick(WorkerSlot& worker, Assignment& assignment) {
     assignment.run.share = ready.share;
     assignment.run.channel = std::move(ready.channel);
     assignment.run.lane = worker.lane;
+  } else if (std::exchange(assignment.run.posted, false)) {
+    --assignment.run.channel->posted;
   }
   worker.warm = ready.share;
   assignment.charged = ready.charged;
@@ -418,6 +422,10 @@ int Scheduler::most_running_locked(const ChannelState& channel) const {
   return channel.max_running > 0 ? channel.max_running : lanes_[static_cast<std::size_t>(channel.lane)].wanted;
 }
 
+int Scheduler::begun_locked(const ChannelState& channel) const {
+  return channel.running.load() - channel.posted;
+}
+
 int Scheduler::takers_locked(const LaneState& lane) const {
   return std::min(lane.wanted - lane.busy, idle_cores_locked());
 }
@@ -426,7 +434,7 @@ int Scheduler::takers_locked(const LaneState& lane) const {
 // what waits. 0 (no limit) when there is but one: smaller batches would only cost.
 std::int64_t Scheduler::share_locked(const LaneState& lane, const ChannelState& channel) const {
   const auto elsewhere = static_cast<int>(lane.rotation.size());  // items that other free workers will take
-  const int able = std::min(takers_locked(lane) - elsewhere, most_running_locked(channel) - channel.running.load());
+  const int able = std::min(takers_locked(lane) - elsewhere, most_running_locked(channel) - begun_locked(channel));
   if (able <= 1) return 0;
   return std::max<std::int64_t>(1, (channel.queue->waiting_rows() + able - 1) / able);
 }
@@ -435,7 +443,7 @@ void Scheduler::enter_rotation_locked(const ChannelStatePtr& channel) {
   if (stopping() || channel->held_until.load() != TimePoint{} || channel->in_rotation.load() ||
       channel->queue->waiting() == 0)
     return;
-  if (channel->running.load() >= most_running_locked(*channel)) return;  // the end of a batch puts it back
+  if (begun_locked(*channel) >= most_running_locked(*channel)) return;  // the end of a batch puts it back
   channel->in_rotation.store(true);
   lane_locked(channel->lane).rotation.push({channel, {}, channel->share});
 }
