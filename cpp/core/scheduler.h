@@ -38,7 +38,7 @@ struct ChannelState {
   std::atomic<bool> failing{false};  // closed, and what has not started is to fail
   // Written under the scheduler's mutex, read without.
   std::atomic<int> running{0};           // batches from their pick until their task is destroyed, and inline calls
-  int posted = 0;  // of these, tasks that have not begun; under the scheduler's mutex
+  int posted = 0;                        // of these, tasks that have not begun; under the scheduler's mutex
   std::atomic<bool> in_rotation{false};  // sequentially consistent: see Scheduler::notify
   std::atomic<TimePoint> held_until{};   // its policy waits for more requests; zero: it does not. The same
   CondVar drained;                       // with the scheduler's mutex
