@@ -7,39 +7,6 @@
 
 namespace torchpool {
 
-namespace {
-
-std::shared_ptr<AdmissionQueue> make_queue(const ChannelOptions& options, Clock& clock,
-                                           const std::shared_ptr<ChannelStats>& stats,
-                                           const std::shared_ptr<CostModel>& cost) {
-  return std::make_shared<AdmissionQueue>(options.limits, clock, stats,
-                                          options.make_policy ? options.make_policy(cost) : nullptr, cost);
-}
-
-}  // namespace
-
-ChannelState::ChannelState(ChannelOptions options, std::shared_ptr<BatchHandler> batch_handler,
-                           std::shared_ptr<ChannelStats> channel_stats, std::shared_ptr<Scheduler> runtime_scheduler,
-                           Clock& clock)
-    : name(std::move(options.name)),
-      lane(options.lane),
-      max_running(options.max_running),
-      max_rows(options.max_rows),
-      first_rows(options.first_rows > 0 ? options.first_rows : options.max_rows),
-      cost(options.cost != nullptr ? options.cost : std::make_shared<CostModel>()),
-      share(options.share != nullptr ? options.share : std::make_shared<FairShare>()),
-      handler(std::move(batch_handler)),
-      stats(channel_stats != nullptr ? std::move(channel_stats) : std::make_shared<ChannelStats>()),
-      queue(make_queue(options, clock, stats, cost)),
-      scheduler(std::move(runtime_scheduler)) {}
-
-TakeLimits ChannelState::take_limits() const noexcept {
-  TakeLimits limits;
-  limits.batch.max_rows = max_rows.load(std::memory_order_relaxed);
-  limits.first_rows = first_rows.load(std::memory_order_relaxed);
-  return limits;
-}
-
 // All members but `scheduler` are under its mutex.
 class Scheduler::Suspended final : public EventListener, public std::enable_shared_from_this<Suspended> {
  public:
