@@ -90,6 +90,7 @@ RowLimit LearnedPolicy::rows(const QueueView& queue) {
   choice.rows_class = choose(std::min(choice.rows_class, most), most, length_class);
   const std::int64_t chosen = rows_of(choice.rows_class, most_rows);
   if (queue.schedule == Schedule::kDynamic && queue.chunk > 0) return {std::min(queue.chunk, most_rows), false};
+  if (queue.schedule == Schedule::kGuided && queue.chunk > chosen) return {std::min(queue.chunk, most_rows), false};
   std::int64_t guided = (kGuidedParts * queue.waiting_rows + queue.workers - 1) / std::max(1, queue.workers);
   guided = std::min(std::max(guided, queue.chunk), most_rows);
   if (queue.schedule == Schedule::kGuided && guided < chosen) return {std::max<std::int64_t>(1, guided), false};
@@ -103,7 +104,7 @@ std::int64_t LearnedPolicy::full_rows(const QueueView& queue) const noexcept {
   if (queue.schedule == Schedule::kDynamic && queue.chunk > 0) return std::min(queue.chunk, most_rows(queue));
   const Choice& choice = choices_[static_cast<std::size_t>(CostModel::length_class(queue.length))];
   const int chosen = choice.rows_class < 0 ? CostModel::row_class(queue.first_rows) : choice.rows_class;
-  return rows_of(chosen, most_rows(queue));
+  return std::min(std::max(rows_of(chosen, most_rows(queue)), queue.chunk), most_rows(queue));
 }
 
 TimePoint LearnedPolicy::hold_until(const QueueView& queue, TimePoint now) {
