@@ -144,7 +144,7 @@ void Scheduler::release(const ChannelStatePtr& channel) {
 
 void Scheduler::notify_drained(ChannelState& channel) {
   MutexLock lock(mutex_);
-  if (channel.running.load() == 0 && channel.queue->waiting() == 0) channel.drained.notify_all();
+  notify_drained_locked(channel);
 }
 
 bool Scheduler::wait_drained(ChannelState& channel, TimePoint until) {
@@ -276,6 +276,7 @@ void Scheduler::hold(WorkerSlot& worker, Assignment& assignment, TimePoint until
     MutexLock lock(mutex_);
     const ChannelStatePtr& channel = assignment.run.channel;
     channel->running.store(channel->running.load() - 1);
+    notify_drained_locked(*channel);  // what it was held for may be gone: cancelled, or failed
     // What came meanwhile, and put it back, may have ended the wait.
     if (!channel->in_rotation.load() && !stopping()) {
       channel->held_until.store(until);
@@ -444,10 +445,13 @@ void Scheduler::unpark_locked(LaneState& lane, WorkerSlot& worker) {
 }
 
 void Scheduler::leave_channel_locked(const ChannelStatePtr& channel) {
-  const int running = channel->running.load() - 1;
-  channel->running.store(running);
+  channel->running.store(channel->running.load() - 1);
   enter_rotation_locked(channel);
-  if (running == 0 && channel->queue->waiting() == 0) channel->drained.notify_all();
+  notify_drained_locked(*channel);
+}
+
+void Scheduler::notify_drained_locked(ChannelState& channel) {
+  if (channel.running.load() == 0 && channel.queue->waiting() == 0) channel.drained.notify_all();
 }
 
 Scheduler::Wake Scheduler::give_back_locked(WorkerSlot& worker, Assignment& assignment) {

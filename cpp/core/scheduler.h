@@ -171,6 +171,7 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
   void enter_rotation_locked(const ChannelStatePtr& channel) TP_REQUIRES(mutex_);
   void enter_rotation_locked(TaskRun run) TP_REQUIRES(mutex_);
   void leave_channel_locked(const ChannelStatePtr& channel) TP_REQUIRES(mutex_);
+  void notify_drained_locked(ChannelState& channel) TP_REQUIRES(mutex_);
   Wake give_back_locked(WorkerSlot& worker, Assignment& assignment) TP_REQUIRES(mutex_);
   Wake wake_locked() TP_REQUIRES(mutex_);
   void destroy_runs(std::vector<TaskRun> runs) TP_EXCLUDES(mutex_);
