@@ -185,6 +185,8 @@ bool Scheduler::expect_work(WorkerSlot& worker) {
   MutexLock lock(mutex_);
   if (stopping() || worker.retired) return false;
   LaneState& lane = lane_locked(worker.lane);
+  // A wake-up that was meant for a thread which ended in its place may have come before anybody chose it.
+  unpark_locked(lane, worker);
   release_due_locked(lane);
   if (runnable_locked(lane)) return true;
   if (std::exchange(worker.woken, false)) lane.waking = false;
