@@ -388,6 +388,10 @@ bool Scheduler::runnable_locked(const LaneState& lane) const {
   return !inline_call_ && !lane.rotation.empty() && (leased_ < cores() || lane.busy == 0);
 }
 
+bool Scheduler::needs_worker_locked(const LaneState& lane) const {
+  return runnable_locked(lane) || (!lane.held.empty() && lane.timekeeper == nullptr);
+}
+
 int Scheduler::most_running_locked(const ChannelState& channel) const {
   return channel.max_running > 0 ? channel.max_running : lanes_[static_cast<std::size_t>(channel.lane)].wanted;
 }
@@ -466,9 +470,10 @@ Scheduler::Wake Scheduler::give_back_locked(WorkerSlot& worker, Assignment& assi
   }
   LaneState& lane = lane_locked(worker.lane);
   --lane.busy;
-  // This worker looks for work itself now, so nobody of its lane needs to be woken before it has taken.
+  // This worker looks for work itself now, or keeps the time, so nobody of its lane needs to be woken before it has
+  // taken.
   if (std::exchange(worker.woken, false)) lane.waking = false;
-  if (!lane.waking && !worker.retired && runnable_locked(lane)) lane.waking = worker.woken = true;
+  if (!lane.waking && !worker.retired && needs_worker_locked(lane)) lane.waking = worker.woken = true;
   return wake_locked();
 }
 
@@ -477,8 +482,7 @@ Scheduler::Wake Scheduler::wake_locked() {
   for (std::size_t i = 0; i < lanes_.size(); ++i) {
     LaneState& lane = lanes_[i];
     if (lane.waking || lane.parked.empty()) continue;
-    const bool needs_timekeeper = !lane.held.empty() && lane.timekeeper == nullptr;
-    if (!runnable_locked(lane) && !needs_timekeeper) continue;
+    if (!needs_worker_locked(lane)) continue;
     wake.workers[i] = lane.parked.back();
     unpark_locked(lane, *wake.workers[i]);
     wake.workers[i]->woken = lane.waking = true;

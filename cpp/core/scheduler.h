@@ -159,6 +159,8 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
   LaneState& lane_locked(Lane lane) TP_REQUIRES(mutex_) { return lanes_[static_cast<std::size_t>(lane)]; }
   int idle_cores_locked() const TP_REQUIRES(mutex_) { return std::max(0, cores() - leased_); }
   bool runnable_locked(const LaneState& lane) const TP_REQUIRES(mutex_);
+  // For what may run, or to sleep until a held channel is due.
+  bool needs_worker_locked(const LaneState& lane) const TP_REQUIRES(mutex_);
   int most_running_locked(const ChannelState& channel) const TP_REQUIRES(mutex_);
   // Batches of the channel that run, without those that wait for their turn as tasks.
   int begun_locked(const ChannelState& channel) const TP_REQUIRES(mutex_);
