@@ -71,11 +71,12 @@ bool Channel::cancel(Request& request) noexcept {
 void Channel::close(bool fail_waiting) {
   state_->open.store(false);
   state_->queue->close();
-  state_->scheduler->release(state_);
-  if (!fail_waiting) return;
-  state_->failing.store(true);
-  state_->queue->fail_waiting(std::make_exception_ptr(Closed("closed before the call started")));
-  state_->scheduler->notify_drained(*state_);
+  if (fail_waiting) {
+    state_->failing.store(true);
+    state_->queue->fail_waiting(std::make_exception_ptr(Closed("closed before the call started")));
+  }
+  state_->scheduler->release(state_);  // only now: a worker would start what was on hold
+  if (fail_waiting) state_->scheduler->notify_drained(*state_);
 }
 
 bool Channel::wait_drained(TimePoint until) {
