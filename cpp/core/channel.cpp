@@ -75,7 +75,7 @@ void Channel::close(bool fail_waiting) {
     state_->failing.store(true);
     state_->queue->fail_waiting(std::make_exception_ptr(Closed("closed before the call started")));
   }
-  state_->scheduler->release(state_);  // only now: what is held would be run instead
+  state_->scheduler->release(state_);  // only now: a worker would start what was on hold
   if (fail_waiting) state_->scheduler->notify_drained(*state_);
 }
 

@@ -198,18 +198,17 @@ TEST_F(DeadlinesTest, OneWithoutADeadlineIsNeverPassedOver) {
 
 // A long run through a queue: of those that came later, how many went before each.
 TEST(OvertakingTest, NobodyIsOvertakenMoreOftenThanTheLimit) {
-  const BatchLimits limits{.max_rows = 8};
+  const BatchLimits limits{.max_rows = 8, .max_padding = 0.5};
   ManualClock clock;
   const auto queue = std::make_shared<AdmissionQueue>(QueueLimits{.rows = 1 << 20}, clock, nullptr);
   std::mt19937 random(5);
   std::vector<int> overtaken;
   std::vector<int> waiting;
   const auto push = [&] {
-    // Most are short; what is odd would be overtaken by them for good.
+    // Batches take the nearest lengths from all over the window, so that an odd one moves up slowly.
     Spec spec;
-    spec.length = random() % 16 == 0 ? 100 + static_cast<std::int64_t>(random() % 900)
-                                     : 10 + static_cast<std::int64_t>(random() % 4);
-    spec.key = random() % 8 == 0 ? 1 : 0;
+    spec.length = 500 + static_cast<std::int64_t>(random() % 500);
+    spec.key = random() % 64 == 0 ? 1 : 0;
     const int id = static_cast<int>(overtaken.size());
     ASSERT_EQ(queue->push(make_request(spec, id), Admission::kBlock, kNever), PushResult::kAdmitted);
     overtaken.push_back(0);
@@ -226,19 +225,12 @@ TEST(OvertakingTest, NobodyIsOvertakenMoreOftenThanTheLimit) {
         ++overtaken[static_cast<std::size_t>(earlier)];
       }
     }
-    // Those of one batch do not overtake each other.
-    const auto ids = ids_of(taken);
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      for (std::size_t j = i + 1; j < ids.size(); ++j) {
-        if (ids[j] < ids[i]) FAIL() << "a batch is in order";
-      }
-    }
     succeed_all(taken);
     while (waiting.size() < 400) push();
   }
   const int most = *std::max_element(overtaken.begin(), overtaken.end());
   EXPECT_LE(most, overtaking_limit(limits) + limits.max_rows - 1);
-  EXPECT_GT(most, overtaking_limit(limits) / 2);  // else this mix proves nothing
+  EXPECT_GE(most, overtaking_limit(limits));  // else this mix proves nothing
 }
 
 }  // namespace

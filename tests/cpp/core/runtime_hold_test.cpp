@@ -1,3 +1,6 @@
+#include <functional>
+#include <utility>
+
 #include "core/error.h"
 #include "core/manual_clock.h"
 #include "core/runtime.h"
@@ -195,6 +198,32 @@ TEST_F(RuntimeHoldTest, ShrinkingLeavesTheTimeToAWorkerThatStays) {
   clock_.await_timed_waiters(1);
   clock_.advance(milliseconds(5));
   wait(*request);
+}
+
+// Left between a worker's look at the queue and its putting the channel on hold.
+class CallingGate : public LaneGate {
+ public:
+  void enter() override {}
+  void leave() noexcept override {
+    if (on_leave) std::exchange(on_leave, nullptr)();
+  }
+  std::function<void()> on_leave;
+};
+
+TEST_F(RuntimeHoldTest, WhatComesJustBeforeTheHoldEndsIt) {
+  for (const bool closes : {false, true}) {
+    CallingGate gate;
+    RuntimeOptions options = with_workers(1, &clock_);
+    options.interpreter.gate = &gate;
+    Runtime runtime(options);
+    ChannelOptions held = with_rows(8);
+    held.lane = Lane::kInterpreter;
+    held.make_policy = [](const auto&) { return std::make_unique<FixedPolicy>(2, hours(1)); };
+    const auto channel = runtime.open(held, handler_, stats_);
+    gate.on_leave = [&] { closes ? channel->close(false) : static_cast<void>(submit(*channel, 1)); };
+    wait(*submit(*channel, 0));
+  }
+  EXPECT_EQ(starts_.values(), (std::vector{Start{{0, 1}, {}}, Start{{0}, {}}}));
 }
 
 // The one that fills a batch may come while a worker, having looked at the queue, is about to put the channel on hold.
