@@ -56,6 +56,7 @@ bool AdmissionQueue::admit_at_once_locked(const RequestPtr& request, Admission a
   if (closed_) throw Closed("closed: no more calls are accepted");
   if (admission == Admission::kBypass || (line_.empty() && fits_locked(request->info))) {
     admit_locked(request, now);
+    publish_locked();
     return true;
   }
   if (admission == Admission::kReject || admission == Admission::kTry) {
@@ -127,7 +128,6 @@ void AdmissionQueue::place_locked(const RequestPtr& request) {
   request->info.number = ++admitted_;
   bytes_ += info.bytes;
   rows_.store(rows_.load(std::memory_order_relaxed) + info.rows);
-  count_.store(requests_.size() + 1);
   requests_.push(request);
 }
 
@@ -136,15 +136,19 @@ RequestPtr AdmissionQueue::remove_locked(const Request& request) {
   if (removed == nullptr) return removed;
   bytes_ -= request.info.bytes;
   rows_.store(rows_.load(std::memory_order_relaxed) - request.info.rows);
-  count_.store(requests_.size());
   return removed;
+}
+
+// Only now: whoever looks without the lock must not see a queue empty that those in line are about to fill.
+void AdmissionQueue::publish_locked() {
+  count_.store(requests_.size());
 }
 
 void AdmissionQueue::grant_locked(TimePoint now, Left& left) {
   while (!line_.empty()) {
     Producer& producer = *line_.front();
     const bool gone = producer.lined_up && producer.request->state() != RequestState::kQueued;
-    if (!gone && !fits_locked(producer.request->info)) return;
+    if (!gone && !fits_locked(producer.request->info)) break;
     if (!producer.lined_up) {
       admit_locked(producer.request, now);
       producer.outcome = Producer::Outcome::kAdmitted;
@@ -159,6 +163,7 @@ void AdmissionQueue::grant_locked(TimePoint now, Left& left) {
       place_locked(producer.request);
     }
   }
+  publish_locked();
 }
 
 void AdmissionQueue::wake(const Producers& woken) {
@@ -247,23 +252,27 @@ QueueView AdmissionQueue::view_locked(const TakeLimits& limits) const {
   view.max_rows = limits.batch.max_rows;
   view.workers = limits.workers;
   view.waiting_rows = rows_.load(std::memory_order_relaxed);
-  if (const Request* first = requests_.any()) {
+  if (const Request* first = requests_.front()) {
     view.length = first->info.extent;
     view.schedule = first->info.schedule;
     view.chunk = first->info.chunk;
   }
   view.oldest = requests_.oldest_arrival();
+  view.newest = last_arrival_;
   view.arrival_gap = arrival_gap_;
   return view;
 }
 
-TimePoint AdmissionQueue::hold_until_locked(const QueueView& view, std::int64_t rows, TimePoint now) {
-  if (closed_ || view.waiting_rows >= rows) return now;
+TimePoint AdmissionQueue::hold_until_locked(const QueueView& view, TimePoint now) {
+  // Where some wait for room, no more can come.
+  if (closed_ || !line_.empty() || view.waiting_rows >= view.max_rows) return now;
   const TimePoint until = policy_->hold_until(view, now);
-  const TimePoint deadline = requests_.any()->info.deadline;
-  if (until <= now || deadline == kNever || cost_ == nullptr) return until;
-  const Duration takes = cost_->estimate(view.waiting_rows, view.length);
-  return std::min(until, deadline - takes - takes / 8);
+  const TimePoint due = requests_.first_due();
+  if (until <= now || due == kNever) return until;
+  const Duration takes = cost_ == nullptr ? Duration::zero() : cost_->estimate(view.waiting_rows, view.length);
+  // What takes nobody knows how long is not held until it is too late.
+  if (takes == Duration::zero()) return due <= until ? now : until;
+  return std::min(until, due - takes - takes / 8);
 }
 
 TimePoint AdmissionQueue::hold_until(const TakeLimits& limits) {
@@ -271,7 +280,7 @@ TimePoint AdmissionQueue::hold_until(const TakeLimits& limits) {
   MutexLock lock(mutex_);
   if (policy_ == nullptr || requests_.empty()) return TimePoint{};
   const QueueView view = view_locked(limits);
-  const TimePoint until = hold_until_locked(view, policy_->rows(view).rows, now);
+  const TimePoint until = hold_until_locked(view, now);
   return until > now ? until : TimePoint{};
 }
 
@@ -289,14 +298,14 @@ Taken AdmissionQueue::take(const TakeLimits& limits) {
       if (policy_ != nullptr) {
         const QueueView view = view_locked(limits);
         const RowLimit limit = policy_->rows(view);
-        batch.max_rows = limit.rows;
+        batch.max_rows = std::min(limit.rows, view.max_rows);
         taken.limit = limit.learn ? limit.rows : 0;
         const std::int64_t rows = std::min(view.waiting_rows, batch.max_rows);
         const bool together = !policy_->shares() || (batch.share_rows > 0 && cost_ != nullptr &&
                                                      cost_->better_together(rows, batch.share_rows, view.length));
         if (together || (view.chunk > 0 && view.schedule == Schedule::kDynamic)) batch.share_rows = 0;
         if (batch.share_rows > 0) batch.share_rows = std::max(batch.share_rows, view.chunk);
-        taken.hold_until = hold_until_locked(view, batch.max_rows, now);
+        taken.hold_until = hold_until_locked(view, now);
         if (taken.hold_until > now) return taken;
       }
       collect_locked(batch, now, picked, dropped);
@@ -324,7 +333,7 @@ void AdmissionQueue::forget(const Request& request) noexcept {
   {
     MutexLock lock(mutex_);
     removed = remove_locked(request);
-    if (removed != nullptr) grant_locked(now, left);
+    grant_locked(now, left);  // also where it was the first in line, and the next one is smaller
   }
   wake(left.woken);
 }
@@ -353,7 +362,7 @@ std::size_t AdmissionQueue::fail_waiting(const std::exception_ptr& error) {
   {
     MutexLock lock(mutex_);
     failed.reserve(requests_.size());
-    while (!requests_.empty()) failed.push_back(remove_locked(*requests_.any()));
+    while (!requests_.empty()) failed.push_back(remove_locked(*requests_.front()));
     // Those lined up wait, too; the others have not been accepted.
     for (auto place = line_.begin(); place != line_.end();) {
       const auto following = std::next(place);

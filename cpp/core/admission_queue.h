@@ -100,11 +100,12 @@ class AdmissionQueue : public std::enable_shared_from_this<AdmissionQueue> {
   RequestPtr remove_locked(const Request& request) TP_REQUIRES(mutex_);
   // Admits those in line that now fit, in order; what is left to do goes to `left`.
   void grant_locked(TimePoint now, Left& left) TP_REQUIRES(mutex_);
+  void publish_locked() TP_REQUIRES(mutex_);
   static void wake(const Producers& woken);
 
   QueueView view_locked(const TakeLimits& limits) const TP_REQUIRES(mutex_);
   // When the policy lets a batch start; no later than `now` where it may.
-  TimePoint hold_until_locked(const QueueView& view, std::int64_t rows, TimePoint now) TP_REQUIRES(mutex_);
+  TimePoint hold_until_locked(const QueueView& view, TimePoint now) TP_REQUIRES(mutex_);
   // What the next batch holds, out of the queue; those that are not to run go to `dropped`.
   void collect_locked(const BatchLimits& limits, TimePoint now, std::vector<RequestPtr>& picked,
                       std::vector<RequestPtr>& dropped) TP_REQUIRES(mutex_);

@@ -103,6 +103,7 @@ RowLimit LearnedPolicy::rows(const QueueView& queue) {
   choice.rows_class = choose(std::min(choice.rows_class, most), most, length_class);
   const std::int64_t chosen = rows_of(choice.rows_class, most_rows);
   if (queue.schedule == Schedule::kDynamic && queue.chunk > 0) return {std::min(queue.chunk, most_rows), false};
+  if (queue.schedule == Schedule::kGuided && queue.chunk > chosen) return {std::min(queue.chunk, most_rows), false};
   auto guided = static_cast<std::int64_t>(
       std::ceil(kGuidedParts * static_cast<double>(queue.waiting_rows) / std::max(1, queue.workers)));
   guided = std::min(std::max(guided, queue.chunk), most_rows);
@@ -113,26 +114,28 @@ RowLimit LearnedPolicy::rows(const QueueView& queue) {
   return {may_try(choice, tried) ? rows_of(tried, most_rows) : chosen, true};
 }
 
-std::int64_t LearnedPolicy::chosen_rows(const QueueView& queue) const noexcept {
+std::int64_t LearnedPolicy::full_rows(const QueueView& queue) const noexcept {
+  if (queue.schedule == Schedule::kDynamic && queue.chunk > 0) return std::min(queue.chunk, most_rows(queue));
   const Choice& choice = choices_[static_cast<std::size_t>(CostModel::length_class(queue.length))];
   const int chosen = choice.rows_class < 0 ? CostModel::row_class(queue.first_rows) : choice.rows_class;
-  return rows_of(chosen, most_rows(queue));
+  return std::min(std::max(rows_of(chosen, most_rows(queue)), queue.chunk), most_rows(queue));
 }
 
 TimePoint LearnedPolicy::hold_until(const QueueView& queue, TimePoint now) {
   if (max_delay_ <= Duration::zero() || queue.arrival_gap <= Duration::zero()) return now;
   const std::int64_t waiting = queue.waiting_rows;
-  if (waiting >= chosen_rows(queue)) return now;
+  if (waiting >= full_rows(queue)) return now;
   const Duration together = cost_->estimate(waiting + 1, queue.length);
   const Duration apart = cost_->estimate(waiting, queue.length) + cost_->estimate(1, queue.length);
   if (apart - together < queue.arrival_gap) return now;
   const TimePoint last = queue.oldest + max_delay_;
   // When the next one does not come in twice its time, the rate has changed: then it starts.
-  return std::min(last, now + 2 * queue.arrival_gap);
+  const TimePoint expected = queue.newest == kNever ? now : queue.newest;
+  return std::min(last, expected + 2 * queue.arrival_gap);
 }
 
 TimePoint FixedPolicy::hold_until(const QueueView& queue, TimePoint now) {
-  return queue.waiting_rows >= rows_ ? now : queue.oldest + delay_;
+  return queue.waiting_rows >= std::min(rows_, queue.max_rows) ? now : queue.oldest + delay_;
 }
 
 }  // namespace torchpool

@@ -18,6 +18,7 @@ struct QueueView {
   std::int64_t waiting_rows = 0;
   std::int64_t length = 1;    // of the request that is to run first
   TimePoint oldest = kNever;  // arrival of the one that waits longest
+  TimePoint newest = kNever;  // the last arrival
   Schedule schedule = Schedule::kGuided;
   std::int64_t chunk = 0;
   Duration arrival_gap{};  // mean time between the last arrivals; zero: unknown
@@ -35,7 +36,8 @@ class BatchPolicy {
   virtual RowLimit rows(const QueueView& queue) = 0;
   // Whether idle workers share what waits in equal parts.
   virtual bool shares() const noexcept { return true; }
-  // A batch that is smaller than rows() should not start before; no later than `now` where it may start.
+  // What waits should not start before; no later than `now` where it may start. Does not depend on what rows() takes of
+  // it: with many workers that is a part, which is always there.
   virtual TimePoint hold_until(const QueueView& queue, TimePoint now) = 0;
 };
 
@@ -73,10 +75,10 @@ class LearnedPolicy final : public BatchPolicy {
     std::uint32_t began = 0;  // in which batch
   };
   std::int64_t most_rows(const QueueView& queue) const noexcept;
-  // What rows() would allow with nothing left to try.
-  std::int64_t chosen_rows(const QueueView& queue) const noexcept;
   // Whether the last doubling that is known for certain, below that class, made nothing cheaper.
   bool is_flat_before(int rows_class, int length_class) const noexcept;
+  // Rows for which nothing is waited, however many workers there are.
+  std::int64_t full_rows(const QueueView& queue) const noexcept;
   // The class to use, by what is known.
   int choose(int current, int most, int length_class) const noexcept;
   // A class to be learned of, or -1.

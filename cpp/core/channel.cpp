@@ -12,7 +12,36 @@ namespace {
 
 thread_local int leases_of_this_thread = 0;
 
+std::shared_ptr<AdmissionQueue> make_queue(const ChannelOptions& options, Clock& clock,
+                                           const std::shared_ptr<ChannelStats>& stats,
+                                           const std::shared_ptr<CostModel>& cost) {
+  return std::make_shared<AdmissionQueue>(options.limits, clock, stats,
+                                          options.make_policy ? options.make_policy(cost) : nullptr, cost);
+}
+
 }  // namespace
+
+ChannelState::ChannelState(ChannelOptions options, std::shared_ptr<BatchHandler> batch_handler,
+                           std::shared_ptr<ChannelStats> channel_stats, std::shared_ptr<Scheduler> runtime_scheduler,
+                           Clock& clock)
+    : name(std::move(options.name)),
+      lane(options.lane),
+      max_running(options.max_running),
+      max_rows(options.max_rows),
+      first_rows(options.first_rows > 0 ? options.first_rows : options.max_rows),
+      cost(options.cost != nullptr ? options.cost : std::make_shared<CostModel>()),
+      share(options.share != nullptr ? options.share : std::make_shared<FairShare>()),
+      handler(std::move(batch_handler)),
+      stats(channel_stats != nullptr ? std::move(channel_stats) : std::make_shared<ChannelStats>()),
+      queue(make_queue(options, clock, stats, cost)),
+      scheduler(std::move(runtime_scheduler)) {}
+
+TakeLimits ChannelState::take_limits() const noexcept {
+  TakeLimits limits;
+  limits.batch.max_rows = max_rows.load(std::memory_order_relaxed);
+  limits.first_rows = first_rows.load(std::memory_order_relaxed);
+  return limits;
+}
 
 Channel::Channel(std::shared_ptr<ChannelState> state) : state_(std::move(state)) {}
 
@@ -42,11 +71,12 @@ bool Channel::cancel(Request& request) noexcept {
 void Channel::close(bool fail_waiting) {
   state_->open.store(false);
   state_->queue->close();
-  state_->scheduler->release(state_);
-  if (!fail_waiting) return;
-  state_->failing.store(true);
-  state_->queue->fail_waiting(std::make_exception_ptr(Closed("closed before the call started")));
-  state_->scheduler->notify_drained(*state_);
+  if (fail_waiting) {
+    state_->failing.store(true);
+    state_->queue->fail_waiting(std::make_exception_ptr(Closed("closed before the call started")));
+  }
+  state_->scheduler->release(state_);  // only now: a worker would start what was on hold
+  if (fail_waiting) state_->scheduler->notify_drained(*state_);
 }
 
 bool Channel::wait_drained(TimePoint until) {

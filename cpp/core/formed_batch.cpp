@@ -25,6 +25,7 @@ std::unique_ptr<Task> FormedBatch::start() {
   if (channel_->failing.load()) return nullptr;
   const TimePoint now = channel_->scheduler->clock().now();
   std::vector<RequestPtr> started;
+  started.reserve(waiting_.size());
   for (RequestPtr& request : std::exchange(waiting_, {})) {
     if (request->info.deadline <= now) request->try_expire();
     if (!request->try_start()) continue;

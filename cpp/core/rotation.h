@@ -33,6 +33,7 @@ struct TaskRun {
   FairSharePtr share;       // its channel's, or its own
   TimePoint started{};      // of its batch
   Lane lane = Lane::kCompute;
+  bool posted = false;  // a task of its channel that has not begun
 };
 
 // Either a channel with waiting requests or a task that is ready to step.

@@ -7,39 +7,6 @@
 
 namespace torchpool {
 
-namespace {
-
-std::shared_ptr<AdmissionQueue> make_queue(const ChannelOptions& options, Clock& clock,
-                                           const std::shared_ptr<ChannelStats>& stats,
-                                           const std::shared_ptr<CostModel>& cost) {
-  return std::make_shared<AdmissionQueue>(options.limits, clock, stats,
-                                          options.make_policy ? options.make_policy(cost) : nullptr, cost);
-}
-
-}  // namespace
-
-ChannelState::ChannelState(ChannelOptions options, std::shared_ptr<BatchHandler> batch_handler,
-                           std::shared_ptr<ChannelStats> channel_stats, std::shared_ptr<Scheduler> runtime_scheduler,
-                           Clock& clock)
-    : name(std::move(options.name)),
-      lane(options.lane),
-      max_running(options.max_running),
-      max_rows(options.max_rows),
-      first_rows(options.first_rows > 0 ? options.first_rows : options.max_rows),
-      cost(options.cost != nullptr ? options.cost : std::make_shared<CostModel>()),
-      share(options.share != nullptr ? options.share : std::make_shared<FairShare>()),
-      handler(std::move(batch_handler)),
-      stats(channel_stats != nullptr ? std::move(channel_stats) : std::make_shared<ChannelStats>()),
-      queue(make_queue(options, clock, stats, cost)),
-      scheduler(std::move(runtime_scheduler)) {}
-
-TakeLimits ChannelState::take_limits() const noexcept {
-  TakeLimits limits;
-  limits.batch.max_rows = max_rows.load(std::memory_order_relaxed);
-  limits.first_rows = first_rows.load(std::memory_order_relaxed);
-  return limits;
-}
-
 // All members but `scheduler` are under its mutex.
 class Scheduler::Suspended final : public EventListener, public std::enable_shared_from_this<Suspended> {
  public:
@@ -84,6 +51,7 @@ void Scheduler::set_cores(int cores, int cores_per_step) {
 
 void Scheduler::set_workers(Lane which, int workers) {
   std::vector<WorkerSlot*> retired;
+  std::vector<ChannelStatePtr> channels;  // their last owner must not die under the lock
   {
     MutexLock lock(mutex_);
     LaneState& lane = lane_locked(which);
@@ -99,6 +67,11 @@ void Scheduler::set_workers(Lane which, int workers) {
       if (!worker.retired || parked == lane.parked.end()) continue;
       unpark_locked(lane, worker);
       retired.push_back(&worker);
+    }
+    // Those that ran as many batches as there were workers may run more now.
+    for (const std::weak_ptr<ChannelState>& known : channels_) {
+      channels.push_back(known.lock());
+      if (channels.back() != nullptr) enter_rotation_locked(channels.back());
     }
   }
   for (WorkerSlot* worker : retired) worker->parker.unpark();
@@ -134,6 +107,7 @@ void Scheduler::post_to(const ChannelStatePtr& channel, std::unique_ptr<Task> ta
   run.channel = channel;
   run.share = channel->share;
   run.lane = channel->lane;
+  run.posted = true;
   Wake wake;
   {
     MutexLock lock(mutex_);
@@ -141,6 +115,7 @@ void Scheduler::post_to(const ChannelStatePtr& channel, std::unique_ptr<Task> ta
       throw Closed("closed: no more calls are accepted");
     }
     channel->running.store(channel->running.load() + 1);
+    ++channel->posted;
     enter_rotation_locked(std::move(run));
     wake = wake_locked();
   }
@@ -169,7 +144,7 @@ void Scheduler::release(const ChannelStatePtr& channel) {
 
 void Scheduler::notify_drained(ChannelState& channel) {
   MutexLock lock(mutex_);
-  if (channel.running.load() == 0 && channel.queue->waiting() == 0) channel.drained.notify_all();
+  notify_drained_locked(channel);
 }
 
 bool Scheduler::wait_drained(ChannelState& channel, TimePoint until) {
@@ -210,6 +185,8 @@ bool Scheduler::expect_work(WorkerSlot& worker) {
   MutexLock lock(mutex_);
   if (stopping() || worker.retired) return false;
   LaneState& lane = lane_locked(worker.lane);
+  // A wake-up that was meant for a thread which ended in its place may have come before anybody chose it.
+  unpark_locked(lane, worker);
   release_due_locked(lane);
   if (runnable_locked(lane)) return true;
   if (std::exchange(worker.woken, false)) lane.waking = false;
@@ -263,6 +240,8 @@ bool Scheduler::pick(WorkerSlot& worker, Assignment& assignment) {
     assignment.run.share = ready.share;
     assignment.run.channel = std::move(ready.channel);
     assignment.run.lane = worker.lane;
+  } else if (std::exchange(assignment.run.posted, false)) {
+    --assignment.run.channel->posted;
   }
   worker.warm = ready.share;
   assignment.charged = ready.charged;
@@ -299,6 +278,7 @@ void Scheduler::hold(WorkerSlot& worker, Assignment& assignment, TimePoint until
     MutexLock lock(mutex_);
     const ChannelStatePtr& channel = assignment.run.channel;
     channel->running.store(channel->running.load() - 1);
+    notify_drained_locked(*channel);  // what it was held for may be gone: cancelled, or failed
     // What came meanwhile, and put it back, may have ended the wait.
     if (!channel->in_rotation.load() && !stopping()) {
       channel->held_until.store(until);
@@ -306,8 +286,10 @@ void Scheduler::hold(WorkerSlot& worker, Assignment& assignment, TimePoint until
     }
     wake = give_back_locked(worker, assignment);
   }
-  assignment.run.channel.reset();
   wake.now();
+  // What came after the queue was looked at, or closed it, saw neither a hold nor a place in the rotation to be had.
+  notify(assignment.run.channel);
+  assignment.run.channel.reset();
 }
 
 void Scheduler::finished(WorkerSlot& worker, Assignment& assignment) {
@@ -406,8 +388,16 @@ bool Scheduler::runnable_locked(const LaneState& lane) const {
   return !inline_call_ && !lane.rotation.empty() && (leased_ < cores() || lane.busy == 0);
 }
 
+bool Scheduler::needs_worker_locked(const LaneState& lane) const {
+  return runnable_locked(lane) || (!lane.held.empty() && lane.timekeeper == nullptr);
+}
+
 int Scheduler::most_running_locked(const ChannelState& channel) const {
   return channel.max_running > 0 ? channel.max_running : lanes_[static_cast<std::size_t>(channel.lane)].wanted;
+}
+
+int Scheduler::begun_locked(const ChannelState& channel) const {
+  return channel.running.load() - channel.posted;
 }
 
 int Scheduler::takers_locked(const LaneState& lane) const {
@@ -418,7 +408,7 @@ int Scheduler::takers_locked(const LaneState& lane) const {
 // what waits. 0 (no limit) when there is but one: smaller batches would only cost.
 std::int64_t Scheduler::share_locked(const LaneState& lane, const ChannelState& channel) const {
   const auto elsewhere = static_cast<int>(lane.rotation.size());  // items that other free workers will take
-  const int able = std::min(takers_locked(lane) - elsewhere, most_running_locked(channel) - channel.running.load());
+  const int able = std::min(takers_locked(lane) - elsewhere, most_running_locked(channel) - begun_locked(channel));
   if (able <= 1) return 0;
   return std::max<std::int64_t>(1, (channel.queue->waiting_rows() + able - 1) / able);
 }
@@ -427,7 +417,7 @@ void Scheduler::enter_rotation_locked(const ChannelStatePtr& channel) {
   if (stopping() || channel->held_until.load() != TimePoint{} || channel->in_rotation.load() ||
       channel->queue->waiting() == 0)
     return;
-  if (channel->running.load() >= most_running_locked(*channel)) return;  // the end of a batch puts it back
+  if (begun_locked(*channel) >= most_running_locked(*channel)) return;  // the end of a batch puts it back
   channel->in_rotation.store(true);
   lane_locked(channel->lane).rotation.push({channel, {}, channel->share});
 }
@@ -461,10 +451,13 @@ void Scheduler::unpark_locked(LaneState& lane, WorkerSlot& worker) {
 }
 
 void Scheduler::leave_channel_locked(const ChannelStatePtr& channel) {
-  const int running = channel->running.load() - 1;
-  channel->running.store(running);
+  channel->running.store(channel->running.load() - 1);
   enter_rotation_locked(channel);
-  if (running == 0 && channel->queue->waiting() == 0) channel->drained.notify_all();
+  notify_drained_locked(*channel);
+}
+
+void Scheduler::notify_drained_locked(ChannelState& channel) {
+  if (channel.running.load() == 0 && channel.queue->waiting() == 0) channel.drained.notify_all();
 }
 
 Scheduler::Wake Scheduler::give_back_locked(WorkerSlot& worker, Assignment& assignment) {
@@ -477,9 +470,10 @@ Scheduler::Wake Scheduler::give_back_locked(WorkerSlot& worker, Assignment& assi
   }
   LaneState& lane = lane_locked(worker.lane);
   --lane.busy;
-  // This worker looks for work itself now, so nobody of its lane needs to be woken before it has taken.
+  // This worker looks for work itself now, or keeps the time, so nobody of its lane needs to be woken before it has
+  // taken.
   if (std::exchange(worker.woken, false)) lane.waking = false;
-  if (!lane.waking && !worker.retired && runnable_locked(lane)) lane.waking = worker.woken = true;
+  if (!lane.waking && !worker.retired && needs_worker_locked(lane)) lane.waking = worker.woken = true;
   return wake_locked();
 }
 
@@ -488,8 +482,7 @@ Scheduler::Wake Scheduler::wake_locked() {
   for (std::size_t i = 0; i < lanes_.size(); ++i) {
     LaneState& lane = lanes_[i];
     if (lane.waking || lane.parked.empty()) continue;
-    const bool needs_timekeeper = !lane.held.empty() && lane.timekeeper == nullptr;
-    if (!runnable_locked(lane) && !needs_timekeeper) continue;
+    if (!needs_worker_locked(lane)) continue;
     wake.workers[i] = lane.parked.back();
     unpark_locked(lane, *wake.workers[i]);
     wake.workers[i]->woken = lane.waking = true;

@@ -38,6 +38,7 @@ struct ChannelState {
   std::atomic<bool> failing{false};  // closed, and what has not started is to fail
   // Written under the scheduler's mutex, read without.
   std::atomic<int> running{0};           // batches from their pick until their task is destroyed, and inline calls
+  int posted = 0;                        // of these, tasks that have not begun; under the scheduler's mutex
   std::atomic<bool> in_rotation{false};  // sequentially consistent: see Scheduler::notify
   std::atomic<TimePoint> held_until{};   // its policy waits for more requests; zero: it does not. The same
   CondVar drained;                       // with the scheduler's mutex
@@ -158,7 +159,11 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
   LaneState& lane_locked(Lane lane) TP_REQUIRES(mutex_) { return lanes_[static_cast<std::size_t>(lane)]; }
   int idle_cores_locked() const TP_REQUIRES(mutex_) { return std::max(0, cores() - leased_); }
   bool runnable_locked(const LaneState& lane) const TP_REQUIRES(mutex_);
+  // For what may run, or to sleep until a held channel is due.
+  bool needs_worker_locked(const LaneState& lane) const TP_REQUIRES(mutex_);
   int most_running_locked(const ChannelState& channel) const TP_REQUIRES(mutex_);
+  // Batches of the channel that run, without those that wait for their turn as tasks.
+  int begun_locked(const ChannelState& channel) const TP_REQUIRES(mutex_);
   // Workers of the lane that could take something now, one that looks among them.
   int takers_locked(const LaneState& lane) const TP_REQUIRES(mutex_);
   void release_due_locked(LaneState& lane) TP_REQUIRES(mutex_);
@@ -168,6 +173,7 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
   void enter_rotation_locked(const ChannelStatePtr& channel) TP_REQUIRES(mutex_);
   void enter_rotation_locked(TaskRun run) TP_REQUIRES(mutex_);
   void leave_channel_locked(const ChannelStatePtr& channel) TP_REQUIRES(mutex_);
+  void notify_drained_locked(ChannelState& channel) TP_REQUIRES(mutex_);
   Wake give_back_locked(WorkerSlot& worker, Assignment& assignment) TP_REQUIRES(mutex_);
   Wake wake_locked() TP_REQUIRES(mutex_);
   void destroy_runs(std::vector<TaskRun> runs) TP_EXCLUDES(mutex_);

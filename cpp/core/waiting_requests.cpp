@@ -38,10 +38,13 @@ RequestPtr WaitingRequests::remove(const Request& request) noexcept {
   return removed;
 }
 
-Request* WaitingRequests::any() const noexcept {
+Request* WaitingRequests::front() const noexcept {
   if (size_ == 0) return nullptr;
   const Level& level = levels_.begin()->second;
-  return level.by_arrival.empty() ? level.by_deadline.begin()->get() : level.by_arrival.front();
+  Request* listed = level.by_arrival.front();
+  if (level.by_deadline.empty()) return listed;
+  Request* timed = level.by_deadline.begin()->get();
+  return listed != nullptr && place(*listed) < place(*timed) ? listed : timed;
 }
 
 TimePoint WaitingRequests::oldest_arrival() const noexcept {
@@ -52,6 +55,14 @@ TimePoint WaitingRequests::oldest_arrival() const noexcept {
     if (!level.by_deadline.empty()) oldest = std::min(oldest, (*level.by_deadline.begin())->info.arrival);
   }
   return oldest;
+}
+
+TimePoint WaitingRequests::first_due() const noexcept {
+  TimePoint first = kNever;
+  for (const auto& [priority, level] : levels_) {
+    if (!level.by_deadline.empty()) first = std::min(first, due((*level.by_deadline.begin())->info));
+  }
+  return first;
 }
 
 void WaitingRequests::first(std::size_t most, std::vector<Request*>& window) const {

@@ -30,10 +30,12 @@ class WaitingRequests {
   RequestPtr remove(const Request& request) noexcept;
   bool empty() const noexcept { return size_ == 0; }
   std::size_t size() const noexcept { return size_; }
-  // Any of them; null when empty.
-  Request* any() const noexcept;
+  // The one that is to run first; null when empty.
+  Request* front() const noexcept;
   // When the one that waits longest arrived; kNever when empty.
   TimePoint oldest_arrival() const noexcept;
+  // When the first of those with a deadline is due, whatever its priority; kNever without any.
+  TimePoint first_due() const noexcept;
 
   // The first `most` of the highest priority that is there, in order; `window` is cleared first.
   void first(std::size_t most, std::vector<Request*>& window) const;

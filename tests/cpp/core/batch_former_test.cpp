@@ -1,7 +1,10 @@
 #include "core/batch_former.h"
 
+#include <algorithm>
 #include <random>
 
+#include "core/admission_queue.h"
+#include "core/manual_clock.h"
 #include "core/test_support.h"
 
 namespace torchpool::testing {
@@ -140,6 +143,94 @@ TEST(FormBatchTest, EveryRequestIsTakenOnceWhateverTheMix) {
     }
     EXPECT_EQ(taken, infos.size());
   }
+}
+
+// Of each row 1 ms, so that a batch of n takes n ms and its margin of an eighth.
+class DeadlinesTest : public ::testing::Test {
+ protected:
+  DeadlinesTest() {
+    for (std::int64_t rows = 1; rows <= 64; rows *= 2)
+      cost_.record({.rows = rows, .items = rows}, milliseconds(rows), true);
+  }
+  Places form(const std::vector<Spec>& specs, std::int64_t max_rows, std::int64_t waiting_rows) const {
+    std::vector<RequestInfo> infos;
+    for (const Spec& spec : specs) infos.push_back(make_info(spec));
+    std::vector<const RequestInfo*> waiting;
+    for (const RequestInfo& info : infos) waiting.push_back(&info);
+    return form_batch(waiting, {.max_rows = max_rows}, {kStart, &cost_, waiting_rows});
+  }
+  static TimePoint in_ms(int time) { return kStart + milliseconds(time); }
+  CostModel cost_;
+};
+
+TEST_F(DeadlinesTest, ABatchStopsGrowingWhereAMemberWouldBeLate) {
+  const std::vector<Spec> waiting{{.deadline = in_ms(4)}, {}, {}, {}, {}};
+  EXPECT_EQ(form(waiting, 8, 5), (Places{0, 1, 2}));  // three take 3.375 ms, four 4.5
+}
+
+TEST_F(DeadlinesTest, TheEarliestOfItsMembersCounts) {
+  const std::vector<Spec> waiting{{}, {}, {.deadline = in_ms(3)}, {}};
+  EXPECT_EQ(form(waiting, 8, 4), (Places{0, 1}));  // with the third it would take 3.375 ms
+  EXPECT_EQ(form({{}, {.deadline = in_ms(3)}, {}}, 8, 3), (Places{0, 1}));
+}
+
+TEST_F(DeadlinesTest, AFirstThatWillBeLateStillRunsWhereLittleWaits) {
+  EXPECT_EQ(form({{.deadline = in_ms(1)}, {}}, 8, 2), (Places{0}));
+}
+
+TEST_F(DeadlinesTest, WhereMoreWaitsThanABatchTheLateArePassedOver) {
+  const std::vector<Spec> waiting{{.deadline = in_ms(3)}, {.deadline = in_ms(4)}, {.deadline = in_ms(5)}, {}, {}, {}};
+  // Four take 4.5 ms: in time for the third.
+  EXPECT_EQ(form(waiting, 4, 6), (Places{2, 3, 4, 5}));
+  // One batch holds all that waits: nobody is given up for others.
+  EXPECT_EQ(form(waiting, 4, 4), (Places{0, 1}));
+}
+
+TEST_F(DeadlinesTest, WhereAllWouldBeLateTheFirstRuns) {
+  const std::vector<Spec> waiting(6, Spec{.deadline = in_ms(2)});
+  EXPECT_EQ(form(waiting, 4, 6), (Places{0}));
+}
+
+TEST_F(DeadlinesTest, OneWithoutADeadlineIsNeverPassedOver) {
+  EXPECT_EQ(form({{}, {.deadline = in_ms(50)}, {}}, 2, 9), (Places{0, 1}));
+  EXPECT_EQ(form({{.deadline = in_ms(1)}, {}, {}}, 2, 9), (Places{1, 2}));
+}
+
+// A long run through a queue: of those that came later, how many went before each.
+TEST(OvertakingTest, NobodyIsOvertakenMoreOftenThanTheLimit) {
+  const BatchLimits limits{.max_rows = 8, .max_padding = 0.5};
+  ManualClock clock;
+  const auto queue = std::make_shared<AdmissionQueue>(QueueLimits{.rows = 1 << 20}, clock, nullptr);
+  std::mt19937 random(5);
+  std::vector<int> overtaken;
+  std::vector<int> waiting;
+  const auto push = [&] {
+    // Batches take the nearest lengths from all over the window, so that an odd one moves up slowly.
+    Spec spec;
+    spec.length = 500 + static_cast<std::int64_t>(random() % 500);
+    spec.key = random() % 64 == 0 ? 1 : 0;
+    const int id = static_cast<int>(overtaken.size());
+    ASSERT_EQ(queue->push(make_request(spec, id), Admission::kBlock, kNever), PushResult::kAdmitted);
+    overtaken.push_back(0);
+    waiting.push_back(id);
+  };
+  for (int i = 0; i < 400; ++i) push();
+  for (int batch = 0; batch < 4'000; ++batch) {
+    const Batch taken = queue->take({.batch = limits}).batch;
+    ASSERT_FALSE(taken.empty());
+    for (const int id : ids_of(taken)) {
+      waiting.erase(std::find(waiting.begin(), waiting.end(), id));
+      for (const int earlier : waiting) {
+        if (earlier > id) break;
+        ++overtaken[static_cast<std::size_t>(earlier)];
+      }
+    }
+    succeed_all(taken);
+    while (waiting.size() < 400) push();
+  }
+  const int most = *std::max_element(overtaken.begin(), overtaken.end());
+  EXPECT_LE(most, overtaking_limit(limits) + limits.max_rows - 1);
+  EXPECT_GE(most, overtaking_limit(limits));  // else this mix proves nothing
 }
 
 }  // namespace
