@@ -126,6 +126,13 @@ void register_predictor(py::module_& module) {
           py::arg("block") = false, py::arg("reject") = false, py::arg("priority") = 0,
           py::arg("deadline") = py::none())
       .def(
+          "start",
+          [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, int priority,
+                    std::optional<double> deadline,
+                    bool line_up) { return self.start(args, kwargs, options(priority, deadline), line_up); },
+          py::arg("args"), py::arg("kwargs"), py::arg("priority") = 0, py::arg("deadline") = py::none(),
+          py::arg("line_up") = false)
+      .def(
           "feed",
           [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, int priority,
                     std::optional<double> deadline, bool dynamic, std::int64_t chunk) {

@@ -52,6 +52,11 @@ class BoundPredictor {
   Pending submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
                  const py::object& notified, bool to_loop, Full full);
 
+  // For an event loop: never waits, neither for room nor for learning. An AwaitedCall of the running loop; None for a
+  // call that first has to be learned from, or that departs from what was learned, which takes a thread that may wait.
+  // `line_up`: whatever `overflow` says.
+  py::object start(const py::tuple& args, const py::object& kwargs, const CallOptions& options, bool line_up);
+
   // Submits calls, each an (args, kwargs), that run together, as a batch of their own; those that cannot share one run
   // in batches with their likes, or alone. In order; a call that is refused is given as failed.
   std::vector<Pending> submit_batch(const py::list& calls, const CallOptions& options);

@@ -1,4 +1,5 @@
 // The extension module: what Python sees, in the order that a call meets it.
+#include "bindings/awaited_call.h"
 #include "bindings/bind_executor.h"
 #include "bindings/bind_graph.h"
 #include "bindings/bind_simulator.h"
@@ -15,6 +16,7 @@ PYBIND11_MODULE(_core, module) {
   torchpool::register_errors(module);
   torchpool::register_runtime(module);
   torchpool::register_pending(module);
+  torchpool::register_awaited_call(module);
   torchpool::register_graph(module);
   torchpool::register_predictor(module);
   torchpool::register_watches(module);

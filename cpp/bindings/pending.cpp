@@ -8,8 +8,6 @@
 
 namespace torchpool {
 
-namespace {
-
 bool cancel_in(const std::weak_ptr<Channel>& weak, CallRequest& request) noexcept {
   std::shared_ptr<Channel> channel = weak.lock();
   if (!channel) return false;
@@ -18,8 +16,6 @@ bool cancel_in(const std::weak_ptr<Channel>& weak, CallRequest& request) noexcep
   channel.reset();
   return cancelled;
 }
-
-}  // namespace
 
 Pending Pending::failed(py::object error) {
   Pending pending{py::none()};

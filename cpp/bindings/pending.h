@@ -43,6 +43,8 @@ class Pending {
   py::object error_;
 };
 
+// Cancels a request where it has not started; true when this call did. Lets go of the interpreter's lock for a moment.
+bool cancel_in(const std::weak_ptr<Channel>& channel, CallRequest& request) noexcept;
 // Waits for a request that the calling thread owns; as Pending::wait. `until` is on the runtime's clock.
 bool wait_for(CallRequest& request, const std::weak_ptr<Channel>& channel, TimePoint until);
 // The result of a request that is done, as the model's own output; raises what it failed with.

@@ -1,7 +1,9 @@
 """The C++ core of torchpool. Private: use the torchpool package."""
 
+import asyncio
 import concurrent.futures
-from collections.abc import Callable, Iterable
+import contextvars
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import torch
@@ -44,6 +46,20 @@ class Pending:
     def result(self) -> Any: ...
     def get(self) -> Any: ...
 
+class AwaitedCall:
+    """One awaited call."""
+
+    def __await__(self) -> Generator[Any, None, Any]: ...
+    def result(self) -> Any: ...
+    def done(self) -> bool: ...
+    def cancelled(self) -> bool: ...
+    def cancel(self, msg: Any = None) -> bool: ...
+    def get_loop(self) -> asyncio.AbstractEventLoop: ...
+    def add_done_callback(
+        self, fn: Callable[[AwaitedCall], object], *, context: contextvars.Context | None = None
+    ) -> None: ...
+
+def wake_loops(done: list[AwaitedCall]) -> None: ...
 def fork(seconds: int) -> int: ...
 def trim_heap() -> None: ...
 
@@ -91,6 +107,14 @@ class Predictor:
         priority: int = 0,
         deadline: float | None = None,
     ) -> Pending: ...
+    def start(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        priority: int = 0,
+        deadline: float | None = None,
+        line_up: bool = False,
+    ) -> AwaitedCall | None: ...
     def feed(
         self,
         args: tuple[Any, ...],

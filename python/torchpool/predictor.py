@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import functools
 import inspect
 import weakref
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -152,12 +151,14 @@ class Calls:
 
     async def acall(self, /, *args: Any, **kwargs: Any) -> Any:
         """As a call, awaited. Cancelling the task takes the call out of its queue; the loop is never blocked."""
-        return await self._acall(args, kwargs, self._predictor._options.overflow == "reject")
+        return await self._start(args, kwargs)
 
-    async def _acall(self, args: tuple[Any, ...], kwargs: dict[str, Any], reject: bool) -> Any:
-        if not self._predictor._open_core().is_known(args, kwargs):
-            return await asyncio.to_thread(self, *args, **kwargs)  # learning runs the model some times
-        return await aio.call(functools.partial(self._submit, args, kwargs), reject=reject)
+    def _start(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, line_up: bool = False) -> Awaitable[Any]:
+        core = self._predictor._open_core()
+        started = core.start(args, kwargs, self._priority, self._deadline, line_up)
+        if started is None:
+            return asyncio.to_thread(self, *args, **(kwargs or {}))  # learning runs the model some times
+        return started
 
     def amap(
         self, iterable: Iterable[Any], *, buffersize: int | None = None, return_exceptions: bool = False
@@ -165,7 +166,7 @@ class Calls:
         """As map over one iterable, for `async for`: results in order, at most `buffersize` calls in flight."""
         ahead = self._calls_ahead(buffersize)
         items = iter(mapping.rows_of(iterable))
-        return aio.map_calls(lambda item: self._acall((item,), {}, False), items, ahead, return_exceptions)
+        return aio.map_calls(lambda item: self._start((item,), None, True), items, ahead, return_exceptions)
 
     def _calls_ahead(self, buffersize: int | None) -> int:
         if buffersize is not None and (not isinstance(buffersize, int) or buffersize < 1):

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 
-from torchpool import _core, aio, futures, graphs
+from torchpool import _core, futures, graphs
 
 _runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
 _lock = threading.Lock()
@@ -33,7 +33,7 @@ class Runtime:
         _runtimes.add(self)
 
     def _open(self) -> None:
-        self._core = _core.Runtime(self._requested, futures.notify, aio.notify)
+        self._core = _core.Runtime(self._requested, futures.notify, _core.wake_loops)
         if self._threads > 1:
             self._core.resize(self._core.workers, self._threads)
         if _in_forked_child:
