@@ -20,7 +20,9 @@ double time_of(const FairShare& share) noexcept {
 
 void Rotation::credit(FairShare& share) const noexcept {
   const double rounds = rounds_->passed - share.credited;
-  share.deficit += Duration(static_cast<Duration::rep>(std::ceil(rounds * time_of(share))));
+  // Of a small weight that had the workers to itself so many pass that a large one's time would overflow.
+  constexpr double kMostTime = 1e18;
+  share.deficit += Duration(static_cast<Duration::rep>(std::ceil(std::min(rounds * time_of(share), kMostTime))));
   share.credited = rounds_->passed;
 }
 

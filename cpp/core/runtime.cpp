@@ -96,23 +96,24 @@ void Runtime::resize(int workers, int cores_per_batch) {
   }
   MutexLock lock(start_mutex_);
   if (scheduler_->stopping()) throw Closed("the runtime is closed");
-  for (const Lane lane : {Lane::kCompute, Lane::kInterpreter}) {
-    const std::unique_ptr<ThreadPool>& pool = pools_[static_cast<std::size_t>(lane)];
-    if (pool == nullptr) continue;
-    const int before = pool->size();
-    scheduler_->set_workers(lane, workers);
-    if (workers < before) pool->shrink(workers);
-    if (workers <= before) continue;
-    try {
-      pool->grow(workers - before);
-    } catch (...) {
-      scheduler_->set_workers(lane, before);
-      throw;
-    }
+  constexpr std::array kLanes{Lane::kCompute, Lane::kInterpreter};
+  try {
+    for (const Lane lane : kLanes) set_workers_locked(lane, workers);
+  } catch (...) {
+    for (const Lane lane : kLanes) set_workers_locked(lane, this->workers());
+    throw;
   }
   workers_.store(workers, std::memory_order_relaxed);
   cores_per_batch_.store(cores_per_batch, std::memory_order_relaxed);
   scheduler_->set_cores(workers * cores_per_batch, cores_per_batch);
+}
+
+void Runtime::set_workers_locked(Lane lane, int workers) {
+  const std::unique_ptr<ThreadPool>& pool = pools_[static_cast<std::size_t>(lane)];
+  if (pool == nullptr) return;
+  scheduler_->set_workers(lane, workers);
+  if (workers < pool->size()) pool->shrink(workers);
+  if (workers > pool->size()) pool->grow(workers - pool->size());
 }
 
 Clock& Runtime::clock() const noexcept {

@@ -58,7 +58,7 @@ class Runtime {
   void close();
   // Changes the workers of each lane and the cores that a batch has at least, where they are idle; a lone batch has
   // all, workers x cores_per_batch. Returns when workers that are too many have ended their step. std::invalid_argument
-  // below 1, std::logic_error on a thread of its own workers; Closed.
+  // below 1, std::logic_error on a thread of its own workers; Closed; what a start hook throws, and nothing is changed.
   void resize(int workers, int cores_per_batch) TP_EXCLUDES(start_mutex_);
   int workers() const noexcept { return workers_.load(std::memory_order_relaxed); }
   int cores_per_batch() const noexcept { return cores_per_batch_.load(std::memory_order_relaxed); }
@@ -68,6 +68,8 @@ class Runtime {
 
  private:
   void ensure_started(Lane lane) TP_EXCLUDES(start_mutex_);
+  // Of a lane that has any.
+  void set_workers_locked(Lane lane, int workers) TP_REQUIRES(start_mutex_);
 
   const RuntimeOptions options_;
   std::atomic<int> workers_;

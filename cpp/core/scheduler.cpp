@@ -32,12 +32,6 @@ class Scheduler::Suspended final : public EventListener, public std::enable_shar
   bool fired = false;
 };
 
-void Scheduler::Wake::now() const {
-  for (WorkerSlot* worker : workers) {
-    if (worker != nullptr) worker->parker.unpark();
-  }
-}
-
 void Scheduler::set_cores(int cores, int cores_per_step) {
   Wake wake;
   {
@@ -47,39 +41,6 @@ void Scheduler::set_cores(int cores, int cores_per_step) {
     wake = wake_locked();
   }
   wake.now();
-}
-
-void Scheduler::set_workers(Lane which, int workers) {
-  std::vector<WorkerSlot*> retired;
-  std::vector<ChannelStatePtr> channels;  // their last owner must not die under the lock
-  {
-    MutexLock lock(mutex_);
-    LaneState& lane = lane_locked(which);
-    const auto wanted = static_cast<std::size_t>(workers);
-    while (lane.workers.size() < wanted) {
-      lane.workers.push_back(std::make_unique<WorkerSlot>(static_cast<int>(lane.workers.size()), which, clock_));
-    }
-    lane.wanted = workers;
-    for (std::size_t i = 0; i < lane.workers.size(); ++i) {
-      WorkerSlot& worker = *lane.workers[i];
-      worker.retired = i >= wanted;
-      const auto parked = std::find(lane.parked.begin(), lane.parked.end(), &worker);
-      if (!worker.retired || parked == lane.parked.end()) continue;
-      unpark_locked(lane, worker);
-      retired.push_back(&worker);
-    }
-    // Those that ran as many batches as there were workers may run more now.
-    for (const std::weak_ptr<ChannelState>& known : channels_) {
-      channels.push_back(known.lock());
-      if (channels.back() != nullptr) enter_rotation_locked(channels.back());
-    }
-  }
-  for (WorkerSlot* worker : retired) worker->parker.unpark();
-}
-
-WorkerSlot& Scheduler::worker(Lane lane, int index) {
-  MutexLock lock(mutex_);
-  return *lane_locked(lane).workers[static_cast<std::size_t>(index)];
 }
 
 void Scheduler::add_channel(const ChannelStatePtr& channel) {
@@ -179,49 +140,6 @@ void Scheduler::end_inline(const ChannelStatePtr& channel) {
     wake = wake_locked();
   }
   wake.now();
-}
-
-bool Scheduler::expect_work(WorkerSlot& worker) {
-  MutexLock lock(mutex_);
-  if (stopping() || worker.retired) return false;
-  LaneState& lane = lane_locked(worker.lane);
-  // A wake-up that was meant for a thread which ended in its place may have come before anybody chose it.
-  unpark_locked(lane, worker);
-  release_due_locked(lane);
-  if (runnable_locked(lane)) return true;
-  if (std::exchange(worker.woken, false)) lane.waking = false;
-  worker.park_until = kNever;
-  for (const Held& held : lane.held) worker.park_until = std::min(worker.park_until, held.until);
-  if (lane.timekeeper != nullptr && lane.timekeeper->park_until <= worker.park_until) worker.park_until = kNever;
-  if (worker.park_until != kNever) lane.timekeeper = &worker;
-  lane.parked.push_back(&worker);
-  return false;
-}
-
-void Scheduler::stop_parking(WorkerSlot& worker) {
-  {
-    MutexLock lock(mutex_);
-    LaneState& lane = lane_locked(worker.lane);
-    if (std::find(lane.parked.begin(), lane.parked.end(), &worker) != lane.parked.end()) {
-      unpark_locked(lane, worker);
-      return;
-    }
-  }
-  worker.parker.park();  // somebody has just chosen it, and the permit is on its way
-}
-
-bool Scheduler::ends(WorkerSlot& worker) {
-  Wake wake;
-  {
-    MutexLock lock(mutex_);
-    if (stopping()) return true;
-    if (!worker.retired) return false;
-    if (std::exchange(worker.woken, false)) lane_locked(worker.lane).waking = false;
-    worker.warm.reset();
-    wake = wake_locked();
-  }
-  wake.now();
-  return true;
 }
 
 bool Scheduler::pick(WorkerSlot& worker, Assignment& assignment) {
@@ -388,10 +306,6 @@ bool Scheduler::runnable_locked(const LaneState& lane) const {
   return !inline_call_ && !lane.rotation.empty() && (leased_ < cores() || lane.busy == 0);
 }
 
-bool Scheduler::needs_worker_locked(const LaneState& lane) const {
-  return runnable_locked(lane) || (!lane.held.empty() && lane.timekeeper == nullptr);
-}
-
 int Scheduler::most_running_locked(const ChannelState& channel) const {
   return channel.max_running > 0 ? channel.max_running : lanes_[static_cast<std::size_t>(channel.lane)].wanted;
 }
@@ -445,11 +359,6 @@ void Scheduler::release_due_locked(LaneState& lane) {
   for (const ChannelStatePtr& channel : due) release_locked(channel);
 }
 
-void Scheduler::unpark_locked(LaneState& lane, WorkerSlot& worker) {
-  std::erase(lane.parked, &worker);
-  if (lane.timekeeper == &worker) lane.timekeeper = nullptr;
-}
-
 void Scheduler::leave_channel_locked(const ChannelStatePtr& channel) {
   channel->running.store(channel->running.load() - 1);
   enter_rotation_locked(channel);
@@ -475,19 +384,6 @@ Scheduler::Wake Scheduler::give_back_locked(WorkerSlot& worker, Assignment& assi
   if (std::exchange(worker.woken, false)) lane.waking = false;
   if (!lane.waking && !worker.retired && needs_worker_locked(lane)) lane.waking = worker.woken = true;
   return wake_locked();
-}
-
-Scheduler::Wake Scheduler::wake_locked() {
-  Wake wake;
-  for (std::size_t i = 0; i < lanes_.size(); ++i) {
-    LaneState& lane = lanes_[i];
-    if (lane.waking || lane.parked.empty()) continue;
-    if (!needs_worker_locked(lane)) continue;
-    wake.workers[i] = lane.parked.back();
-    unpark_locked(lane, *wake.workers[i]);
-    wake.workers[i]->woken = lane.waking = true;
-  }
-  return wake;
 }
 
 }  // namespace torchpool

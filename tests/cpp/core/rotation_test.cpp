@@ -123,6 +123,14 @@ TEST_F(RotationTest, APauseEarnsNoMoreThanARound) {
   EXPECT_LE(used.at(other), milliseconds(11));
 }
 
+// A predictor of small weight that has the workers to itself for days lets very many rounds pass.
+TEST_F(RotationTest, WhoComesAfterAnyNumberOfRoundsHasOnesTime) {
+  for (const double rounds : {1e9, 1e12, 1e15}) {
+    rounds_->passed = rounds;
+    EXPECT_EQ(add(1000)->deficit, 1000 * Rotation::kQuantum) << rounds;
+  }
+}
+
 TEST_F(RotationTest, DebtsArePaidBeforeItGoesAgain) {
   const auto a = add();
   const auto b = add();
