@@ -20,6 +20,8 @@ from benchmarks.serving_load import TOLERANCE, Call, closed_loop, difference, op
 from benchmarks.serving_model import Served, load
 from benchmarks.serving_ray import ray_serve
 
+START = 30.0  # seconds
+
 LAYERS: dict[str, Callable[[Served], AbstractContextManager[Client]]] = {
     "echo": echo,
     "torchpool": torchpool,
@@ -32,10 +34,13 @@ LAYERS: dict[str, Callable[[Served], AbstractContextManager[Client]]] = {
 
 
 async def check(call: Call, served: Served) -> float:
-    """The largest difference between the answers and those of each call alone, of all calls; more than TOLERANCE
-    raises."""
+    """The largest difference between the answers and those of each call alone, of all calls.
+
+    ValueError where it is more than TOLERANCE, TimeoutError where an answer does not come within START seconds.
+    """
     count = len(served.items)
-    answers = await asyncio.gather(*map(call, range(count)))
+    async with asyncio.timeout(START):
+        answers = await asyncio.gather(*map(call, range(count)))
     worst = difference(list(enumerate(answers)), served.expected)
     if not worst <= TOLERANCE:
         raise ValueError(f"answers differ from the model's own by {worst:.1e} of the largest; expected {TOLERANCE:.0e}")

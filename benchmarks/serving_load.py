@@ -112,7 +112,10 @@ def difference(answers: list[tuple[int, Answer]], expected: Tensor) -> float:
 
 
 async def closed_loop(call: Call, items: int, seconds: float, in_flight: int = IN_FLIGHT) -> float:
-    """Calls answered a second when `in_flight` of them always wait; the first quarter of the time is not counted."""
+    """Calls answered a second when `in_flight` of them always wait; the first quarter of the time is not counted.
+
+    TimeoutError where an answer does not come within DRAIN seconds of the end.
+    """
     start = time.monotonic()
     counted_from, end = start + seconds / 4, start + seconds
     counted = 0
@@ -125,7 +128,7 @@ async def closed_loop(call: Call, items: int, seconds: float, in_flight: int = I
             now = time.monotonic()
             counted += counted_from <= now < end
 
-    async with asyncio.TaskGroup() as group:
+    async with asyncio.timeout_at(asyncio.get_running_loop().time() + seconds + DRAIN), asyncio.TaskGroup() as group:
         for index in range(in_flight):
             group.create_task(caller(index))
     return counted / (end - counted_from)
