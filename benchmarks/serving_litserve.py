@@ -75,7 +75,9 @@ async def _healthy(session: Any, url: str) -> bool:
 def litserve(served: Served) -> Iterator[Client]:
     """The server's processes end with it, or at the latest when the benchmark ends this process's descendants."""
     port = free_port()
-    server = subprocess.Popen([sys.executable, "-m", "benchmarks.serving_litserver", served.name, str(port)], stdout=sys.stderr)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.serving_litserver", served.name, str(port)], stdout=sys.stderr
+    )
     try:
         yield client(served, server, port)
     finally:
@@ -85,4 +87,3 @@ def litserve(served: Served) -> Iterator[Client]:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
-

@@ -72,8 +72,10 @@ class Alarm:
 class Run:
     """What came of one open loop; all times in seconds."""
 
-    seconds: float
-    """From the start to the last answer, and no less than the time that the arrivals span."""
+    span: float
+    """Over which the calls came in."""
+    seconds: float = 0.0
+    """From the start to the last answer, or until no more was waited for."""
     latency: list[float] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
     """From the moment at which a call was due to when it was made."""
@@ -91,6 +93,7 @@ class Run:
             "p99": percentile(self.latency, 0.99),
             "p99_late": percentile(self.late, 0.99),
             "calls": len(self.late),
+            "span": self.span,
             "errors": sum(self.errors.values()) + self.unanswered,
             "messages": [*self.errors, *([f"no answer in {DRAIN:g} s"] if self.unanswered else [])],
             "cpu_share": self.cpu_share,
@@ -136,7 +139,7 @@ async def closed_loop(call: Call, items: int, seconds: float, in_flight: int = I
 
 async def open_loop(call: Call, items: int, arrivals: list[float]) -> Run:
     """Makes each call when it is due, whatever became of the others; `arrivals` are seconds from the start."""
-    run = Run(seconds=arrivals[-1])
+    run = Run(span=arrivals[-1])
     tasks: set[asyncio.Task[None]] = set()
     all_made = asyncio.Event()
     made = 0
@@ -179,6 +182,6 @@ async def open_loop(call: Call, items: int, arrivals: list[float]) -> Run:
             await asyncio.gather(*left, return_exceptions=True)
     finally:
         alarm.close()
-    run.seconds = max(run.seconds, time.monotonic() - start)
+    run.seconds = time.monotonic() - start
     run.cpu_share = (time.process_time() - cpu) / run.seconds
     return run

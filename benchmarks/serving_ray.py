@@ -1,14 +1,15 @@
 """Ray Serve's @serve.batch: one replica, called through its DeploymentHandle, without an HTTP proxy."""
 
+import asyncio
 import gc
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from benchmarks.machine import usable_cores
 from benchmarks.serving_inprocess import Client
-from benchmarks.serving_load import IN_FLIGHT
+from benchmarks.serving_load import IN_FLIGHT, Call
 from benchmarks.serving_model import Arrays, Batched, Served, module_of
 
 
@@ -29,10 +30,22 @@ def application(name: str, max_batch_size: int, batch_wait_timeout_s: float) -> 
     return Replica.bind()
 
 
+@asynccontextmanager
+async def client(served: Served, max_batch_size: int, batch_wait_timeout_s: float) -> AsyncIterator[Call]:
+    """Starts the application on the event loop that calls, which the handle's router may then share."""
+    from ray import serve
+
+    serve.start(proxy_location="Disabled")
+    app = application(served.name, max_batch_size, batch_wait_timeout_s)
+    handle = serve.run(app, route_prefix=None, logging_config={"enable_access_log": False})
+    arrays = served.arrays
+    yield lambda index: handle.remote(arrays[index])
+    await asyncio.to_thread(serve.shutdown)
+
+
 @contextmanager
 def ray_serve(served: Served, max_batch_size: int = 10, batch_wait_timeout_s: float = 0.01) -> Iterator[Client]:
     import ray
-    from ray import serve
 
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         ray.init(
@@ -46,10 +59,6 @@ def ray_serve(served: Served, max_batch_size: int = 10, batch_wait_timeout_s: fl
             _temp_dir=folder,
         )
         try:
-            serve.start(proxy_location="Disabled")
-            handle = serve.run(application(served.name, max_batch_size, batch_wait_timeout_s), route_prefix=None)
-            arrays = served.arrays
-            yield nullcontext(lambda index: handle.remote(arrays[index]))
-            serve.shutdown()
+            yield client(served, max_batch_size, batch_wait_timeout_s)
         finally:
             ray.shutdown()
