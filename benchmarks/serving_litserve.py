@@ -1,5 +1,5 @@
-"""The client of LitServe, which speaks HTTP only: connections are kept alive, and tensors travel as base64 in JSON, which
-costs far less than lists of numbers."""
+"""The client of LitServe, which speaks HTTP only: connections are kept alive, and tensors travel as base64 in JSON,
+which costs far less than lists of numbers."""
 
 import asyncio
 import base64

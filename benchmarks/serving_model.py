@@ -22,8 +22,8 @@ TITLES = {
 
 
 class Embedder(nn.Module):
-    """Token ids and masks [B, L] to embeddings [B, 384], the mean over each text's tokens, as embedding services answer:
-    layers that send answers between processes are not charged for the states of all tokens."""
+    """Token ids and masks [B, L] to embeddings [B, 384], the mean over each text's tokens, as embedding services
+    answer: layers that send answers between processes are not charged for the states of all tokens."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

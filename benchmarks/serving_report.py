@@ -31,7 +31,7 @@ def _row(load: dict[str, Any] | None, capacity: float) -> str:
 
 
 def table(found: dict[str, Any], in_flight: int) -> str:
-    """One model's; the columns of a load are explained below it by `losses`."""
+    """One model's; `losses` explains the columns."""
     if "failure" in found:
         return f"  failed: {found['failure']}"
     layers = found["layers"]
@@ -86,8 +86,8 @@ def _kept_up(load: dict[str, Any]) -> bool:
 
 def losses(all_figures: Sequence[Figure]) -> str:
     lines = [
-        "late p99: from when a call was due to when the event loop made it; CPU: of one core, by the process that calls,",
-        "with the model where it runs there; difference: largest max|d| / max|eager| of all answers",
+        "late p99: from when a call was due to when the event loop made it; CPU: of one core, by the process that",
+        "calls, with the model where it runs there; difference: largest max|d| / max|eager| of all answers",
         "",
     ]
     lost = [figure for figure in all_figures if figure.good is False]
