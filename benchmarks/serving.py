@@ -8,7 +8,8 @@ torchpool and `batched` run in that process too. Latency counts from when a call
 the model's own.
 
 One replica of the model each, with torch's own threads on every core for all but torchpool, which has its own. Ray
-Serve is called through a DeploymentHandle and needs no HTTP; LitServe gets base64 in JSON over connections that are
+Serve is called through a DeploymentHandle and needs no HTTP, without an access log, with its defaults and, tuned,
+in batches of 32 and its mode for throughput; LitServe gets base64 in JSON over connections that are
 kept alive. "echo" has no model: it is what the generator itself costs.
 """
 

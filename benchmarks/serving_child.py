@@ -28,7 +28,7 @@ LAYERS: dict[str, Callable[[Served], AbstractContextManager[Client]]] = {
     "batched": batched,  # its defaults: 32, 5 ms
     "batched-32": partial(batched, batch_size=32, timeout_ms=10.0),
     "ray": ray_serve,  # its defaults: 10, 10 ms
-    "ray-32": partial(ray_serve, max_batch_size=32),
+    "ray-32": partial(ray_serve, max_batch_size=32, throughput=True),
     "litserve": litserve,
 }
 

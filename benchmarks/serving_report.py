@@ -12,7 +12,7 @@ LABELS = {
     "batched": "batched, 32 / 5 ms",
     "batched-32": "batched, 32 / 10 ms",
     "ray": "Ray Serve, 10 / 10 ms",
-    "ray-32": "Ray Serve, 32 / 10 ms",
+    "ray-32": "Ray Serve, 32, tuned",
     "litserve": "LitServe, 32 / 10 ms",
 }
 KEPT_UP = 0.95  # of the calls that came in: a layer that answers fewer a second falls behind
