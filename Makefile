@@ -29,11 +29,11 @@ PY_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi' -o -name 'py.typ
 PACKAGE_SOURCES := $(CPP_SOURCES) $(PY_SOURCES) CMakeLists.txt pyproject.toml
 OUR_CPP := $(shell find cpp tests/cpp -name '*.cpp' -o -name '*.h')
 
-.PHONY: build test test-cpp test-tsan test-asan test-python test-notebooks demo bench lint lint-python lint-layout \
+.PHONY: build test test-cpp test-tsan test-asan test-python test-notebooks demo bench bench-serving lint lint-python lint-layout \
         lint-format lint-tidy lint-locks wheel coverage clean distclean help
 
 help:
-	@echo "make build | test | demo | bench | lint | wheel | coverage | clean | distclean"
+	@echo "make build | test | demo | bench | bench-serving | lint | wheel | coverage | clean | distclean"
 
 build: $(STAMPS)/install
 
@@ -134,6 +134,15 @@ $(STAMPS)/peers: benchmarks/requirements-peers.txt $(STAMPS)/deps
 
 bench: build $(STAMPS)/peers
 	$(BIN)/python -m benchmarks.run --json
+
+# Serving layers to compare with, beside the same torch.
+$(STAMPS)/serving: benchmarks/requirements-serving.txt $(STAMPS)/deps
+	$(BIN)/python -m pip install -q $(TORCH) -r $<
+	@touch $@
+
+# BENCH_ARGS passes options on, e.g. make bench-serving BENCH_ARGS='--models cnn --seconds 10'
+bench-serving: build $(STAMPS)/serving
+	$(BIN)/python -m benchmarks.serving $(BENCH_ARGS)
 
 # --- lint -------------------------------------------------------------------------------------------------------------
 
