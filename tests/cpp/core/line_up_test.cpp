@@ -132,6 +132,22 @@ TEST_F(LineUpTest, ExpiresInLine) {
   expect_all_resolved(3);
 }
 
+TEST_F(LineUpTest, AnExpiredHeadMakesRoomForASmallerOne) {
+  DeadlineTimer timer(clock_);
+  queue_->push(make_request({}, -2), Admission::kBypass, kNever);
+  EXPECT_EQ(take(), (std::vector{-1}));  // one row of two is left
+  const auto late = line_up(0, {.rows = 2, .deadline = clock_.now() + seconds(1)});
+  line_up(1);
+  EXPECT_EQ(queue_->waiting(), 1u);
+  timer.watch(late);
+  clock_.await_timed_waiters(1);
+  clock_.advance(seconds(1));
+  wait(*late);
+  timer.stop();
+  EXPECT_EQ(queue_->waiting(), 2u);
+  EXPECT_EQ(take(), (std::vector{-2, 1}));
+}
+
 TEST_F(LineUpTest, ExpiredOnesThatNobodyWatchesAreNotRun) {
   const auto late = line_up(0, {.deadline = clock_.now() + seconds(1)});
   clock_.advance(seconds(1));
