@@ -1,7 +1,7 @@
 """The batch size that is learned beside every fixed one: `python -m benchmarks.batch_sizes [lstm cnn documents short]`.
 
-The same engine serves the same calls (tokenised beforehand) as fast as it can, in turns: with what it has learned, and with
-at most so many rows a batch for each power of two. Best of several passes.
+The same engine serves the same calls (tokenised beforehand) as fast as it can, in turns: with what it has learned, and
+with at most so many rows a batch for each power of two. Best of several passes.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main() -> int:
     made: list[Figure] = []
     for name in parser.parse_args().workloads:
         found = measure(name)
-        shown: list[Any] = [f"{'learned' if not size else size}: {taken * 1e6:.1f}" for size, taken in found.items()]
+        shown: list[Any] = [f"{size or 'learned'}: {taken * 1e6:.1f}" for size, taken in found.items()]
         print(f"{name}, us a call: {', '.join(shown)}", flush=True)
         made += figures(name, found)
     return report(made)

@@ -1,8 +1,8 @@
 """Calls that arrive by chance, at a share of what the machine can serve: `python -m benchmarks.load [cnn short]`.
 
-An open loop of Poisson arrivals (exponential gaps, seeded), submitted by a native thread of this process whose own time is
-reported; latency counts from the scheduled arrival. Each load is served by what torchpool learns and by batches of a fixed
-size after a fixed delay (32 calls or 10 ms, as model servers have them) on the same engine, in turns. At 120 % of
+An open loop of Poisson arrivals (exponential gaps, seeded), submitted by a native thread of this process whose own time
+is reported; latency counts from the scheduled arrival. Each load is served by what torchpool learns and by batches of a
+fixed size after a fixed delay (32 calls or 10 ms, as model servers have them) on the same engine, in turns. At 120 % of
 capacity calls have deadlines.
 """
 
@@ -73,8 +73,8 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def capacity(loaded: Loaded, seconds: float) -> float:
-    """Calls a second when the queue is never empty, with the generator running: the last of three measurements, as sizes
-    are learned in the first ones."""
+    """Calls a second when the queue is never empty, with the generator running: the last of three measurements, as
+    sizes are learned in the first ones."""
     rate = 200.0
     for _ in range(3):
         calls = max(64, int(rate * seconds))
@@ -153,13 +153,13 @@ def figures(name: str, found: dict[str, Any]) -> list[Figure]:
         ratio = loads["learned"]["p99"] / loads["fixed"]["p99"]
         made.append(Figure(f"{name} at {share:.0%}: p99 as a part of fixed 32 / 10 ms", ratio, 0.7))
         simulated = found["simulated"][share]["p99"]
-        made.append(
-            Figure(f"{name} at {share:.0%}: p99 / the simulator's best policy", loads["learned"]["p99"] / simulated, 1.15)
-        )
+        ratio = loads["learned"]["p99"] / simulated
+        made.append(Figure(f"{name} at {share:.0%}: p99 / the simulator's best policy", ratio, 1.15))
     over = found["overload"]
-    made.append(Figure(f"{name} at 120%: goodput / capacity", over["per_second"] / found["capacity"], 0.95, at_least=True))
-    late = over["longest"] - DEADLINE
-    made.append(Figure(f"{name} at 120%: longest wait past the deadline, in batches", late / found["longest_batch"], 1.0))
+    goodput = over["per_second"] / found["capacity"]
+    made.append(Figure(f"{name} at 120%: goodput / capacity", goodput, 0.95, at_least=True))
+    late = (over["longest"] - DEADLINE) / found["longest_batch"]
+    made.append(Figure(f"{name} at 120%: longest wait past the deadline, in batches", late, 1.0))
     return made
 
 

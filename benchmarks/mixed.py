@@ -1,7 +1,7 @@
 """Padding in batches of mixed lengths: `python -m benchmarks.mixed`.
 
-All docstrings of the set, in the order in which they come, as fast as they are served and at 70 % of that; the part of the
-batches' positions that is padding.
+All docstrings of the set, in the order in which they come, as fast as they are served and at 70 % of that; the part of
+the batches' positions that is padding.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Two predictors on one runtime, one of them flooded: `python -m benchmarks.neighbours`.
 
-The quiet one gets few calls by chance; its p99 alone, and beside another predictor whose queue is never empty, differ by
-one batch of the other at most.
+The quiet one gets few calls by chance; its p99 alone, and beside another predictor whose queue is never empty, differ
+by one batch of the other at most.
 """
 
 import threading

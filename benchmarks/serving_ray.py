@@ -48,7 +48,7 @@ async def client(served: Served, max_batch_size: int, batch_wait_timeout_s: floa
 def ray_serve(
     served: Served, max_batch_size: int = 10, batch_wait_timeout_s: float = 0.01, throughput: bool = False
 ) -> Iterator[Client]:
-    """`throughput` turns on the mode that its guide to performance has: fewer threads between a call and the replica."""
+    """`throughput` turns on what its guide to performance has: fewer threads between a call and the replica."""
     os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = str(
         int(throughput)
     )  # read when it is imported, here and in replicas

@@ -46,7 +46,12 @@ def _fill(length: int) -> float:
 
 
 def predictor(
-    cost: Curve, *, fixed: tuple[int, float] | None = None, max_delay: float = 0.0, first_rows: int = 8, weight: float = 1.0
+    cost: Curve,
+    *,
+    fixed: tuple[int, float] | None = None,
+    max_delay: float = 0.0,
+    first_rows: int = 8,
+    weight: float = 1.0,
 ) -> dict[str, Any]:
     """What _core.simulate takes for one predictor."""
     return {

@@ -3,7 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextvars
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -126,7 +126,7 @@ class Predictor:
     ) -> Pending: ...
     def feed_batch(
         self,
-        calls: list[tuple[tuple[Any, ...], dict[str, Any] | None]],
+        calls: Sequence[tuple[tuple[Any, ...], dict[str, Any] | None]],
         priority: int = 0,
         deadline: float | None = None,
     ) -> list[Pending]: ...

@@ -24,8 +24,10 @@ class Schedule:
             return cls()
         if not isinstance(text, str):
             raise TypeError(f"schedule must be a str or None, got {text!r}")
-        kind, comma, chunk = (part.strip() for part in text.partition(","))
-        if kind not in ("guided", "dynamic", "static") or (comma and not (chunk.isdecimal() and int(chunk) > 0)):
+        name, comma, chunk = (part.strip() for part in text.partition(","))
+        kinds: dict[str, Kind] = {"guided": "guided", "dynamic": "dynamic", "static": "static"}
+        kind = kinds.get(name)
+        if kind is None or (comma and not (chunk.isdecimal() and int(chunk) > 0)):
             raise ValueError(
                 f"schedule must be 'guided', 'dynamic' or 'static', perhaps with a chunk of at least 1 as in "
                 f"'dynamic,16', got {text!r}"
@@ -37,7 +39,7 @@ class Schedule:
         lengths = [len(source) for source in sources if isinstance(source, Sized)]
         if not lengths:
             raise ValueError(
-                "schedule='static' needs an iterable of known length, to part it beforehand: pass a list, or use 'dynamic'"
+                "schedule='static' needs an iterable of known length, to part it beforehand: pass a list, or 'dynamic'"
             )
         if self.chunk:
             return self.chunk

@@ -20,6 +20,9 @@ from torch import nn
 
 import torchpool
 
+# Without these instructions torch has neither bfloat16 LSTMs nor packed bfloat16 weights.
+HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
+
 HANG = 60.0  # seconds that nothing here should take; only a hang does
 MARK = 12345.0  # GateModule holds its worker for a row that has it
 POISON = 54321.0  # MarkerModule raises for a row that has it

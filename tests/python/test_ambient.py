@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from bad_models import assert_same, busy, together
-from support import HANG, LSTMClassifier, assert_close, build, draw, draws, eager, run_threads
+from support import HANG, HAS_BFLOAT16, LSTMClassifier, assert_close, build, draw, draws, eager, run_threads
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -41,6 +41,7 @@ def _ways(predict: torchpool.Predictor, x: Tensor) -> list[Any]:
 # --- autocast ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(not HAS_BFLOAT16, reason="torch has no bfloat16 LSTM on this processor")
 def test_calls_under_autocast_equal_eager_under_autocast(runtime: torchpool.Runtime) -> None:
     model = build(LSTMClassifier)
     predict = torchpool.wrap(model, example=draw(1, 50, 10), runtime=runtime)

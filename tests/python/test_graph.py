@@ -250,6 +250,7 @@ def test_ambient_state_is_served_by_the_module() -> None:
         contextvars.copy_context().run(inside)
 
 
+@pytest.mark.filterwarnings("ignore:this processor has no bfloat16 instructions")
 def test_bfloat16_keeps_dtypes_and_tells_its_distance() -> None:
     model, xs = build(Net), draws(10, 1, 64)
     with wrap(model, xs[0], dtype=torch.bfloat16) as predict:
