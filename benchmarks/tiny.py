@@ -1,9 +1,11 @@
-"""What a lone call costs beyond the model, a Linear(10, 3): `python -m benchmarks.tiny`.
+"""What a lone call costs beyond the model, a Linear(10, 3), and what threads make of it: `python -m benchmarks.tiny`.
 
-Plain and wrapped blocks alternate in one process, so that a change of the machine's speed meets both.
+Plain and wrapped blocks alternate in one process, so that a change of the machine's speed meets both. With several
+threads each makes its calls, all start together, and the time until the last has ended counts.
 """
 
 import statistics
+import threading
 import time
 from collections.abc import Callable
 
@@ -11,35 +13,75 @@ import torch
 from torch import Tensor, nn
 
 import torchpool
+from benchmarks.wanted import Figure, report
 
 BLOCKS = 40
 CALLS = 500
-LIMIT_US = 30.0
+THREADS = (1, 2, 4)
+LIMIT_US = 5.0
+
+Call = Callable[[Tensor], Tensor]
 
 
-def block_us(call: Callable[[Tensor], Tensor], x: Tensor) -> float:
+def block_us(call: Call, x: Tensor) -> float:
     start = time.perf_counter_ns()
     for _ in range(CALLS):
         call(x)
     return (time.perf_counter_ns() - start) / CALLS / 1e3
 
 
+def threads_us(call: Call, x: Tensor, threads: int) -> float:
+    """Microseconds a call of all threads together."""
+    if threads == 1:
+        return block_us(call, x)
+    line = threading.Barrier(threads + 1)
+
+    def work() -> None:
+        with torch.no_grad():
+            line.wait()
+            block_us(call, x)
+
+    running = [threading.Thread(target=work) for _ in range(threads)]
+    for thread in running:
+        thread.start()
+    line.wait()
+    start = time.perf_counter_ns()
+    for thread in running:
+        thread.join()
+    return (time.perf_counter_ns() - start) / (threads * CALLS) / 1e3
+
+
 @torch.no_grad()
-def main() -> int:
+def measure(backend: str) -> dict[int, tuple[list[float], list[float]]]:
+    """Plain and wrapped times by number of threads."""
     model = nn.Linear(10, 3).eval()
     x = torch.randn(1, 10)
-    plain, wrapped = [], []
-    with torchpool.wrap(model, example=x) as predict:
+    found: dict[int, tuple[list[float], list[float]]] = {threads: ([], []) for threads in THREADS}
+    with torchpool.wrap(model, example=x, backend=backend) as predict:  # type: ignore[arg-type]
+        predict.ready()
         block_us(model, x), block_us(predict, x)
         for _ in range(BLOCKS):
-            plain.append(block_us(model, x))
-            wrapped.append(block_us(predict, x))
-    extra = statistics.median(ours - theirs for ours, theirs in zip(wrapped, plain, strict=True))
-    print(f"{'us per call':14}{'best':>8}{'median':>8}")
-    for name, times in (("plain", plain), ("wrapped", wrapped)):
-        print(f"{name:14}{min(times):8.2f}{statistics.median(times):8.2f}")
-    print(f"wrapped - plain, median of {BLOCKS} pairs: {extra:.2f} us (limit {LIMIT_US:.0f})")
-    return 0 if extra <= LIMIT_US else 1
+            for threads, (plain, wrapped) in found.items():
+                plain.append(threads_us(model, x, threads))
+                wrapped.append(threads_us(predict, x, threads))
+    return found
+
+
+def main() -> int:
+    figures = []
+    for backend in ("auto", "python"):
+        print(f"backend {backend!r}, us per call {'best':>14}{'median':>8}")
+        for threads, (plain, wrapped) in measure(backend).items():
+            for name, times in (("plain", plain), ("wrapped", wrapped)):
+                print(f"  {threads} thread(s), {name:10}{min(times):15.2f}{statistics.median(times):8.2f}")
+            if backend == "auto" and threads == 1:
+                extra = statistics.median(ours - theirs for ours, theirs in zip(wrapped, plain, strict=True))
+                figures.append(Figure("Linear(10, 3), one thread: us more than plain", extra, LIMIT_US))
+            elif backend == "auto":
+                ratio = statistics.median(ours / theirs for ours, theirs in zip(wrapped, plain, strict=True))
+                wanted = 1.0 if threads == 2 else float("nan")
+                figures.append(Figure(f"Linear(10, 3), {threads} threads: wrapped / plain", ratio, wanted))
+    return report(figures)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ class BoundPredictor {
   void refuse_grad(const FlatCall& flat, const py::tuple& args, PyObject* kwargs) const;
   static bool must_run_inline();
   void fit(Prepared& call);
-  py::object run_graph_here(const Prepared& call);
+  py::object run_graph_here(const Prepared& call, InlineKind kind);
   py::object run_here(const Prepared& call, const py::tuple& args, const py::object& kwargs);
   std::shared_ptr<CallRequest> make_request(Prepared& call, const py::tuple& args, const py::object& kwargs,
                                             const CallOptions& options, py::object notified, bool to_loop,

@@ -97,6 +97,10 @@ const CostModel& Channel::cost() const noexcept {
   return *state_->cost;
 }
 
+void Channel::record_inline(const BatchSize& size, Duration took, InlineKind kind) noexcept {
+  state_->cost->record(size, took, kind == InlineKind::kTiny || state_->scheduler->cores() == 1);
+}
+
 std::shared_ptr<const CostModel> Channel::shared_cost() const noexcept {
   return state_->cost;
 }
@@ -113,7 +117,8 @@ int Channel::running() const noexcept {
   return state_->running.load(std::memory_order_relaxed);
 }
 
-InlineLease::InlineLease(std::shared_ptr<ChannelState> state) noexcept : state_(std::move(state)) {
+InlineLease::InlineLease(std::shared_ptr<ChannelState> state, InlineKind kind) noexcept
+    : state_(std::move(state)), kind_(kind) {
   ++leases_of_this_thread;
 }
 
@@ -125,17 +130,19 @@ InlineLease& InlineLease::operator=(InlineLease&& other) noexcept {
   if (this == &other) return *this;
   give_back();
   state_ = std::move(other.state_);
+  kind_ = other.kind_;
   return *this;
 }
 
 int InlineLease::cores() const noexcept {
-  return state_ == nullptr ? 0 : state_->scheduler->cores();
+  if (state_ == nullptr) return 0;
+  return kind_ == InlineKind::kTiny ? 1 : state_->scheduler->cores();
 }
 
 void InlineLease::give_back() noexcept {
   if (state_ == nullptr) return;
   --leases_of_this_thread;
-  state_->scheduler->end_inline(state_);
+  state_->scheduler->end_inline(state_, kind_);
   state_.reset();
 }
 

@@ -36,6 +36,12 @@ struct ChannelOptions {
 
 struct ChannelState;
 
+// What a caller that runs its own call gets.
+enum class InlineKind : std::uint8_t {
+  kAllCores,  // to itself: work that arrives meanwhile waits, as it would for a worker
+  kTiny,      // none: for calls that are over before a worker could have been told, any number at a time
+};
+
 // One stream of requests of one predictor in one lane: its queue, its statistics, its place in the runtime's
 // rotation. Safe to use and destroy after its runtime was closed or destroyed.
 class Channel {
@@ -61,6 +67,8 @@ class Channel {
   void set_rows(std::int64_t first, std::int64_t most) noexcept;
   void set_policy(std::unique_ptr<BatchPolicy> policy);
   const CostModel& cost() const noexcept;
+  // An inline call took so long.
+  void record_inline(const BatchSize& size, Duration took, InlineKind kind) noexcept;
   std::shared_ptr<const CostModel> shared_cost() const noexcept;
   Duration arrival_gap();
   std::int64_t waiting_rows() const noexcept;
@@ -71,17 +79,17 @@ class Channel {
   std::shared_ptr<ChannelState> state_;
 };
 
-// All idle cores, leased to a caller that runs its own call; given back at destruction. Work that arrives
-// meanwhile waits, as it would for a worker. Requires: not held while its channel is destroyed.
+// Leave for a caller to run its own call; given back at destruction. Requires: not held while its channel is destroyed.
 class InlineLease {
  public:
   InlineLease() = default;
-  explicit InlineLease(std::shared_ptr<ChannelState> state) noexcept;  // of a granted Scheduler::try_inline
+  // Of a granted Scheduler::try_inline.
+  InlineLease(std::shared_ptr<ChannelState> state, InlineKind kind) noexcept;
   InlineLease(InlineLease&&) noexcept = default;
   InlineLease& operator=(InlineLease&&) noexcept;
   ~InlineLease() { give_back(); }
   explicit operator bool() const noexcept { return state_ != nullptr; }
-  int cores() const noexcept;  // 0 when not granted
+  int cores() const noexcept;  // 0 when not granted; 1 of a tiny one
   // True while this thread has one: what it submits then waits for itself, so nested calls must run on the
   // spot. Requires: a lease is given back by the thread that got it.
   static bool held_by_this_thread() noexcept;
@@ -89,6 +97,7 @@ class InlineLease {
  private:
   void give_back() noexcept;
   std::shared_ptr<ChannelState> state_;
+  InlineKind kind_ = InlineKind::kAllCores;
 };
 
 }  // namespace torchpool

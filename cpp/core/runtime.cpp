@@ -43,8 +43,8 @@ void Runtime::post(Lane lane, std::unique_ptr<Task> task) {
   scheduler_->post(std::move(run));
 }
 
-InlineLease Runtime::try_inline(Channel& channel) {
-  return scheduler_->try_inline(*channel.state_) ? InlineLease(channel.state_) : InlineLease();
+InlineLease Runtime::try_inline(Channel& channel, InlineKind kind) {
+  return scheduler_->try_inline(*channel.state_, kind) ? InlineLease(channel.state_, kind) : InlineLease();
 }
 
 void Runtime::watch_deadline(const RequestPtr& request) {

@@ -1,6 +1,7 @@
 #include "core/scheduler.h"
 
 #include <algorithm>
+#include <climits>
 #include <utility>
 
 #include "core/error.h"
@@ -117,7 +118,7 @@ bool Scheduler::wait_drained(ChannelState& channel, TimePoint until) {
   return true;
 }
 
-bool Scheduler::try_inline(ChannelState& channel) {
+bool Scheduler::try_inline(ChannelState& channel, InlineKind kind) {
   MutexLock lock(mutex_);
   if (inline_call_ || leased_ > 0 || stopping() || !channel.open.load(std::memory_order_relaxed)) return false;
   for (const LaneState& lane : lanes_) {
@@ -125,17 +126,18 @@ bool Scheduler::try_inline(ChannelState& channel) {
   }
   if (channel.queue->waiting() > 0) return false;
   const int running = channel.running.load(std::memory_order_relaxed);
-  if (running >= most_running_locked(channel)) return false;
-  inline_call_ = true;
+  const bool tiny = kind == InlineKind::kTiny;
+  if (running >= (tiny && channel.max_running == 0 ? INT_MAX : most_running_locked(channel))) return false;
+  inline_call_ = !tiny;
   channel.running.store(running + 1, std::memory_order_relaxed);
   return true;
 }
 
-void Scheduler::end_inline(const ChannelStatePtr& channel) {
+void Scheduler::end_inline(const ChannelStatePtr& channel, InlineKind kind) {
   Wake wake;
   {
     MutexLock lock(mutex_);
-    inline_call_ = false;
+    if (kind == InlineKind::kAllCores) inline_call_ = false;
     leave_channel_locked(channel);
     wake = wake_locked();
   }

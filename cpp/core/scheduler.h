@@ -100,8 +100,8 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
   void notify_drained(ChannelState& channel) TP_EXCLUDES(mutex_);
   bool wait_drained(ChannelState& channel, TimePoint until) TP_EXCLUDES(mutex_);
 
-  bool try_inline(ChannelState& channel) TP_EXCLUDES(mutex_);
-  void end_inline(const ChannelStatePtr& channel) TP_EXCLUDES(mutex_);
+  bool try_inline(ChannelState& channel, InlineKind kind) TP_EXCLUDES(mutex_);
+  void end_inline(const ChannelStatePtr& channel, InlineKind kind) TP_EXCLUDES(mutex_);
 
   // The steps of a worker's round. True when there may be work (then pick()), false when it was marked as
   // parked (then park until `park_until` and ask again, after stop_parking() where that passed) - or when ends() says

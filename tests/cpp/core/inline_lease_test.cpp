@@ -47,6 +47,66 @@ TEST(InlineLeaseTest, OnlyOneAtATime) {
   EXPECT_EQ(channel->running(), 0);
 }
 
+TEST(InlineLeaseTest, AnyNumberOfTinyOnesAtATimeWithoutCores) {
+  Runtime runtime(with_workers(2));
+  TestHandler handler;
+  const auto channel = runtime.open(with_rows(8), handler, nullptr);
+  std::vector<InlineLease> leases;
+  for (int i = 0; i < 5; ++i) {
+    leases.push_back(runtime.try_inline(*channel, InlineKind::kTiny));
+    ASSERT_TRUE(leases.back());
+    EXPECT_EQ(leases.back().cores(), 1);
+  }
+  EXPECT_EQ(channel->running(), 5);
+  EXPECT_FALSE(channel->wait_drained(TimePoint{}));
+  // They keep nothing from workers, nor from a caller that wants all cores.
+  const auto request = make_request();
+  channel->submit(request, Admission::kBlock, kNever);
+  wait(*request);
+  leases.clear();
+  EXPECT_TRUE(channel->wait_drained(kNever));
+  EXPECT_EQ(channel->running(), 0);
+}
+
+TEST(InlineLeaseTest, TinyOnesQueueWhereSomethingRuns) {
+  Runtime runtime(with_workers(2));
+  Gate gate;
+  TestHandler handler([&](const Batch& batch, WorkerContext&) {
+    gate.enter();
+    succeed_all(batch);
+    return Step::done();
+  });
+  const auto busy = runtime.open(with_rows(8), handler, nullptr);
+  const auto other = runtime.open(with_rows(8), handler, nullptr);
+  {
+    const InlineLease all = runtime.try_inline(*busy);
+    ASSERT_TRUE(all);
+    EXPECT_FALSE(runtime.try_inline(*other, InlineKind::kTiny));
+  }
+  EXPECT_TRUE(runtime.try_inline(*other, InlineKind::kTiny));
+  busy->submit(make_request(), Admission::kBlock, kNever);
+  gate.await(1);
+  EXPECT_FALSE(runtime.try_inline(*other, InlineKind::kTiny));
+  gate.release();
+  busy->wait_drained(kNever);
+}
+
+TEST(InlineLeaseTest, TinyOnesOfManyThreadsAreWaitedFor) {
+  Runtime runtime(with_workers(2));
+  TestHandler handler;
+  const auto channel = runtime.open(with_rows(8), handler, nullptr);
+  std::atomic<int> granted{0};
+  run_threads(4, [&](int) {
+    for (int i = 0; i < 200; ++i) {
+      const InlineLease lease = runtime.try_inline(*channel, InlineKind::kTiny);
+      if (lease) ++granted;
+    }
+  });
+  EXPECT_TRUE(channel->wait_drained(kNever));
+  EXPECT_EQ(channel->running(), 0);
+  EXPECT_EQ(granted, 800);  // nothing else is there
+}
+
 TEST(InlineLeaseTest, DeniedWhileAnythingRunsAnywhere) {
   Runtime runtime(with_workers(2));
   Gate gate;
