@@ -144,11 +144,12 @@ void AdmissionQueue::publish_locked() {
   count_.store(requests_.size());
 }
 
-void AdmissionQueue::grant_locked(TimePoint now, Left& left) {
+void AdmissionQueue::grant_locked(TimePoint now, Left& left, const Request* leaving) {
   while (!line_.empty()) {
     Producer& producer = *line_.front();
-    const bool gone = producer.lined_up && producer.request->state() != RequestState::kQueued;
-    if (!gone && !fits_locked(producer.request->info)) break;
+    const Request* const request = producer.request.get();
+    const bool gone = producer.lined_up && (request == leaving || request->state() != RequestState::kQueued);
+    if (!gone && !fits_locked(request->info)) break;
     if (!producer.lined_up) {
       admit_locked(producer.request, now);
       producer.outcome = Producer::Outcome::kAdmitted;
@@ -333,7 +334,7 @@ void AdmissionQueue::forget(const Request& request) noexcept {
   {
     MutexLock lock(mutex_);
     removed = remove_locked(request);
-    grant_locked(now, left);  // also where it was the first in line, and the next one is smaller
+    grant_locked(now, left, &request);  // also where it was the first in line, and the next one is smaller
   }
   wake(left.woken);
 }

@@ -98,8 +98,9 @@ class AdmissionQueue : public std::enable_shared_from_this<AdmissionQueue> {
   void admit_locked(const RequestPtr& request, TimePoint now) TP_REQUIRES(mutex_);
   void place_locked(const RequestPtr& request) TP_REQUIRES(mutex_);
   RequestPtr remove_locked(const Request& request) TP_REQUIRES(mutex_);
-  // Admits those in line that now fit, in order; what is left to do goes to `left`.
-  void grant_locked(TimePoint now, Left& left) TP_REQUIRES(mutex_);
+  // Admits those in line that now fit, in order; what is left to do goes to `left`. `leaving` is about to expire, and
+  // keeps nobody waiting.
+  void grant_locked(TimePoint now, Left& left, const Request* leaving = nullptr) TP_REQUIRES(mutex_);
   void publish_locked() TP_REQUIRES(mutex_);
   static void wake(const Producers& woken);
 

@@ -1,7 +1,6 @@
 #include "core/scheduler.h"
 
 #include <algorithm>
-#include <climits>
 #include <utility>
 
 #include "core/error.h"
@@ -125,11 +124,14 @@ bool Scheduler::try_inline(ChannelState& channel, InlineKind kind) {
     if (lane.busy > 0 || !lane.rotation.empty()) return false;
   }
   if (channel.queue->waiting() > 0) return false;
-  const int running = channel.running.load(std::memory_order_relaxed);
-  const bool tiny = kind == InlineKind::kTiny;
-  if (running >= (tiny && channel.max_running == 0 ? INT_MAX : most_running_locked(channel))) return false;
-  inline_call_ = !tiny;
-  channel.running.store(running + 1, std::memory_order_relaxed);
+  if (kind == InlineKind::kTiny) {
+    if (channel.max_running > 0 && begun_locked(channel) >= channel.max_running) return false;
+    ++channel.tiny;
+  } else {
+    if (begun_locked(channel) >= most_running_locked(channel)) return false;
+    inline_call_ = true;
+  }
+  channel.running.store(channel.running.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   return true;
 }
 
@@ -137,7 +139,11 @@ void Scheduler::end_inline(const ChannelStatePtr& channel, InlineKind kind) {
   Wake wake;
   {
     MutexLock lock(mutex_);
-    if (kind == InlineKind::kAllCores) inline_call_ = false;
+    if (kind == InlineKind::kTiny) {
+      --channel->tiny;
+    } else {
+      inline_call_ = false;
+    }
     leave_channel_locked(channel);
     wake = wake_locked();
   }
@@ -313,7 +319,7 @@ int Scheduler::most_running_locked(const ChannelState& channel) const {
 }
 
 int Scheduler::begun_locked(const ChannelState& channel) const {
-  return channel.running.load() - channel.posted;
+  return channel.running.load() - channel.posted - channel.tiny;
 }
 
 int Scheduler::takers_locked(const LaneState& lane) const {

@@ -39,6 +39,7 @@ struct ChannelState {
   // Written under the scheduler's mutex, read without.
   std::atomic<int> running{0};           // batches from their pick until their task is destroyed, and inline calls
   int posted = 0;                        // of these, tasks that have not begun; under the scheduler's mutex
+  int tiny = 0;                          // of these, tiny inline calls; the same
   std::atomic<bool> in_rotation{false};  // sequentially consistent: see Scheduler::notify
   std::atomic<TimePoint> held_until{};   // its policy waits for more requests; zero: it does not. The same
   CondVar drained;                       // with the scheduler's mutex
