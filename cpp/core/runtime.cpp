@@ -81,8 +81,8 @@ void Runtime::close() {
     throw std::logic_error("a runtime cannot be closed by its worker");
   scheduler_->close();
   {
-    MutexLock lock(start_mutex_);
-    for (const std::unique_ptr<ThreadPool>& pool : pools_) {
+    MutexLock joining(join_mutex_);
+    for (ThreadPool* pool : pools()) {
       if (pool != nullptr) pool->join();
     }
   }
@@ -94,26 +94,39 @@ void Runtime::resize(int workers, int cores_per_batch) {
   if (scheduler_of_this_thread() == scheduler_.get()) {
     throw std::logic_error("a runtime cannot be resized by its worker");
   }
-  MutexLock lock(start_mutex_);
-  if (scheduler_->stopping()) throw Closed("the runtime is closed");
-  constexpr std::array kLanes{Lane::kCompute, Lane::kInterpreter};
-  try {
-    for (const Lane lane : kLanes) set_workers_locked(lane, workers);
-  } catch (...) {
-    for (const Lane lane : kLanes) set_workers_locked(lane, this->workers());
-    throw;
+  MutexLock joining(join_mutex_);
+  std::exception_ptr error;
+  {
+    MutexLock lock(start_mutex_);
+    if (scheduler_->stopping()) throw Closed("the runtime is closed");
+    try {
+      set_workers_locked(workers);
+      workers_.store(workers, std::memory_order_relaxed);
+      cores_per_batch_.store(cores_per_batch, std::memory_order_relaxed);
+      scheduler_->set_cores(workers * cores_per_batch, cores_per_batch);
+    } catch (...) {
+      error = std::current_exception();
+      set_workers_locked(this->workers());
+    }
   }
-  workers_.store(workers, std::memory_order_relaxed);
-  cores_per_batch_.store(cores_per_batch, std::memory_order_relaxed);
-  scheduler_->set_cores(workers * cores_per_batch, cores_per_batch);
+  for (ThreadPool* pool : pools()) {
+    if (pool != nullptr) pool->shrink(this->workers());
+  }
+  if (error != nullptr) std::rethrow_exception(error);
 }
 
-void Runtime::set_workers_locked(Lane lane, int workers) {
-  const std::unique_ptr<ThreadPool>& pool = pools_[static_cast<std::size_t>(lane)];
-  if (pool == nullptr) return;
-  scheduler_->set_workers(lane, workers);
-  if (workers < pool->size()) pool->shrink(workers);
-  if (workers > pool->size()) pool->grow(workers - pool->size());
+void Runtime::set_workers_locked(int workers) {
+  for (const Lane lane : {Lane::kCompute, Lane::kInterpreter}) {
+    const std::unique_ptr<ThreadPool>& pool = pools_[static_cast<std::size_t>(lane)];
+    if (pool == nullptr) continue;
+    scheduler_->set_workers(lane, workers);
+    if (workers > pool->size()) pool->grow(workers - pool->size());
+  }
+}
+
+std::array<ThreadPool*, 2> Runtime::pools() {
+  MutexLock lock(start_mutex_);
+  return {pools_[0].get(), pools_[1].get()};
 }
 
 Clock& Runtime::clock() const noexcept {

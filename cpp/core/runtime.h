@@ -55,11 +55,11 @@ class Runtime {
 
   // Refuses new work, fails what waits with Closed, drops tasks between two steps, lets steps that run end,
   // joins the workers. Idempotent; std::logic_error on a thread of its own workers.
-  void close();
+  void close() TP_EXCLUDES(join_mutex_, start_mutex_);
   // Changes the workers of each lane and the cores that a batch has at least, where they are idle; a lone batch has
   // all, workers x cores_per_batch. Returns when workers that are too many have ended their step. std::invalid_argument
   // below 1, std::logic_error on a thread of its own workers; Closed; what a start hook throws, and nothing is changed.
-  void resize(int workers, int cores_per_batch) TP_EXCLUDES(start_mutex_);
+  void resize(int workers, int cores_per_batch) TP_EXCLUDES(join_mutex_, start_mutex_);
   int workers() const noexcept { return workers_.load(std::memory_order_relaxed); }
   int cores_per_batch() const noexcept { return cores_per_batch_.load(std::memory_order_relaxed); }
   Clock& clock() const noexcept;
@@ -68,8 +68,10 @@ class Runtime {
 
  private:
   void ensure_started(Lane lane) TP_EXCLUDES(start_mutex_);
-  // Of a lane that has any.
-  void set_workers_locked(Lane lane, int workers) TP_REQUIRES(start_mutex_);
+  // Of the lanes that have any. Starts those that are missing; those that are too many end after their step, and are
+  // not waited for.
+  void set_workers_locked(int workers) TP_REQUIRES(start_mutex_);
+  std::array<ThreadPool*, 2> pools() TP_EXCLUDES(start_mutex_);
 
   const RuntimeOptions options_;
   std::atomic<int> workers_;
@@ -78,7 +80,8 @@ class Runtime {
   const std::shared_ptr<Scheduler> scheduler_;
   DeadlineTimer timer_;
   std::array<std::atomic<bool>, 2> lane_up_{};
-  Mutex start_mutex_;  // held while threads start and join; no other lock is taken before it
+  Mutex join_mutex_;   // held while threads are waited for; taken first
+  Mutex start_mutex_;  // held while threads start, never while they are waited for: their batches may start a lane
   std::array<std::unique_ptr<ThreadPool>, 2> pools_ TP_GUARDED_BY(start_mutex_);
 };
 

@@ -88,6 +88,32 @@ TEST(RuntimeCloseTest, AWorkerMayNotCloseIt) {
   tried.await(1);
 }
 
+// The workers are waited for meanwhile.
+TEST(RuntimeCloseTest, ABatchMayStartTheOtherLaneThatCloses) {
+  Gate gate;
+  Runtime runtime(with_workers(1));
+  ChannelOptions other_lane = with_rows(1);
+  other_lane.lane = Lane::kInterpreter;
+  TestHandler unused([](const Batch&, WorkerContext&) { return Step::done(); });
+  TestHandler handler([&](const Batch& batch, WorkerContext&) {
+    gate.enter();
+    EXPECT_THROW(runtime.open(other_lane, unused, nullptr), Closed);
+    succeed_all(batch);
+    return Step::done();
+  });
+  const auto channel = runtime.open(with_rows(1), handler, nullptr);
+  const auto running = make_request();
+  const auto waiting = make_request();
+  channel->submit(running, Admission::kBlock, kNever);
+  gate.await(1);
+  channel->submit(waiting, Admission::kBlock, kNever);
+  std::thread closer([&] { runtime.close(); });
+  wait(*waiting);  // failed by the close
+  gate.release();
+  closer.join();
+  EXPECT_EQ(running->state(), RequestState::kSucceeded);
+}
+
 TEST(ChannelLifetimeTest, AChannelMayOutliveItsRuntime) {
   TestHandler handler;
   auto runtime = std::make_unique<Runtime>(with_workers(1));

@@ -115,6 +115,32 @@ TEST_F(ResizeTest, ShrinkingWaitsForWhatRunsAndLeavesSoMany) {
   EXPECT_EQ(most, 1);
 }
 
+TEST(ResizeEdgeTest, ABatchThatIsWaitedForMayStartTheOtherLane) {
+  Gate gate;
+  Runtime runtime(with_workers(2));
+  std::shared_ptr<Channel> opened;
+  ChannelOptions other_lane = with_rows(1);
+  other_lane.lane = Lane::kInterpreter;
+  TestHandler unused([](const Batch&, WorkerContext&) { return Step::done(); });
+  TestHandler handler([&](const Batch& batch, WorkerContext&) {
+    gate.enter();
+    if (id_of(batch.requests()[0]) == 0) opened = runtime.open(other_lane, unused, nullptr);
+    succeed_all(batch);
+    return Step::done();
+  });
+  const auto channel = runtime.open(with_rows(1), handler, nullptr);
+  const auto first = submit(*channel, 0);
+  const auto second = submit(*channel, 1);
+  gate.await(2);
+  std::thread resizing([&] { runtime.resize(1, 1); });
+  while (runtime.workers() != 1) std::this_thread::yield();
+  gate.release();
+  resizing.join();
+  wait(*first);
+  wait(*second);
+  EXPECT_NE(opened, nullptr);
+}
+
 TEST(ResizeEdgeTest, IsRefused) {
   Runtime runtime(with_workers(2));
   EXPECT_THROW(runtime.resize(0, 1), std::invalid_argument);
