@@ -1,4 +1,5 @@
-// One awaited call, as an asyncio task sees it: of a future it has what tasks use, and no more.
+// One awaited call, as asyncio sees it: a future, so that nothing needs a task to wait for it (which costs the loop
+// more than all else), and a coroutine as well, for those who make a task of it nevertheless.
 #pragma once
 
 #include <memory>
@@ -10,17 +11,18 @@
 namespace torchpool {
 
 // A Python object. Made, awaited, cancelled and settled on the thread of its loop, with the interpreter's lock; others
-// only hold it. One task awaits it, once.
+// only hold it.
 struct AwaitedCall {
   PyObject head;
-  enum class State : std::uint8_t { kPending, kSucceeded, kFailed, kCancelled, kTaken };
+  enum class State : std::uint8_t { kPending, kSucceeded, kFailed, kCancelled };
   State state;
   bool blocking;      // the task's mark: yielded, and not yet looked at
+  bool seen;          // somebody asked for its outcome
   PyObject* loop;     // where it was made
-  PyObject* waiter;   // the task's wake-up; null until a task waits
+  PyObject* waiter;   // the first callback, mostly a task's wake-up; null while there is none
   PyObject* context;  // to call it in
-  PyObject* outcome;  // the result, or what the model raised; whoever takes an exception takes it away, since its
-                      // traceback will hold the frame that awaits this
+  PyObject* more;     // further callbacks: a list of pairs with their contexts, or null
+  PyObject* outcome;  // the result, or what the model raised
   PyObject* why;      // the message of its cancellation, or null
   // Until it is settled. It refers back to this by whom it notifies; see NotifyingRequest.
   std::shared_ptr<CallRequest> request;
@@ -34,11 +36,12 @@ inline AwaitedCall& awaited_call(const py::object& object) noexcept {
 }
 // Done, for what was known before it was awaited.
 py::object awaited_result(py::object result);
+py::object awaited_failure(const py::object& error);
 
 // Takes over the outcome of its request, which is done. One that was cancelled meanwhile stays so.
 void settle(AwaitedCall& call);
-// Runs the task that waits, if any does, as its loop would; false with an error set. Requires: it is done, and no task
-// runs on this thread.
+// Runs its first callback, if it has any, as its loop would, and lets the loop run the others; false with an error set.
+// Requires: it is done, and no task runs on this thread.
 bool wake(AwaitedCall& call);
 
 void register_awaited_call(py::module_& module);

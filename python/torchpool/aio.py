@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any
 
 from torchpool import _core
@@ -13,7 +13,7 @@ Started = _core.AwaitedCall | asyncio.Future[Any]
 
 
 async def map_calls(
-    start: Callable[[Any], Awaitable[Any]], items: Iterator[Any], ahead: int, return_exceptions: bool
+    start: Callable[[Any], Coroutine[Any, Any, Any]], items: Iterator[Any], ahead: int, return_exceptions: bool
 ) -> AsyncGenerator[Any, None]:
     """Results in order, with at most `ahead` calls in flight; what is left is cancelled when it is closed.
 
@@ -46,18 +46,14 @@ async def map_calls(
             raise input_error
     finally:
         for call in calls:
-            call.cancel()
-        tasks = [call for call in calls if isinstance(call, asyncio.Future)]
+            if not call.cancel() and not call.cancelled():
+                call.exception()  # nobody asks for it any more
+        tasks = [call for call in calls if isinstance(call, asyncio.Task)]
         if tasks:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _started(start: Callable[[Any], Awaitable[Any]], item: Any) -> Started:
-    """The call, on its way; one that is refused is raised in its turn."""
-    try:
-        call = start(item)
-    except Exception as error:
-        refused = asyncio.get_running_loop().create_future()
-        refused.set_exception(error)
-        return refused
+def _started(start: Callable[[Any], Coroutine[Any, Any, Any]], item: Any) -> Started:
+    """The call, on its way."""
+    call = start(item)
     return call if isinstance(call, _core.AwaitedCall) else asyncio.ensure_future(call)

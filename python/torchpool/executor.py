@@ -15,12 +15,13 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import Any
 
 from torchpool import _core
+from torchpool.calls import Calls, View
 from torchpool.executor_map import SubmitAll, buffered_results, by_submit, results
 from torchpool.executor_streams import Streams, finish_streams
 from torchpool.executor_threads import default_workers, serve
 from torchpool.executor_view import ExecutorView, check_options
 from torchpool.periodic import Periodic
-from torchpool.predictor import Calls, Predictor, View
+from torchpool.predictor import Predictor
 from torchpool.timer import default_timer
 
 standard: Any = concurrent.futures.thread  # its names that begin with an underscore, too

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
+from torchpool.calls import Calls
 from torchpool.map_stream import MapStream
-from torchpool.predictor import Calls, Predictor
+from torchpool.predictor import Predictor
 from torchpool.streams import Stream, SubmitStream, join_feeders
 
 _EXIT_SECONDS = 2.0

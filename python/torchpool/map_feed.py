@@ -25,7 +25,7 @@ from torchpool.futures import without_our_frame
 from torchpool.streams import EXPIRED, Stream, log
 
 if TYPE_CHECKING:
-    from torchpool.predictor import Calls
+    from torchpool.calls import Calls
 
 _AT_ONCE = (list, tuple, range, torch.Tensor, np.ndarray)  # read in no time, so that nothing is fed meanwhile
 

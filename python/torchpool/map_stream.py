@@ -20,7 +20,7 @@ from torchpool.map_feed import MapFeed
 from torchpool.streams import seconds_left
 
 if TYPE_CHECKING:
-    from torchpool.predictor import Calls
+    from torchpool.calls import Calls
 
 
 class _Shared:

@@ -17,7 +17,7 @@ from torchpool.ambient import Ambient, must_stay_here
 from torchpool.futures import Future, without_our_frame
 
 if TYPE_CHECKING:
-    from torchpool.predictor import Calls
+    from torchpool.calls import Calls
 
 log = logging.getLogger("torchpool")
 

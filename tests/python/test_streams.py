@@ -45,7 +45,7 @@ def submit(stream: SubmitStream, calls: Any, *values: float) -> list[Any]:
 def test_submit_gives_a_future_of_the_models_own_result(stream: SubmitStream) -> None:
     predict = torchpool.wrap(build(MarkerModule), example=row())
     future = stream.submit(predict, (), {"x": row(1)})
-    assert isinstance(future, torchpool.predictor.Future)
+    assert isinstance(future, torchpool.futures.Future)
     assert_close(future.result(HANG), eager(predict.model, row(1)))
     assert future.done()
     assert not future.cancel()
