@@ -42,7 +42,8 @@ class BatchPolicy {
 };
 
 // Takes the smallest power of two of rows (or max_rows, where that is none) whose cost per item is within 2 % of the
-// cheapest that is known, by size class of length. The next larger one is tried while the last doubling made an item at
+// cheapest that is known, by size class of length, and keeps one up to 4 %, so that noise does not move it. The next
+// larger one is tried while the last doubling made an item at
 // least 1 % cheaper, enough waits for all workers, and the batch is expected to take no longer than kLongestTry; the
 // next smaller one while it is as cheap. The neighbours of the chosen one are tried again in 1 of 32 batches, as the
 // machine's load may have changed. As few batches are tries as the cost model needs to know, however many workers there

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import uvloop
 from support import HANG, MARK, POISON, MarkerModule, Poisoned, assert_all_close, assert_close, build, eager, row
 
 import torchpool
@@ -24,8 +25,9 @@ def predict() -> torchpool.Predictor:
     return torchpool.wrap(build(MarkerModule), example=row())
 
 
-def run(main: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(main, HANG))
+def run(main: Coroutine[Any, Any, Any], new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> Any:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(asyncio.wait_for(main, HANG))
 
 
 async def turns(count: int = 5) -> None:
@@ -72,12 +74,30 @@ WAYS: dict[str, Callable[[Any], Coroutine[Any, Any, Any]]] = {
 }
 
 
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_gives_the_models_own_result(predict: torchpool.Predictor, way: str) -> None:
+def test_every_way_gives_the_models_own_result(predict: torchpool.Predictor, way: str, new_loop: Any) -> None:
     async def main() -> Any:
         return await WAYS[way](predict.acall(row(1)))
 
-    assert_close(run(main()), eager(predict.model, row(1)))
+    assert_close(run(main(), new_loop), eager(predict.model, row(1)))
+
+
+def test_uvloop_maps_and_cancels(hold: Any) -> None:
+    held = hold()
+    held.hold()
+
+    async def main() -> list[Any]:
+        results = held.predict.amap(map(row, range(1, 100)), buffersize=10)
+        cancelled = asyncio.ensure_future(held.predict.acall(row(200)))
+        await turns()
+        cancelled.cancel()
+        held.gate.open()
+        return [y async for y in results]
+
+    assert_all_close(run(main(), uvloop.new_event_loop), (eager(held.model, row(n)) for n in range(1, 100)))
+    held.predict.close()
+    assert 200 not in held.gate.seen
 
 
 @pytest.mark.parametrize("way", WAYS)
