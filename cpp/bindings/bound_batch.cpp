@@ -2,6 +2,7 @@
 #include "bindings/bound_predictor.h"
 
 #include "bindings/errors.h"
+#include "core/error.h"
 
 namespace torchpool {
 
@@ -32,8 +33,13 @@ std::vector<Pending> BoundPredictor::submit_batch(const py::list& calls, const C
   std::shared_ptr<Channel> channel;
   const auto run = [&] {
     if (together.empty()) return;
-    for (const RequestPtr& request : together) watch(std::static_pointer_cast<CallRequest>(request));
-    channel->submit_batch(std::exchange(together, {}));
+    const std::vector<RequestPtr> watched = together;
+    try {
+      channel->submit_batch(std::exchange(together, {}));
+    } catch (const Closed&) {
+      return;  // which each of them has failed with
+    }
+    for (const RequestPtr& request : watched) watch(std::static_pointer_cast<CallRequest>(request));
   };
   for (const py::handle item : calls) {
     const auto pair = py::cast<py::tuple>(item);

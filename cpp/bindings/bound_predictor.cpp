@@ -335,6 +335,7 @@ bool BoundPredictor::serve_by_graph(std::int64_t variant, const py::object& cont
   }
   const std::shared_ptr<Variant> served = variants_.find(variant);
   if (!served || served->route != Route::kMerge || !served->learned.is(contract)) return false;
+  options_.max_batch = std::max(options_.max_batch, max_batch);
   graph_->set_rows(first_batch, max_batch);
   graph_handler_->set_max_rows(first_batch);
   served->graph = std::move(graph);

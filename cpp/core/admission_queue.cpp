@@ -124,7 +124,7 @@ void AdmissionQueue::place_locked(const RequestPtr& request) {
     const Duration gap = std::clamp<Duration>(info.arrival - last_arrival_, Duration(1), kPause);
     arrival_gap_ = arrival_gap_ == Duration::zero() ? gap : arrival_gap_ + (gap - arrival_gap_) / 16;
   }
-  last_arrival_ = info.arrival;
+  last_arrival_ = std::max(last_arrival_, info.arrival);  // one that was lined up came long before
   request->info.number = ++admitted_;
   bytes_ += info.bytes;
   rows_.store(rows_.load(std::memory_order_relaxed) + info.rows);
@@ -304,7 +304,7 @@ Taken AdmissionQueue::take(const TakeLimits& limits) {
         const std::int64_t rows = std::min(view.waiting_rows, batch.max_rows);
         const bool together = !policy_->shares() || (batch.share_rows > 0 && cost_ != nullptr &&
                                                      cost_->better_together(rows, batch.share_rows, view.length));
-        if (together || (view.chunk > 0 && view.schedule == Schedule::kDynamic)) batch.share_rows = 0;
+        if (together || view.schedule == Schedule::kDynamic) batch.share_rows = 0;
         if (batch.share_rows > 0) batch.share_rows = std::max(batch.share_rows, view.chunk);
         taken.hold_until = hold_until_locked(view, now);
         if (taken.hold_until > now) return taken;

@@ -48,8 +48,8 @@ class Channel {
  public:
   explicit Channel(std::shared_ptr<ChannelState> state);
   // Closes, fails what waits, and waits for what runs, unless that shares the handler (see Runtime::open).
-  // On a worker thread it does not wait, since what runs
-  // may be that very worker: the handler must then outlive the batches that run.
+  // On a worker thread it does not wait, since what runs may be that very worker: the handler must then outlive the
+  // batches that run.
   ~Channel();
   Channel(const Channel&) = delete;
   Channel& operator=(const Channel&) = delete;

@@ -20,9 +20,9 @@ struct BatchSize {
 
 // A table of size classes, powers of two of rows and of length, for batches that ran on one core and on several. Class
 // k holds sizes in (2^(k-1), 2^k]. Estimates are means that forget, with each sample clipped to between half and twice
-// the mean so far: one batch that was interrupted moves it by a sixteenth at most, a lasting change is followed in tens
-// of batches (a stochastic approximation with Huber's bounded influence: Huber, "Robust Estimation of a Location
-// Parameter", 1964). Thread-safe without locks; updates that meet may lose one of the samples.
+// the mean so far: from the 16th sample on one batch that was interrupted moves it by a sixteenth at most, a lasting
+// change is followed in tens of batches (a stochastic approximation with Huber's bounded influence: Huber, "Robust
+// Estimation of a Location Parameter", 1964). Thread-safe without locks; updates that meet may lose one of the samples.
 class CostModel {
  public:
   static constexpr int kRowClasses = 14;     // up to 8,192 rows
@@ -41,7 +41,7 @@ class CostModel {
   };
 
   void record(const BatchSize& size, Duration took, bool one_core) noexcept;
-  // Time of a batch on one core; zero where nothing near is known. Takes the class itself, else the next smaller one in
+  // Time of a batch on one core; zero where nothing is known. Takes the class itself, else the next smaller one in
   // rows, else the next larger one, in the nearest length.
   Duration estimate(std::int64_t rows, std::int64_t length) const noexcept;
   // Whether all cores are better used by one batch of so many rows than by one of `share` rows on each; also true while
@@ -49,8 +49,8 @@ class CostModel {
   bool better_together(std::int64_t rows, std::int64_t share, std::int64_t length) const noexcept;
   // Time of the smallest batch that holds such a request, on as many cores as have proven fastest.
   Duration estimate_alone(std::int64_t rows, std::int64_t length) const noexcept;
-  // Cost of an item in batches that filled (to 7/8 at least) a limit of that class, on one core; 0 while there are
-  // fewer than so many samples.
+  // Cost of an item, on one core, in batches that filled (to 7/8 at least) a limit of that class, or the class itself
+  // (to 3/4) where they had no limit; 0 while there are fewer than so many samples.
   double ns_per_item(int row_class, int length_class, std::uint32_t samples = kEnough) const noexcept;
   std::vector<Point> points() const;
 

@@ -48,7 +48,7 @@ class Runtime {
                                 std::shared_ptr<ChannelStats> stats);
   // A task that is not a batch. Throws Closed.
   void post(Lane lane, std::unique_ptr<Task> task);
-  // Granted only when nothing runs and nothing waits anywhere, and the channel is open.
+  // Granted only when nothing waits anywhere, nothing runs but tiny inline calls, and the channel is open.
   InlineLease try_inline(Channel& channel, InlineKind kind = InlineKind::kAllCores);
   // Expires the request at its deadline, queued or running, whoever waits for it. Requires: it was submitted.
   void watch_deadline(const RequestPtr& request);

@@ -74,10 +74,9 @@ struct Assignment {
 
 // Rules, per lane:
 // - One rotation of channels with waiting work and of tasks that are ready to step, by deficit round robin.
-// - A worker may take from it while a core is idle. A lane that runs nothing may take one item even so, on a
-// core that
-//   another lane uses: a batch that waits for the interpreter must not stop compute work, nor a busy compute
-//   lane starve the interpreter's.
+// - A worker may take from it while a core is idle. A lane that runs nothing may take one item even so, on a core that
+//   another lane uses: a batch that waits for the interpreter must not stop compute work, nor a busy compute lane
+//   starve the interpreter's.
 // - At most one worker is on its way to work; once it has taken, it wakes the next one if anything is left.
 // - Workers are woken last parked first: that one's caches are warm.
 // - A channel whose policy waits for more requests is held apart, and one parked worker sleeps only until it is due.

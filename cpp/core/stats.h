@@ -40,8 +40,7 @@ struct ChannelStats {
   std::atomic<std::uint64_t> cancelled{0};
   std::atomic<std::uint64_t> expired{0};
   std::atomic<std::uint64_t> rejected{0};  // never accepted
-  std::atomic<std::uint64_t> inlined{
-      0};  // run on their caller's thread; counted as accepted and succeeded / failed too
+  std::atomic<std::uint64_t> inlined{0};   // run on their caller's thread; counted among the others too
   // Their own backend could not serve them; run again by the handler's fallback.
   std::atomic<std::uint64_t> fell_back{0};
   // What the handler does between batches, to serve the next ones faster, and could not do.
@@ -53,7 +52,7 @@ struct ChannelStats {
   // Of the batches so far: rows x longest length, and how much of that was asked for. The rest is padding.
   std::atomic<std::uint64_t> cells{0};
   std::atomic<std::uint64_t> items{0};
-  std::atomic<std::uint64_t> out_of_memory{0};  // batches that were halved because memory could not hold them
+  std::atomic<std::uint64_t> out_of_memory{0};  // batches, and lone calls, that memory could not hold
   std::uint64_t resolved() const noexcept;
   void record_batch(const BatchSize& size) noexcept;
 };

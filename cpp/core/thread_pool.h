@@ -1,4 +1,4 @@
-// A fixed set of named threads that start together or not at all.
+// Threads that start together or not at all.
 #pragma once
 
 #include <functional>

@@ -31,7 +31,7 @@ class Predictor : public BatchHandler, public std::enable_shared_from_this<Predi
 
   Backend& backend() noexcept { return *backend_; }
   ChannelStats& stats() noexcept { return *stats_; }
-  // Most rows that one run may have; a call with more is run in parts where its contract allows.
+  // A call of more rows is run in parts of so many where its contract allows.
   void set_max_rows(std::int64_t rows) noexcept { max_rows_.store(rows, std::memory_order_relaxed); }
 
   using Members = std::span<const std::shared_ptr<CallRequest>>;

@@ -80,7 +80,7 @@ class Calls:
         ("dynamic,16"): "guided" (the default) takes smaller batches, of `chunk` at least, as less is left to share out,
         so that all workers end together; "dynamic" takes whole batches, of `chunk` at most; "static" parts an iterable
         of known length beforehand into equal batches of consecutive calls, `chunk` each, whatever else goes on: with a
-        chunk results are the same to the last bit in every run.
+        chunk they are the same in every run. Static batches pass by the queue, its bounds and priorities.
         """
         if not iterables:
             raise TypeError("map() needs at least one iterable")

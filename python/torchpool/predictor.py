@@ -148,7 +148,7 @@ class Predictor(Calls):
     def explain(self, *, verbose: bool = False, profile: bool = False) -> Explanation:
         """How calls are served and why: backend, contract, and for each choice not taken the reason. `verbose` adds the
         graphs' programs, an instruction a line; `profile` also runs each some times, with one intra-op thread and
-        as many rows of its first calls as a batch has at most, and adds the time of each instruction."""
+        as many rows of its first calls as a batch had at first, and adds the time of each instruction."""
         core = self._open_core()
         captured = {} if self._graphs is None else self._graphs.captured
         programs: list[str] = []

@@ -203,7 +203,7 @@ TEST_F(QueuePolicyTest, AChunkBoundsSharesAndBatches) {
   fill(Schedule::kDynamic, 5);
   EXPECT_EQ(take(*queue, 64, 3).batch.size(), 5u);
   fill(Schedule::kDynamic, 0);
-  EXPECT_EQ(take(*queue, 64, 3).batch.size(), 3u);
+  EXPECT_EQ(take(*queue, 64, 3).batch.size(), 12u);
 }
 
 // Of the request that runs first, whose length may not be that of the one which came first.
