@@ -1,6 +1,6 @@
 """What awaited calls cost an event loop: `python -m benchmarks.aio`.
 
-10,000 at once, each a coroutine of its own in asyncio.gather unless it says otherwise. Loop time is CPU time of the
+10,000 at once in asyncio.gather unless it says otherwise. Loop time is CPU time of the
 loop's thread, per call; wall time counts what the workers do as well. Beside it stand what asyncio alone needs (for
 coroutines that return at once, and for those that each await a future), and the standard way, run_in_executor with
 threads that call the model. Passes alternate, and the best of each counts. uvloop is measured where it is installed.
@@ -159,19 +159,26 @@ def measure() -> dict[str, Cost]:
     return costs
 
 
-def main() -> int:
-    costs = measure()
-    print(f"{'us per call, best and worst pass':36}{'loop time':>20}{'wall time':>20}")
+def describe_found(costs: dict[str, Cost]) -> str:
+    lines = [f"{'us per call, best and worst pass':36}{'loop time':>20}{'wall time':>20}"]
     for name, cost in costs.items():
         loop, wall = (f"{min(times) * 1e6:.2f} .. {max(times) * 1e6:.2f}" for times in (cost.loop, cost.wall))
-        print(f"{name:36}{loop:>20}{wall:>20}")
-    return report(
-        [
-            Figure(f"{name}: us of loop time per call", min(cost.loop) * 1e6, WANTED_US)
-            for name, cost in costs.items()
-            if name.startswith("acall")
-        ]
-    )
+        lines.append(f"{name:36}{loop:>20}{wall:>20}")
+    return "\n".join(lines)
+
+
+def figures(costs: dict[str, Cost]) -> list[Figure]:
+    return [
+        Figure(f"{name}: us of loop time per call", min(cost.loop) * 1e6, WANTED_US)
+        for name, cost in costs.items()
+        if name.startswith("acall")
+    ]
+
+
+def main() -> int:
+    costs = measure()
+    print(describe_found(costs))
+    return report(figures(costs))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ with at most so many rows a batch for each power of two. Best of several passes.
 
 import argparse
 import time
-from typing import Any
 
 from benchmarks.load import Loaded, prepare
 from benchmarks.wanted import Figure, report
@@ -56,14 +55,18 @@ def figures(name: str, found: dict[int, float]) -> list[Figure]:
     return [Figure(f"{name}: learned size / best fixed one ({best} rows)", ratio, 1.05)]
 
 
+def describe_found(name: str, found: dict[int, float]) -> str:
+    shown = [f"{size or 'learned'}: {taken * 1e6:.1f}" for size, taken in found.items()]
+    return f"{name}, us a call: {', '.join(shown)}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workloads", nargs="*", default=WORKLOADS)
     made: list[Figure] = []
     for name in parser.parse_args().workloads:
         found = measure(name)
-        shown: list[Any] = [f"{size or 'learned'}: {taken * 1e6:.1f}" for size, taken in found.items()]
-        print(f"{name}, us a call: {', '.join(shown)}", flush=True)
+        print(describe_found(name, found), flush=True)
         made += figures(name, found)
     return report(made)
 

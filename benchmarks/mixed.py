@@ -33,8 +33,15 @@ def figures(found: dict[str, Any]) -> list[Figure]:
     return made
 
 
+def describe_found(found: dict[str, Any]) -> str:
+    rates = (f"{name} {one['capacity']:.0f} calls/s" for name, one in found.items())
+    return f"as fast as possible: {', '.join(rates)}"
+
+
 def main() -> int:
-    return report(figures(measure()))
+    found = measure()
+    print(describe_found(found))
+    return report(figures(found))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The plain loop, thread pools and torchpool on every workload: `make demo` and `make bench`.
 
 python -m benchmarks.run --demo      a few rounds, the table only
-python -m benchmarks.run --json      more rounds, then benchmarks.graph and benchmarks.pool, and a file under
-                                     benchmarks/results/
+python -m benchmarks.run --json      more rounds, then benchmarks.graph, benchmarks.pool and benchmarks.scheduling,
+                                     and a file under benchmarks/results/
 """
 
 import argparse
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import graph, machine, pool
+from benchmarks import graph, machine, pool, scheduling
 from benchmarks.compare import Result, compare
 from benchmarks.contenders import BASELINES, BENCH_ONLY, LABELS, NAIVE, TORCHPOOL, YARDSTICKS, offered
 from benchmarks.parts import measure
@@ -87,6 +87,12 @@ def main() -> int:
         "--pool", nargs="*", choices=pool.PARTS, help="parts of benchmarks.pool; with --json all of them"
     )
     parser.add_argument("--rounds", type=int, help="the same number of rounds for every workload")
+    parser.add_argument(
+        "--scheduling",
+        nargs="*",
+        choices=scheduling.PARTS,
+        help="parts of benchmarks.scheduling; with --json all of them",
+    )
     args = parser.parse_args()
 
     described = machine.describe()
@@ -119,6 +125,13 @@ def main() -> int:
         pool_report, figures = measure(pool.PARTS, pool_parts)
         print(wanted_table(figures))
         failed |= any("failure" in found for found in pool_report.values())
+    scheduling_parts = args.scheduling if args.scheduling is not None else list(scheduling.PARTS) if args.json else []
+    scheduling_report: dict[str, Any] = {}
+    if scheduling_parts:
+        print("\nThe scheduling, beside what is wanted of it", flush=True)
+        scheduling_report, figures = measure(scheduling.PARTS, scheduling_parts)
+        print(wanted_table(figures))
+        failed |= any("failure" in found for found in scheduling_report.values())
     print(f"{time.perf_counter() - started:.0f} s in all")
 
     if args.json:
@@ -131,8 +144,9 @@ def main() -> int:
             "workloads": report,
             "graph": graph_report,
             "executor": pool_report,
+            "scheduling": scheduling_report,
         }
-        path.write_text(json.dumps(whole, indent=2) + "\n")
+        path.write_text(json.dumps(whole, indent=2, default=vars) + "\n")
         print(f"written: benchmarks/results/{path.name}")
     return 1 if failed else 0
 

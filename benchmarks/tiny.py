@@ -21,6 +21,7 @@ THREADS = (1, 2, 4)
 LIMIT_US = 5.0
 
 Call = Callable[[Tensor], Tensor]
+Times = dict[int, tuple[list[float], list[float]]]
 
 
 def block_us(call: Call, x: Tensor) -> float:
@@ -52,11 +53,11 @@ def threads_us(call: Call, x: Tensor, threads: int) -> float:
 
 
 @torch.no_grad()
-def measure(backend: str) -> dict[int, tuple[list[float], list[float]]]:
+def measure_backend(backend: str) -> Times:
     """Plain and wrapped times by number of threads."""
     model = nn.Linear(10, 3).eval()
     x = torch.randn(1, 10)
-    found: dict[int, tuple[list[float], list[float]]] = {threads: ([], []) for threads in THREADS}
+    found: Times = {threads: ([], []) for threads in THREADS}
     with torchpool.wrap(model, example=x, backend=backend) as predict:  # type: ignore[arg-type]
         predict.ready()
         block_us(model, x), block_us(predict, x)
@@ -67,21 +68,38 @@ def measure(backend: str) -> dict[int, tuple[list[float], list[float]]]:
     return found
 
 
-def main() -> int:
-    figures = []
-    for backend in ("auto", "python"):
-        print(f"backend {backend!r}, us per call {'best':>14}{'median':>8}")
-        for threads, (plain, wrapped) in measure(backend).items():
+def measure() -> dict[str, Times]:
+    """By backend."""
+    return {backend: measure_backend(backend) for backend in ("auto", "python")}
+
+
+def describe_found(found: dict[str, Times]) -> str:
+    lines = []
+    for backend, measured in found.items():
+        lines.append(f"backend {backend!r}, us per call {'best':>14}{'median':>8}")
+        for threads, (plain, wrapped) in measured.items():
             for name, times in (("plain", plain), ("wrapped", wrapped)):
-                print(f"  {threads} thread(s), {name:10}{min(times):15.2f}{statistics.median(times):8.2f}")
-            if backend == "auto" and threads == 1:
-                extra = statistics.median(ours - theirs for ours, theirs in zip(wrapped, plain, strict=True))
-                figures.append(Figure("Linear(10, 3), one thread: us more than plain", extra, LIMIT_US))
-            elif backend == "auto":
-                ratio = statistics.median(ours / theirs for ours, theirs in zip(wrapped, plain, strict=True))
-                wanted = 1.0 if threads == 2 else float("nan")
-                figures.append(Figure(f"Linear(10, 3), {threads} threads: wrapped / plain", ratio, wanted))
-    return report(figures)
+                lines.append(f"  {threads} thread(s), {name:10}{min(times):15.2f}{statistics.median(times):8.2f}")
+    return "\n".join(lines)
+
+
+def figures(found: dict[str, Times]) -> list[Figure]:
+    made = []
+    for threads, (plain, wrapped) in found["auto"].items():
+        if threads == 1:
+            extra = statistics.median(ours - theirs for ours, theirs in zip(wrapped, plain, strict=True))
+            made.append(Figure("Linear(10, 3), one thread: us more than plain", extra, LIMIT_US))
+        else:
+            ratio = statistics.median(ours / theirs for ours, theirs in zip(wrapped, plain, strict=True))
+            wanted = 1.0 if threads == 2 else float("nan")
+            made.append(Figure(f"Linear(10, 3), {threads} threads: wrapped / plain", ratio, wanted))
+    return made
+
+
+def main() -> int:
+    found = measure()
+    print(describe_found(found))
+    return report(figures(found))
 
 
 if __name__ == "__main__":
