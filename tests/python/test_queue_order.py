@@ -102,7 +102,7 @@ def test_of_one_priority_the_earliest_deadline_goes_first(hold: Any, threads: An
     endless = [held.predict.submit(row(n)) for n in range(1, 6)]
     late = held.predict.options(deadline=HANG).submit(row(6))
     # Above the others by its deadline, if it is soon enough to count for more than their age.
-    urgent = threads.submit(WAYS[way], held.predict.options(deadline=0.9), 1000)
+    urgent = threads.submit(WAYS[way], held.predict.options(deadline=0.5), 1000)
     wait_accepted(held, 8)
     held.gate.open()
     concurrent.futures.wait([*endless, late], HANG)
