@@ -30,6 +30,11 @@ class RecordedCurve {
     for (const auto& [cores, by_length] : by_cores_) {
       for (const auto& [length, by_rows] : by_length) {
         if (by_rows.empty()) throw py::value_error("a cost curve needs at least one point at each length");
+        for (const auto& [rows, took] : by_rows) {
+          if (rows < 1 || length < 1 || !std::isfinite(took) || took < 0) {
+            throw py::value_error("a cost curve has seconds, 0 or more, by lengths and rows of at least 1");
+          }
+        }
       }
       if (by_length.empty()) throw py::value_error("a cost curve needs at least one length for each number of cores");
     }
@@ -61,6 +66,15 @@ class RecordedCurve {
   std::map<int, ByLength> by_cores_;
 };
 
+void check(bool good, const char* what) {
+  if (!good) throw py::value_error(what);
+}
+
+// Of a time in seconds.
+bool is_time(double value) {
+  return std::isfinite(value) && value >= 0 && value < 1e9;
+}
+
 SimulatedPredictor read_predictor(const py::dict& given) {
   SimulatedPredictor predictor;
   predictor.cost = RecordedCurve(given["cost"].cast<std::map<int, RecordedCurve::ByLength>>());
@@ -68,9 +82,15 @@ SimulatedPredictor read_predictor(const py::dict& given) {
   options.max_rows = given["max_rows"].cast<std::int64_t>();
   options.first_rows = given["first_rows"].cast<std::int64_t>();
   options.limits.rows = given["queue_rows"].cast<std::int64_t>();
-  options.share = std::make_shared<FairShare>(given["weight"].cast<double>());
+  const auto weight = given["weight"].cast<double>();
+  check(weight >= 0.001 && weight <= 1000, "weight must be 0.001 to 1000");
+  options.share = std::make_shared<FairShare>(weight);
   const auto fixed = given["fixed"].cast<std::optional<std::pair<std::int64_t, double>>>();
-  const auto max_delay = seconds(given["max_delay"].cast<double>());
+  const auto longest_delay = given["max_delay"].cast<double>();
+  check(is_time(longest_delay), "max_delay must be a number of seconds, 0 or more");
+  check(!fixed || (fixed->first >= 1 && is_time(fixed->second)), "fixed must be at least one row and no less than 0 s");
+  check(options.first_rows >= 1 && options.max_rows >= 1, "first_rows and max_rows must be at least 1");
+  const auto max_delay = seconds(longest_delay);
   options.make_policy = [fixed, max_delay](const auto& cost) -> std::unique_ptr<BatchPolicy> {
     if (fixed) return std::make_unique<FixedPolicy>(fixed->first, seconds(fixed->second));
     return std::make_unique<LearnedPolicy>(cost, max_delay);
@@ -86,7 +106,12 @@ py::dict run_simulation(int workers, int cores_per_batch, const py::list& predic
   for (const py::handle one : predictors) read.push_back(read_predictor(py::cast<py::dict>(one)));
   std::vector<SimulatedCall> simulated;
   simulated.reserve(calls.size());
+  double last = 0;
   for (const auto& [arrival, predictor, rows, length, priority, deadline] : calls) {
+    check(is_time(arrival) && arrival >= last, "calls must be in order of their arrivals, 0 s or later");
+    check(rows >= 1 && length >= 0, "a call needs at least one row, and a length of 0 or more");
+    check(is_time(deadline), "a call's deadline must be a number of seconds, or 0 for none");
+    last = arrival;
     simulated.push_back({seconds(arrival), predictor, rows, length, priority, seconds(deadline)});
   }
   Simulation simulation;

@@ -26,13 +26,17 @@ py::object caught_exception() {
 
 }  // namespace
 
-std::vector<Pending> BoundPredictor::submit_batch(const py::list& calls, const CallOptions& options) {
+std::vector<Pending> BoundPredictor::submit_batch(const py::list& calls, const CallOptions& options,
+                                                  std::int64_t max_rows) {
+  check_open();
   std::vector<Pending> pending;
   pending.reserve(calls.size());
   std::vector<RequestPtr> together;
   std::shared_ptr<Channel> channel;
+  std::int64_t rows = 0;  // of those together
   const auto run = [&] {
     if (together.empty()) return;
+    rows = 0;
     const std::vector<RequestPtr> watched = together;
     try {
       channel->submit_batch(std::exchange(together, {}));
@@ -54,7 +58,10 @@ std::vector<Pending> BoundPredictor::submit_batch(const py::list& calls, const C
       }
       const std::shared_ptr<Channel> own = channel_of(call);
       auto request = make_request(call, args, kwargs, options, py::none(), false, true);
-      if (!together.empty() && (channel != own || together.front()->info.key != request->info.key)) run();
+      const std::int64_t most = std::min(max_rows, own->shared_cost()->rows_in_memory(request->info.extent));
+      const bool apart = channel != own || (!together.empty() && together.front()->info.key != request->info.key);
+      if (apart || rows + request->info.rows > most) run();
+      rows += request->info.rows;
       channel = own;
       pending.emplace_back(request, own);
       together.push_back(std::move(request));

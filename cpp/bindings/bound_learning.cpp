@@ -22,10 +22,14 @@ void BoundPredictor::refuse_grad(const FlatCall& flat, const py::tuple& args, Py
   }
 }
 
-// False when the call is of a kind that nothing is known of.
-bool BoundPredictor::take_apart(const py::tuple& args, const py::object& kwargs, Prepared& call) {
+void BoundPredictor::check_open() const {
   if (closed_) throw Closed("predictor '" + options_.name + "' is closed");
   if (runtime_->closed()) throw Closed("the runtime of predictor '" + options_.name + "' is closed");
+}
+
+// False when the call is of a kind that nothing is known of.
+bool BoundPredictor::take_apart(const py::tuple& args, const py::object& kwargs, Prepared& call) {
+  check_open();
   GilReclaimer::instance().drain();
   if (const Change change = watch_.look()) {
     watch_.rebase();

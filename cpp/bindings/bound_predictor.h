@@ -58,8 +58,9 @@ class BoundPredictor {
   py::object start(const py::tuple& args, const py::object& kwargs, const CallOptions& options, bool line_up);
 
   // Submits calls, each an (args, kwargs), that run together, as a batch of their own; those that cannot share one run
-  // in batches with their likes, or alone. In order; a call that is refused is given as failed.
-  std::vector<Pending> submit_batch(const py::list& calls, const CallOptions& options);
+  // in batches with their likes, or alone, and no batch has more than `max_rows`, or than memory is known to hold. In
+  // order; a call that is refused is given as failed.
+  std::vector<Pending> submit_batch(const py::list& calls, const CallOptions& options, std::int64_t max_rows);
 
   // Learns how calls like this one are served, if that is not known yet; runs the model some times.
   void learn_from(const py::tuple& args, const py::object& kwargs);
@@ -102,6 +103,7 @@ class BoundPredictor {
     std::shared_ptr<graph::GraphBackend> graph;  // null: the module serves it
   };
   const c10::FunctionSchema* schema() const;
+  void check_open() const;
   bool take_apart(const py::tuple& args, const py::object& kwargs, Prepared& call);
   void prepare(const py::tuple& args, const py::object& kwargs, Prepared& call);
   py::object try_plain(const py::tuple& args, const py::object& kwargs);

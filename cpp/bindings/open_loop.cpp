@@ -92,6 +92,13 @@ void sleep_until(TimePoint until) {
 py::dict BoundPredictor::open_loop(const py::list& calls, const std::vector<double>& arrivals,
                                    std::optional<double> deadline, int priority, bool block) {
   if (calls.empty()) throw py::value_error("open_loop needs at least one call");
+  for (std::size_t i = 0; i < arrivals.size(); ++i) {
+    if (!(arrivals[i] >= (i > 0 ? arrivals[i - 1] : 0.0) && arrivals[i] < 1e9)) {
+      throw py::value_error("arrivals must be seconds of 0 or more, in order");
+    }
+  }
+  if (deadline && std::isnan(*deadline)) throw py::value_error("deadline must be a number of seconds");
+  if (deadline && *deadline >= 1e9) deadline.reset();  // never
   std::vector<Template> templates;
   for (const py::handle item : calls) {
     const auto pair = py::cast<py::tuple>(item);

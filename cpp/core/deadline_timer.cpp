@@ -43,8 +43,35 @@ std::size_t DeadlineTimer::watched() const {
   return heap_.size();
 }
 
+DeadlineTimer::Entry DeadlineTimer::pop_locked() {
+  std::pop_heap(heap_.begin(), heap_.end());
+  Entry entry = std::move(heap_.back());
+  heap_.pop_back();
+  return entry;
+}
+
+// Forgets the first one if it needs no watching any more; false: it does. Most are resolved some time before their
+// deadlines, and there may be thousands a second: to wake up for each would take time from the workers.
+bool DeadlineTimer::drop_resolved() {
+  std::weak_ptr<Request> first;
+  {
+    MutexLock lock(mutex_);
+    if (stopping_ || heap_.empty()) return false;
+    first = heap_.front().request;
+  }
+  const RequestPtr request = first.lock();  // may become the last reference, so that it goes after the lock
+  if (request != nullptr && !request->done()) return false;
+  MutexLock lock(mutex_);
+  if (heap_.empty()) return false;
+  const std::weak_ptr<Request>& now_first = heap_.front().request;
+  if (!first.owner_before(now_first) && !now_first.owner_before(first)) pop_locked();
+  return true;
+}
+
 void DeadlineTimer::run() {
   for (;;) {
+    while (drop_resolved()) {
+    }
     std::vector<Entry> due;
     {
       MutexLock lock(mutex_);
@@ -56,11 +83,7 @@ void DeadlineTimer::run() {
         return;
       }
       const TimePoint now = clock_.now();
-      while (!heap_.empty() && heap_.front().deadline <= now) {
-        std::pop_heap(heap_.begin(), heap_.end());
-        due.push_back(std::move(heap_.back()));
-        heap_.pop_back();
-      }
+      while (!heap_.empty() && heap_.front().deadline <= now) due.push_back(pop_locked());
     }
     for (const Entry& entry : due) {
       if (const RequestPtr request = entry.request.lock()) expire(request);

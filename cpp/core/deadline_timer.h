@@ -37,6 +37,8 @@ class DeadlineTimer {
 
   void run() TP_EXCLUDES(mutex_);
   void sweep_locked() TP_REQUIRES(mutex_);
+  Entry pop_locked() TP_REQUIRES(mutex_);
+  bool drop_resolved() TP_EXCLUDES(mutex_);
   static void expire(const RequestPtr& request) noexcept;
 
   Clock& clock_;

@@ -133,8 +133,9 @@ class Predictor:
     def feed_batch(
         self,
         calls: Sequence[tuple[tuple[Any, ...], dict[str, Any] | None]],
-        priority: int = 0,
-        deadline: float | None = None,
+        priority: int,
+        deadline: float | None,
+        max_rows: int,
     ) -> list[Pending]: ...
     def learn(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None: ...
     def is_known(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bool: ...

@@ -38,7 +38,10 @@ def choose_first_batch(
     """Rows of a batch that takes about 8 ms, a power of two from 8 to 256. Runs the model at most three times."""
     seconds = contract.row_seconds or 0.0
     if seconds * _MEASURED_ROWS < _TARGET_SECONDS * 4:
-        seconds = min(seconds or math.inf, _measure(run, sample, contract))
+        try:
+            seconds = min(seconds or math.inf, _measure(run, sample, contract))
+        except Exception:  # so many rows are too much for the model or its memory, which no caller asked for
+            return _MIN_ROWS
     exponent = round(math.log2(max(_TARGET_SECONDS / seconds, 1.0)))
     return int(min(max(2**exponent, _MIN_ROWS), _MAX_ROWS))
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from torchpool.predictor import Predictor
 
 
+_ANY_ROWS = 1 << 40
+
+
 class Calls:
     """The ways to call a predictor, each at the same priority and deadline."""
 
@@ -57,7 +60,8 @@ class Calls:
         return lambda args, kwargs: core.feed(args, kwargs, priority, deadline, dynamic, chunk)
 
     def _feed_batch(self, calls: list[Call]) -> list[_core.Pending]:
-        return self._predictor._open_core().feed_batch(calls, self._priority, self._deadline)
+        core, max_batch = self._predictor._open_core(), self._predictor._options.max_batch
+        return core.feed_batch(calls, self._priority, self._deadline, max_batch or _ANY_ROWS)
 
     def map(
         self,
@@ -80,7 +84,8 @@ class Calls:
         ("dynamic,16"): "guided" (the default) takes smaller batches, of `chunk` at least, as less is left to share out,
         so that all workers end together; "dynamic" takes whole batches, of `chunk` at most; "static" parts an iterable
         of known length beforehand into equal batches of consecutive calls, `chunk` each, whatever else goes on: with a
-        chunk they are the same in every run. Static batches pass by the queue, its bounds and priorities.
+        chunk they are the same in every run. Static batches pass by the queue, its bounds and priorities, but have no more rows than
+        `max_batch`.
         """
         if not iterables:
             raise TypeError("map() needs at least one iterable")

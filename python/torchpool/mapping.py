@@ -186,8 +186,15 @@ class MapIterator:
             except Exception as error:  # the caller's iterable failed: raised after the results before it
                 self._exhausted = True
                 self._input_error = error
-            if lot:
+            if not lot:
+                continue
+            try:
                 self._in_order.extend(feed_batch(lot))
+            except _core.Closed as error:
+                if not self._in_flight():
+                    raise
+                self._exhausted = True
+                self._input_error = error
 
     def _submit_unordered(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], arrived: queue.SimpleQueue[_Arrival]

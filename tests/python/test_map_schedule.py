@@ -181,7 +181,7 @@ def test_a_dynamic_chunk_is_the_most_of_a_batch(wrapped: Any, rows: list[int]) -
     assert max(rows) <= 3
 
 
-@pytest.mark.parametrize("schedule", ["guided", "guided,30", "dynamic", "dynamic,30", "static"])
+@pytest.mark.parametrize("schedule", ["guided", "guided,30", "dynamic", "dynamic,30", "static", "static,30"])
 def test_no_batch_is_larger_than_max_batch(wrapped: Any, rows: list[int], schedule: str) -> None:
     predict = wrapped(max_batch=6)
     assert_all_close(predict.map([row(n) for n in range(100)], schedule=schedule), expect(predict, range(100)))
@@ -271,8 +271,17 @@ def test_the_rows_of_a_tensor_are_scheduled_too(runtime: torchpool.Runtime, sche
     assert_all_close(predict.map(data, schedule=schedule), (eager(model, x) for x in data))
 
 
-def test_a_static_map_of_a_closed_predictor_raises(wrapped: Any) -> None:
+@pytest.mark.parametrize("schedule", ["static", "static,5"])
+def test_static_batches_count_rows_not_calls(wrapped: Any, rows: list[int], schedule: str) -> None:
+    predict = wrapped(max_batch=6)
+    calls = [row(n, rows=4) for n in range(20)]
+    assert_all_close(predict.map(calls, schedule=schedule), (eager(predict.model.inner, x) for x in calls))
+    assert rows == [4] * 20  # two would not fit
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_closed_predictor_maps_nothing(wrapped: Any, schedule: str | None) -> None:
     predict = wrapped()
     predict.close()
     with pytest.raises(torchpool.Closed):
-        list(predict.map([row(n) for n in range(10)], schedule="static,5"))
+        predict.map([row(n) for n in range(10)], schedule=schedule)

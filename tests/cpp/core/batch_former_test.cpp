@@ -179,8 +179,8 @@ TEST_F(DeadlinesTest, AFirstThatWillBeLateStillRunsWhereLittleWaits) {
 }
 
 TEST_F(DeadlinesTest, WhereMoreWaitsThanABatchTheLateArePassedOver) {
-  const std::vector<Spec> waiting{{.deadline = in_ms(3)}, {.deadline = in_ms(4)}, {.deadline = in_ms(5)}, {}, {}, {}};
-  // Four take 4.5 ms: in time for the third.
+  const std::vector<Spec> waiting{{.deadline = in_ms(3)}, {.deadline = in_ms(5)}, {.deadline = in_ms(6)}, {}, {}, {}};
+  // Four take 4 ms, and half as much may come to it: in time for the third.
   EXPECT_EQ(form(waiting, 4, 6), (Places{2, 3, 4, 5}));
   // One batch holds all that waits: nobody is given up for others.
   EXPECT_EQ(form(waiting, 4, 4), (Places{0, 1}));

@@ -63,11 +63,27 @@ TEST_F(DeadlineTest, IgnoresWhatHasNoDeadlineOrIsGone) {
   const std::weak_ptr<Request> watched = request;
   request.reset();
   EXPECT_TRUE(watched.expired());
-  clock_.await_timed_waiters(1);
-  clock_.advance(seconds(1));
   timer.stop();
   timer.watch(make_request({.deadline = clock_.now() + seconds(1)}));
   EXPECT_EQ(timer.watched(), 0u);
+}
+
+TEST_F(DeadlineTest, DoesNotWakeUpForWhatIsResolved) {
+  DeadlineTimer timer(clock_);
+  const auto first = queued(seconds(1));
+  const auto second = queued(seconds(2));
+  const auto third = queued(seconds(3));
+  timer.watch(first);
+  timer.watch(second);
+  timer.watch(third);
+  EXPECT_TRUE(second->try_cancel());
+  clock_.await_timed_waiters(1);
+  clock_.advance(seconds(1));
+  wait(*first);
+  clock_.await_timed_waiters(1);
+  EXPECT_EQ(timer.watched(), 1u);
+  clock_.advance(seconds(2));
+  wait(*third);
 }
 
 TEST_F(DeadlineTest, DropsRequestsThatAreGoneLongBeforeTheirDeadline) {
