@@ -355,7 +355,7 @@ class Shaped(nn.Module):
 @pytest.mark.parametrize("kind", RESULTS)
 def test_results_keep_their_structure(kind: str, runtime: torchpool.Runtime) -> None:
     predict = torchpool.wrap(build(lambda: Shaped(RESULTS[kind])), example=draw(1, 4), runtime=runtime)
-    calls = [(draw(1 + i % 2, 4, seed=i),) for i in range(6)]
+    calls = [(draw(1 + i % 2, 4, seed=i),) for i in range(5)]  # 7 rows: a slow machine begins with 8
     assert batches_together(predict, runtime, calls) == 1
 
 
