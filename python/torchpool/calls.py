@@ -84,8 +84,8 @@ class Calls:
         ("dynamic,16"): "guided" (the default) takes smaller batches, of `chunk` at least, as less is left to share out,
         so that all workers end together; "dynamic" takes whole batches, of `chunk` at most; "static" parts an iterable
         of known length beforehand into equal batches of consecutive calls, `chunk` each, whatever else goes on: with a
-        chunk they are the same in every run. Static batches pass by the queue, its bounds and priorities, but have no more rows than
-        `max_batch`.
+        chunk they are the same in every run. Static batches pass by the queue, its bounds and priorities, but have no
+        more rows than `max_batch`.
         """
         if not iterables:
             raise TypeError("map() needs at least one iterable")
@@ -147,8 +147,8 @@ class Calls:
         """As a call, awaited: on its way at once where a loop runs, else once it is awaited.
 
         What it gives is a future of the running loop, so that `asyncio.gather` and `wait_for` need no task for it, and
-        a coroutine as well, for `create_task`. Cancelling it takes the call out of its queue; the loop is never
-        blocked. All errors are raised when it is awaited.
+        a coroutine as well, for `create_task` (do so for `asyncio.wait`, which takes no coroutines). Cancelling it
+        takes the call out of its queue; the loop is never blocked. All errors are raised when it is awaited.
         """
         if asyncio._get_running_loop() is None:
             return self._acall_later(args, kwargs)

@@ -124,7 +124,7 @@ CALLERS = {
     # there when the interpreter goes away aborts the process, whether there is a predictor or not.
     "asyncio": """
 async def main():
-    tasks = [asyncio.ensure_future(predict.acall(x)) for _ in range(500)]
+    tasks = [asyncio.create_task(predict.acall(x)) for _ in range(500)]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 asyncio.run(main())
 """,
