@@ -285,6 +285,7 @@ def test_what_is_thrown_into_the_results_comes_out_and_cancels_the_rest(hold: An
 def test_a_result_is_dropped_as_it_is_handed_out(predict: torchpool.Predictor) -> None:
     _, results = mapped(predict, rows(1, 2, 3))
     gone = weakref.ref(next(results))
+    predict.close()  # waits until the worker has let go of its batch
     gc.collect()
     assert gone() is None
 
