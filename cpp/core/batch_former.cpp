@@ -59,9 +59,9 @@ class Fill {
   std::int64_t longest_ = 0;
 };
 
-// The first that a whole batch would finish in time, where more waits than that; else the first. Under overload all that
-// run are near their deadlines, and a batch that takes longer than expected would miss all of them: of a CNN's calls at
-// 120 % load one in ten ran in vain with a margin of an eighth.
+// The first that a whole batch would finish in time, where more waits than that; else the first. Under overload all
+// that run are near their deadlines, and a batch that takes longer than expected would miss all of them: of a CNN's
+// calls at 120 % load one in ten ran in vain with a margin of an eighth.
 std::size_t pick_seed(Waiting waiting, const BatchLimits& limits, const Outlook& outlook) {
   const std::int64_t most = row_limit(limits);
   if (outlook.cost == nullptr || outlook.waiting_rows <= most) return 0;
