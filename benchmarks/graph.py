@@ -3,11 +3,10 @@
 Each part is a module that can also be run alone. About four minutes on two idle cores.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from benchmarks import busy, forward, nodes, resident, startup
-from benchmarks.parts import main
+from benchmarks.parts import main, of_module
 from benchmarks.wanted import Figure
 
 
@@ -19,20 +18,12 @@ def _forward() -> tuple[dict[str, Any], list[Figure]]:
     return found, [figure for name in found for figure in forward.figures(name, found[name])]
 
 
-def _of(module: Any) -> Callable[[], tuple[dict[str, Any], list[Figure]]]:
-    def measure() -> tuple[dict[str, Any], list[Figure]]:
-        found = module.measure()
-        return found, module.figures(found)
-
-    return measure
-
-
 PARTS = {
     "forward": _forward,
-    "nodes": _of(nodes),
-    "startup": _of(startup),
-    "busy": _of(busy),
-    "resident": _of(resident),
+    "nodes": of_module(nodes),
+    "startup": of_module(startup),
+    "busy": of_module(busy),
+    "resident": of_module(resident),
 }
 
 

@@ -6,7 +6,20 @@ from typing import Any
 
 from benchmarks.wanted import Figure, all_good, table
 
-Parts = Mapping[str, Callable[[], tuple[dict[str, Any], list[Figure]]]]
+Part = Callable[[], tuple[dict[str, Any], list[Figure]]]
+Parts = Mapping[str, Part]
+
+
+def of_module(module: Any) -> Part:
+    """A module's measure(), shown by its describe_found() where it has one, and its figures()."""
+
+    def part() -> tuple[dict[str, Any], list[Figure]]:
+        found = module.measure()
+        if hasattr(module, "describe_found"):
+            print(module.describe_found(found), flush=True)
+        return found, module.figures(found)
+
+    return part
 
 
 def measure(parts: Parts, names: Sequence[str]) -> tuple[dict[str, Any], list[Figure]]:

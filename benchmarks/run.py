@@ -111,27 +111,19 @@ def main() -> int:
         failed |= any(result.failure for result in results.values())
     print("\nx naive, x best: times faster than TPE(4) naive, and than the best pool without torchpool")
     print("difference: largest max|d| / max|eager| over all items")
-    parts = args.parts if args.parts is not None else list(graph.PARTS) if args.json else []
-    graph_report: dict[str, Any] = {}
-    if parts:
-        print("\nThe graph backend, beside what is wanted of it", flush=True)
-        graph_report, figures = measure(graph.PARTS, parts)
-        print(wanted_table(figures))
-        failed |= any("failure" in found for found in graph_report.values())
-    pool_parts = args.pool if args.pool is not None else list(pool.PARTS) if args.json else []
-    pool_report: dict[str, Any] = {}
-    if pool_parts:
-        print("\ntorchpool's executor beside the standard one", flush=True)
-        pool_report, figures = measure(pool.PARTS, pool_parts)
-        print(wanted_table(figures))
-        failed |= any("failure" in found for found in pool_report.values())
-    scheduling_parts = args.scheduling if args.scheduling is not None else list(scheduling.PARTS) if args.json else []
-    scheduling_report: dict[str, Any] = {}
-    if scheduling_parts:
-        print("\nThe scheduling, beside what is wanted of it", flush=True)
-        scheduling_report, figures = measure(scheduling.PARTS, scheduling_parts)
-        print(wanted_table(figures))
-        failed |= any("failure" in found for found in scheduling_report.values())
+    reports: dict[str, dict[str, Any]] = {}
+    for title, key, module, asked in (
+        ("The graph backend, beside what is wanted of it", "graph", graph, args.parts),
+        ("torchpool's executor beside the standard one", "executor", pool, args.pool),
+        ("The scheduling, beside what is wanted of it", "scheduling", scheduling, args.scheduling),
+    ):
+        parts = asked if asked is not None else list(module.PARTS) if args.json else []
+        reports[key] = {}
+        if parts:
+            print(f"\n{title}", flush=True)
+            reports[key], figures = measure(module.PARTS, parts)
+            print(wanted_table(figures))
+            failed |= any("failure" in found for found in reports[key].values())
     print(f"{time.perf_counter() - started:.0f} s in all")
 
     if args.json:
@@ -142,9 +134,7 @@ def main() -> int:
             "date": today,
             "machine": described,
             "workloads": report,
-            "graph": graph_report,
-            "executor": pool_report,
-            "scheduling": scheduling_report,
+            **reports,
         }
         path.write_text(json.dumps(whole, indent=2, default=vars) + "\n")
         print(f"written: benchmarks/results/{path.name}")

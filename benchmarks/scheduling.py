@@ -4,15 +4,14 @@ Each part is a module that can also be run alone; benchmarks.serving, beside oth
 them. About six minutes on two idle cores.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from benchmarks import aio, batch_sizes, load, mixed, neighbours, tiny
-from benchmarks.parts import main
+from benchmarks.parts import Part, main, of_module
 from benchmarks.wanted import Figure
 
 
-def _by_model(module: Any, names: tuple[str, ...]) -> Callable[[], tuple[dict[str, Any], list[Figure]]]:
+def _by_model(module: Any, names: tuple[str, ...]) -> Part:
     def measure() -> tuple[dict[str, Any], list[Figure]]:
         found = {}
         for name in names:
@@ -23,22 +22,13 @@ def _by_model(module: Any, names: tuple[str, ...]) -> Callable[[], tuple[dict[st
     return measure
 
 
-def _of(module: Any) -> Callable[[], tuple[dict[str, Any], list[Figure]]]:
-    def measure() -> tuple[dict[str, Any], list[Figure]]:
-        found = module.measure()
-        print(module.describe_found(found), flush=True)
-        return found, module.figures(found)
-
-    return measure
-
-
 PARTS = {
     "load": _by_model(load, load.MODELS),
     "batch_sizes": _by_model(batch_sizes, batch_sizes.WORKLOADS),
-    "neighbours": _of(neighbours),
-    "mixed": _of(mixed),
-    "tiny": _of(tiny),
-    "aio": _of(aio),
+    "neighbours": of_module(neighbours),
+    "mixed": of_module(mixed),
+    "tiny": of_module(tiny),
+    "aio": of_module(aio),
 }
 
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "bindings/awaited_methods.h"
+#include "bindings/import_from.h"
 #include "bindings/pending.h"
 
 namespace torchpool {
@@ -17,17 +18,13 @@ PyTypeObject* awaited_type = nullptr;
 PyObject* get_running_loop = nullptr;
 PyObject* handler_name = nullptr;
 
-AwaitedCall& of(PyObject* self) noexcept {
-  return *reinterpret_cast<AwaitedCall*>(self);
-}
-
 PyObject* repr(PyObject* self) {
   static constexpr const char* kNames[] = {"pending", "finished", "failed", "cancelled"};
-  return PyUnicode_FromFormat("<torchpool call %s>", kNames[static_cast<std::size_t>(of(self).state)]);
+  return PyUnicode_FromFormat("<torchpool call %s>", kNames[static_cast<std::size_t>(awaited_call(self).state)]);
 }
 
 int traverse(PyObject* self, visitproc visit, void* arg) {
-  const AwaitedCall& call = of(self);
+  const AwaitedCall& call = awaited_call(self);
   Py_VISIT(Py_TYPE(self));
   Py_VISIT(call.loop);
   Py_VISIT(call.waiter);
@@ -39,7 +36,7 @@ int traverse(PyObject* self, visitproc visit, void* arg) {
 }
 
 int clear(PyObject* self) {
-  AwaitedCall& call = of(self);
+  AwaitedCall& call = awaited_call(self);
   Py_CLEAR(call.loop);
   Py_CLEAR(call.waiter);
   Py_CLEAR(call.context);
@@ -51,7 +48,7 @@ int clear(PyObject* self) {
 
 // A failure that nobody looked at is told to the loop's exception handler, as asyncio does for its futures.
 void finalize(PyObject* self) {
-  const AwaitedCall& call = of(self);
+  const AwaitedCall& call = awaited_call(self);
   if (call.state != State::kFailed || call.seen) return;
   PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
   PyErr_Fetch(&type, &value, &traceback);
@@ -69,8 +66,8 @@ void dealloc(PyObject* self) {
   PyTypeObject* type = Py_TYPE(self);
   PyObject_GC_UnTrack(self);
   clear(self);
-  of(self).request.~shared_ptr();
-  of(self).channel.~weak_ptr();
+  awaited_call(self).request.~shared_ptr();
+  awaited_call(self).channel.~weak_ptr();
   type->tp_free(self);
   Py_DECREF(type);
 }
@@ -82,10 +79,6 @@ py::object awaitable_error(py::object error) {
   return py::error_already_set().value();
 }
 
-PyObject* import_from(const char* module, const char* name) {
-  return py::object(py::module_::import(module).attr(name)).release().ptr();
-}
-
 }  // namespace
 
 py::object new_awaited_call() {
@@ -93,7 +86,7 @@ py::object new_awaited_call() {
   if (!loop) throw py::error_already_set();
   PyObject* self = awaited_type->tp_alloc(awaited_type, 0);  // all zero
   if (self == nullptr) throw py::error_already_set();
-  AwaitedCall& call = of(self);
+  AwaitedCall& call = awaited_call(self);
   new (&call.request) std::shared_ptr<CallRequest>;
   new (&call.channel) std::weak_ptr<Channel>;
   call.state = State::kPending;

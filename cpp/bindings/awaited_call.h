@@ -31,8 +31,11 @@ struct AwaitedCall {
 
 // Pending, on the running loop. Throws where none runs.
 py::object new_awaited_call();
+inline AwaitedCall& awaited_call(PyObject* self) noexcept {
+  return *reinterpret_cast<AwaitedCall*>(self);
+}
 inline AwaitedCall& awaited_call(const py::object& object) noexcept {
-  return *reinterpret_cast<AwaitedCall*>(object.ptr());
+  return awaited_call(object.ptr());
 }
 // Done, for what was known before it was awaited.
 py::object awaited_result(py::object result);

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "bindings/import_from.h"
 #include "bindings/pending.h"
 
 namespace torchpool {
@@ -16,12 +17,8 @@ PyObject* invalid_state = nullptr;
 PyObject* call_soon_name = nullptr;
 PyObject* context_keyword = nullptr;  // ("context",)
 
-AwaitedCall& of(PyObject* self) noexcept {
-  return *reinterpret_cast<AwaitedCall*>(self);
-}
-
 PyObject* make_cancelled_error(PyObject* self, PyObject* /*unused*/) {
-  const AwaitedCall& call = of(self);
+  const AwaitedCall& call = awaited_call(self);
   return call.why == nullptr ? PyObject_CallNoArgs(cancelled_error) : PyObject_CallOneArg(cancelled_error, call.why);
 }
 
@@ -39,7 +36,7 @@ PyObject* set_pending() {
 
 // The result, a new reference; or null with what it failed with set.
 PyObject* result(PyObject* self, PyObject* /*unused*/) {
-  AwaitedCall& call = of(self);
+  AwaitedCall& call = awaited_call(self);
   if (call.state == State::kPending) return set_pending();
   if (call.state == State::kCancelled) return set_cancelled(self);
   if (call.state == State::kSucceeded) return Py_NewRef(call.outcome);
@@ -49,7 +46,7 @@ PyObject* result(PyObject* self, PyObject* /*unused*/) {
 }
 
 PyObject* exception(PyObject* self, PyObject* /*unused*/) {
-  AwaitedCall& call = of(self);
+  AwaitedCall& call = awaited_call(self);
   if (call.state == State::kPending) return set_pending();
   if (call.state == State::kCancelled) return set_cancelled(self);
   call.seen = true;
@@ -57,27 +54,27 @@ PyObject* exception(PyObject* self, PyObject* /*unused*/) {
 }
 
 PyObject* done(PyObject* self, PyObject* /*unused*/) {
-  return PyBool_FromLong(of(self).state != State::kPending ? 1 : 0);
+  return PyBool_FromLong(awaited_call(self).state != State::kPending ? 1 : 0);
 }
 
 PyObject* cancelled(PyObject* self, PyObject* /*unused*/) {
-  return PyBool_FromLong(of(self).state == State::kCancelled ? 1 : 0);
+  return PyBool_FromLong(awaited_call(self).state == State::kCancelled ? 1 : 0);
 }
 
 PyObject* get_loop(PyObject* self, PyObject* /*unused*/) {
-  return Py_NewRef(of(self).loop);
+  return Py_NewRef(awaited_call(self).loop);
 }
 
 // Lets the loop call `callback` in `context`; false with an error set.
 bool call_soon(PyObject* self, PyObject* callback, PyObject* context) {
-  PyObject* const args[] = {of(self).loop, callback, self, context};
+  PyObject* const args[] = {awaited_call(self).loop, callback, self, context};
   PyObject* handle = PyObject_VectorcallMethod(call_soon_name, args, 3, context_keyword);
   Py_XDECREF(handle);
   return handle != nullptr;
 }
 
 bool call_all_soon(PyObject* self) {
-  AwaitedCall& call = of(self);
+  AwaitedCall& call = awaited_call(self);
   if (call.waiter == nullptr) return true;
   const auto waiter = py::reinterpret_steal<py::object>(std::exchange(call.waiter, nullptr));
   const auto context = py::reinterpret_steal<py::object>(std::exchange(call.context, nullptr));
@@ -86,7 +83,7 @@ bool call_all_soon(PyObject* self) {
 
 // False when it is done, or with an error set.
 bool cancel_with(PyObject* self, PyObject* why) {
-  AwaitedCall& call = of(self);
+  AwaitedCall& call = awaited_call(self);
   if (call.state != State::kPending) return false;
   call.state = State::kCancelled;
   call.why = Py_XNewRef(why);
@@ -112,7 +109,7 @@ PyObject* add_done_callback(PyObject* self, PyObject* const* args, Py_ssize_t co
     PyErr_SetString(PyExc_TypeError, "add_done_callback(fn, *, context=None) takes one callback");
     return nullptr;
   }
-  AwaitedCall& call = of(self);
+  AwaitedCall& call = awaited_call(self);
   const auto context = py::reinterpret_steal<py::object>(named == 1 && args[1] != Py_None ? Py_NewRef(args[1])
                                                                                           : PyContext_CopyCurrent());
   if (!context) return nullptr;
@@ -131,7 +128,7 @@ PyObject* add_done_callback(PyObject* self, PyObject* const* args, Py_ssize_t co
 
 // remove_done_callback(fn): how many there were.
 PyObject* remove_done_callback(PyObject* self, PyObject* callback) {
-  AwaitedCall& call = of(self);
+  AwaitedCall& call = awaited_call(self);
   const auto kept = py::reinterpret_steal<py::object>(PyList_New(0));
   if (!kept) return nullptr;
   Py_ssize_t removed = 0;
@@ -163,7 +160,7 @@ PyObject* await(PyObject* self) {
 
 // Hands itself to the task while the call runs, then returns the result.
 PySendResult send(PyObject* self, PyObject* /*value*/, PyObject** sent) {
-  AwaitedCall& call = of(self);
+  AwaitedCall& call = awaited_call(self);
   if (call.state != State::kPending) {
     *sent = result(self, nullptr);
     return *sent == nullptr ? PYGEN_ERROR : PYGEN_RETURN;
@@ -204,33 +201,29 @@ PyObject* throw_at(PyObject* self, PyObject* args) {
 }
 
 PyObject* close(PyObject* self, PyObject* /*unused*/) {
-  of(self).seen = true;
+  awaited_call(self).seen = true;
   if (!cancel_with(self, nullptr) && PyErr_Occurred() != nullptr) return nullptr;
   Py_RETURN_NONE;
 }
 
 PyObject* get_blocking(PyObject* self, void* /*unused*/) {
-  return PyBool_FromLong(of(self).blocking ? 1 : 0);
+  return PyBool_FromLong(awaited_call(self).blocking ? 1 : 0);
 }
 
 int set_blocking(PyObject* self, PyObject* value, void* /*unused*/) {
   const int blocking = value == nullptr ? 0 : PyObject_IsTrue(value);
   if (blocking < 0) return -1;
-  of(self).blocking = blocking != 0;
+  awaited_call(self).blocking = blocking != 0;
   return 0;
 }
 
 PyObject* get_why(PyObject* self, void* /*unused*/) {
-  return Py_NewRef(of(self).why == nullptr ? Py_None : of(self).why);
+  return Py_NewRef(awaited_call(self).why == nullptr ? Py_None : awaited_call(self).why);
 }
 
 template <class Function>
 PyCFunction as_method(Function* function) {
   return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
-}
-
-PyObject* import_from(const char* module, const char* name) {
-  return py::object(py::module_::import(module).attr(name)).release().ptr();
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "bindings/future_lock.h"
 #include "bindings/future_methods.h"
 #include "bindings/future_standard.h"
+#include "bindings/import_from.h"
 
 namespace torchpool {
 
@@ -160,10 +161,6 @@ int future_setattro(PyObject* self, PyObject* name, PyObject* value) {
 
 PyObject* future_new(PyTypeObject* type, PyObject* /*args*/, PyObject* /*kwargs*/) {
   return new_future(type);
-}
-
-PyObject* import_from(const char* module, const char* name) {
-  return py::object(py::module_::import(module).attr(name)).release().ptr();
 }
 
 }  // namespace

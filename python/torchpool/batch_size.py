@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 
 from torchpool.contract import Contract
+
+log = logging.getLogger("torchpool")
 
 # A batch should take about this long: short enough for the latency of those behind it, long enough to spread the cost
 # of a run. It gives 256 rows of a small LSTM, 32 of a small CNN and 8 texts of MiniLM, each near its best on a CPU.
@@ -41,6 +44,7 @@ def choose_first_batch(
         try:
             seconds = min(seconds or math.inf, _measure(run, sample, contract))
         except Exception:  # so many rows are too much for the model or its memory, which no caller asked for
+            log.info("a batch of %d rows cannot be measured", _MEASURED_ROWS, exc_info=True)
             return _MIN_ROWS
     exponent = round(math.log2(max(_TARGET_SECONDS / seconds, 1.0)))
     return int(min(max(2**exponent, _MIN_ROWS), _MAX_ROWS))

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import gc
 import itertools
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from asyncio_support import run, turns
 from support import (
     HANG,
     MARK,
@@ -35,16 +36,6 @@ import torchpool
 @pytest.fixture
 def predict() -> torchpool.Predictor:
     return torchpool.wrap(build(MarkerModule), example=row())
-
-
-def run(main: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(main, HANG))
-
-
-async def turns(count: int = 5) -> None:
-    """Lets the loop go round, which it cannot while it is blocked."""
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 def test_an_awaited_call_gives_the_models_own_result(predict: torchpool.Predictor) -> None:

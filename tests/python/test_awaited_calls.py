@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import uvloop
+from asyncio_support import plainly, run, turns
 from support import HANG, MARK, POISON, MarkerModule, Poisoned, assert_all_close, assert_close, build, eager, row
 
 import torchpool
@@ -21,16 +22,6 @@ import torchpool
 @pytest.fixture
 def predict() -> torchpool.Predictor:
     return torchpool.wrap(build(MarkerModule), example=row())
-
-
-def run(main: Coroutine[Any, Any, Any], new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> Any:
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(asyncio.wait_for(main, HANG))
-
-
-async def turns(count: int = 5) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 async def in_task_group(call: Coroutine[Any, Any, Any]) -> Any:
@@ -53,10 +44,6 @@ async def first_completed(call: Coroutine[Any, Any, Any]) -> Any:
 async def waited(call: Coroutine[Any, Any, Any]) -> Any:
     done, _ = await asyncio.wait({asyncio.create_task(call)})
     return done.pop().result()
-
-
-async def plainly(call: Coroutine[Any, Any, Any]) -> Any:
-    return await call
 
 
 WAYS: dict[str, Callable[[Any], Coroutine[Any, Any, Any]]] = {
@@ -197,7 +184,10 @@ def test_a_failure_that_nobody_asked_for_is_reported(predict: torchpool.Predicto
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-        predict.acall(no_such=1)  # type: ignore[unused-coroutine]
+        done = asyncio.Event()
+        predict.acall(no_such=1).add_done_callback(lambda _: done.set())  # type: ignore[attr-defined]
+        await done.wait()
+        await turns()
         gc.collect()
 
     run(main())

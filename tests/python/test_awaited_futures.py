@@ -6,24 +6,11 @@ import asyncio
 import collections.abc
 import contextvars
 import inspect
-from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from support import HANG, MARK, assert_all_close, assert_close, eager, row
-
-
-def run(main: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(main, HANG))
-
-
-async def turns(count: int = 5) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-async def plainly(call: Coroutine[Any, Any, Any]) -> Any:
-    return await call
+from asyncio_support import plainly, run, turns
+from support import MARK, assert_all_close, assert_close, eager, row
 
 
 def test_several_may_wait_for_one_call(hold: Any) -> None:
