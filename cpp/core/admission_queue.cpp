@@ -67,9 +67,9 @@ bool AdmissionQueue::admit_at_once_locked(const RequestPtr& request, Admission a
   auto producer = std::make_unique<Producer>(request, clock_, false);
   request->info.arrival = now;
   if (request->info.deadline != kNever) request->place_ = weak_from_this();
-  line_.push_back(producer.get());
+  line_.push_back(nullptr);  // first what may fail for want of memory
   if (request->mark_queued(stats_)) {
-    static_cast<void>(producer.release());  // the line's from now on
+    line_.back() = producer.release();
   } else {
     line_.pop_back();
   }
