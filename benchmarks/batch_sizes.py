@@ -1,8 +1,9 @@
 """The batch size that is learned beside every fixed one: `python -m benchmarks.batch_sizes [lstm cnn documents short]`.
 
 The same engine serves the same calls (tokenised beforehand) as fast as it can, in turns: with what it has learned, and
-with at most so many rows a batch for each power of two. The best of those, by its best of several passes, is then run
-once more, in pairs with what is learned: the least of many that are as good is the luckiest, and no measure of itself.
+with at most so many rows a batch for each power of two. The least of several passes tells which three fixed sizes are
+the best. As the least of many noisy times is too low to be a measure of itself, those three and what is learned then run
+again, in rounds that begin with another one each; what is learned is held against the worst of its three comparisons.
 """
 
 import argparse
@@ -15,8 +16,9 @@ from benchmarks.wanted import Figure, report
 
 WORKLOADS = ("lstm", "cnn", "documents", "short")
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-PASSES = 3
-PAIRS = 7
+PASSES = 4
+FINALISTS = 3
+ROUNDS = 8
 LEARN_SECONDS = 4.0
 PASS_SECONDS = 0.6
 LEARNED = 0  # in place of a size
@@ -31,8 +33,7 @@ def one_pass(loaded: Loaded, calls: int) -> float:
 @dataclass
 class Sizes:
     seconds: dict[int, float]  # a call, by size; 0 stands for what is learned
-    best: int  # of the fixed sizes
-    ratios: list[float]  # learned / best, by pair
+    ratios: dict[int, list[float]]  # learned / fixed, by size and round, of the best sizes
 
 
 def measure(name: str) -> Sizes:
@@ -45,8 +46,7 @@ def measure(name: str) -> Sizes:
 
     def with_size(size: int) -> float:
         loaded.predict._core.set_fixed_batches((size, 0.0) if size else None)
-        if size == LEARNED:
-            one_pass(loaded, max(64, calls // 4))  # the policy is a new one, the costs are known
+        one_pass(loaded, max(64, calls // 4))  # what is learned begins with a new policy, and known costs
         return one_pass(loaded, calls)
 
     best: dict[int, float] = {}
@@ -55,21 +55,31 @@ def measure(name: str) -> Sizes:
             if best.get(size, 0.0) > 1.5 * min(best.values(), default=float("inf")):
                 continue  # far off: not worth another pass
             best[size] = min(best.get(size, float("inf")), with_size(size))
-    fixed = min((size for size in best if size), key=lambda size: best[size])
-    ratios = [with_size(LEARNED) / with_size(fixed) for _ in range(PAIRS)]
+    finalists = sorted((size for size in best if size), key=lambda size: best[size])[:FINALISTS]
+    ratios: dict[int, list[float]] = {size: [] for size in finalists}
+    running = [LEARNED, *finalists]
+    for _ in range(ROUNDS):
+        taken = {size: with_size(size) for size in running}
+        for size in finalists:
+            ratios[size].append(taken[LEARNED] / taken[size])
+        running.append(running.pop(0))
     loaded.predict.close()
-    return Sizes(best, fixed, ratios)
+    return Sizes(best, ratios)
 
 
 def figures(name: str, found: Sizes) -> list[Figure]:
-    what = f"{name}: learned size / best fixed one ({found.best} rows), median of pairs"
-    return [Figure(what, statistics.median(found.ratios), 1.05)]
+    medians = {size: statistics.median(ratios) for size, ratios in found.ratios.items()}
+    worst = max(medians, key=lambda size: medians[size])
+    return [Figure(f"{name}: learned size / best fixed one ({worst} rows)", medians[worst], 1.05)]
 
 
 def describe_found(name: str, found: Sizes) -> str:
     shown = [f"{size or 'learned'}: {taken * 1e6:.1f}" for size, taken in found.seconds.items()]
-    pairs = f"learned / {found.best} in pairs: {min(found.ratios):.2f} .. {max(found.ratios):.2f}"
-    return f"{name}, us a call: {', '.join(shown)}; {pairs}"
+    again = [
+        f"{size}: {statistics.median(ratios):.2f} ({min(ratios):.2f} .. {max(ratios):.2f})"
+        for size, ratios in found.ratios.items()
+    ]
+    return f"{name}, us a call: {', '.join(shown)}; learned / fixed in rounds: {', '.join(again)}"
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """What the scheduling is to reach, all of it: `python -m benchmarks.scheduling [load batch_sizes ...]`.
 
 Each part is a module that can also be run alone; benchmarks.serving, beside other serving layers, is apart: it needs
-them. About seven minutes on two idle cores.
+them. About nine minutes on two idle cores.
 """
 
 from typing import Any

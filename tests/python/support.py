@@ -186,7 +186,9 @@ def run_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
 
 def run_python(source: str, *, timeout: float = HANG) -> subprocess.CompletedProcess[str]:
     """Runs a program that may import this module in an interpreter of its own; one that hangs shows its stacks."""
-    program = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}\n{textwrap.dedent(source)}"
+    # A shell that starts the tests in the background has them, and what they start, ignore Ctrl-C.
+    first = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program = f"{first}sys.path[:0] = {[p for p in sys.path if p]!r}\n{textwrap.dedent(source)}"
     command = [sys.executable, "-X", "faulthandler", "-c", program]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:

@@ -220,7 +220,6 @@ def test_a_program_that_ends_while_it_captures_ends_at_once_and_takes_the_child_
         import os, signal, sys, threading
         from support import *
         from torchpool import capture_process
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         reader, writer = os.pipe()
         capture_process._let_go = lambda keep: os.write(writer, b"%d" % os.getpid())
         capture_process._answer = lambda source: threading.Event().wait()

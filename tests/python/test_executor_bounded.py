@@ -213,7 +213,6 @@ def test_views_share_the_bound(make_executor: Any, gate: Gate) -> None:
 
 CTRL_C = """
 from executor_support import wait_until_asleep
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background has it ignored
 executor = ThreadPoolExecutor(1, queue_size=1)
 gate, entered = threading.Event(), threading.Event()
 executor.submit(lambda: (entered.set(), gate.wait(HANG)))

@@ -220,7 +220,6 @@ print("end")
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
 INTERRUPTED = """
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background has it ignored
 def interrupt(started):
     started.wait(HANG)
     threading.Event().wait(0.05)  # by then the main thread most likely waits

@@ -10,8 +10,6 @@ PRELUDE = """
 import asyncio, atexit, concurrent.futures, gc, os, signal, sys, threading, traceback
 from support import *
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background has it ignored
-
 def interrupt_when(condition):
     def work():
         while not condition():
