@@ -2,7 +2,7 @@
 
 The same engine serves the same calls (tokenised beforehand) as fast as it can, in turns: with what it has learned, and
 with at most so many rows a batch for each power of two. The least of several passes tells which three fixed sizes are
-the best. As the least of many noisy times is too low to be a measure of itself, those three and what is learned then run
+the best. As the least of many noisy times is too low to be a measure of itself, those three and what is learned run
 again, in rounds that begin with another one each; what is learned is held against the worst of its three comparisons.
 """
 
