@@ -1,7 +1,7 @@
 """The plain loop, thread pools and torchpool on every workload: `make demo` and `make bench`.
 
 python -m benchmarks.run --demo      a few rounds, the table only
-python -m benchmarks.run --json      more rounds, then benchmarks.graph, benchmarks.pool and benchmarks.scheduling,
+python -m benchmarks.run --json      more rounds, then benchmarks.graph, benchmarks.executor and benchmarks.scheduling,
                                      and a file under benchmarks/results/
 """
 
@@ -12,13 +12,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import graph, machine, pool, scheduling
-from benchmarks.compare import Result, compare
-from benchmarks.contenders import BASELINES, BENCH_ONLY, LABELS, NAIVE, TORCHPOOL, YARDSTICKS, offered
-from benchmarks.parts import measure
-from benchmarks.peers import PEERS
-from benchmarks.wanted import table as wanted_table
-from benchmarks.workloads import WORKLOADS
+from benchmarks.executor import __main__ as pool
+from benchmarks.graph import __main__ as graph
+from benchmarks.harness import machine
+from benchmarks.harness.compare import Result, compare
+from benchmarks.harness.contenders import BASELINES, BENCH_ONLY, LABELS, NAIVE, TORCHPOOL, YARDSTICKS, offered
+from benchmarks.harness.parts import measure
+from benchmarks.harness.peers import PEERS
+from benchmarks.harness.wanted import table as wanted_table
+from benchmarks.harness.workloads import WORKLOADS
+from benchmarks.scheduling import __main__ as scheduling
 
 RESULTS = Path(__file__).parent / "results"
 TITLES = {
@@ -84,7 +87,7 @@ def main() -> int:
     )
     parser.add_argument("--parts", nargs="*", choices=graph.PARTS, help="of benchmarks.graph; with --json all of them")
     parser.add_argument(
-        "--pool", nargs="*", choices=pool.PARTS, help="parts of benchmarks.pool; with --json all of them"
+        "--pool", nargs="*", choices=pool.PARTS, help="parts of benchmarks.executor; with --json all of them"
     )
     parser.add_argument("--rounds", type=int, help="the same number of rounds for every workload")
     parser.add_argument(

@@ -25,7 +25,12 @@ SYSTEM_HEADERS = {
     *("sys/syscall.h", "sys/stat.h", "sys/types.h"),
 }
 # Which of our own folders each layer may include from.
-MAY_INCLUDE = {"core": {"core"}, "predict": {"core", "predict"}, "bindings": {"core", "predict", "bindings"}}
+MAY_INCLUDE = {
+    "core": {"core"},
+    "predict": {"core", "predict"},
+    "bindings": {"core", "predict", "bindings", "lab"},
+    "lab": {"core", "predict", "bindings", "lab"},
+}
 
 
 def tracked_files() -> list[Path]:
@@ -63,9 +68,9 @@ def layer_faults(path: Path, text: str) -> list[str]:
             faults.append(f"{name}: {layer} may not include {header}")
         elif layer == "core" and top != "core" and not allowed_in_core(header):
             faults.append(f"{name}: core may include the standard library only, not {header}")
-        elif layer != "bindings" and PYTHON_HEADERS.match(header):
+        elif layer not in ("bindings", "lab") and PYTHON_HEADERS.match(header):
             faults.append(f"{name}: only bindings may include {header}")
-    if layer != "bindings":
+    if layer not in ("bindings", "lab"):
         words = set(PYTHON_WORDS.findall(COMMENT.sub("", text)))
         faults += [f"{name}: only bindings may name {word}" for word in sorted(words)]
     return faults

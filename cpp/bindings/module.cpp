@@ -1,14 +1,14 @@
 // The extension module: what Python sees, in the order that a call meets it.
-#include "bindings/awaited_call.h"
-#include "bindings/bind_executor.h"
-#include "bindings/bind_graph.h"
-#include "bindings/bind_simulator.h"
-#include "bindings/bound_predictor.h"
-#include "bindings/bound_runtime.h"
-#include "bindings/errors.h"
-#include "bindings/fork.h"
-#include "bindings/module_watch.h"
-#include "bindings/pending.h"
+#include "bindings/awaited/awaited_call.h"
+#include "bindings/call/pending.h"
+#include "bindings/executor/bind_executor.h"
+#include "bindings/graph/bind_graph.h"
+#include "bindings/graph/module_watch.h"
+#include "bindings/interpreter/bound_runtime.h"
+#include "bindings/interpreter/errors.h"
+#include "bindings/interpreter/fork.h"
+#include "bindings/predictor/bound_predictor.h"
+#include "lab/bind_simulator.h"
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The C++ core of torchpool. Private: use the torchpool package.";

@@ -3,12 +3,12 @@
 from torchpool import _compatibility as _compatibility  # first: says why the extension cannot be loaded
 from torchpool._build_info import VERSION as __version__
 from torchpool._core import Closed, QueueFull
-from torchpool.contract import Contract
-from torchpool.executor import ThreadPoolExecutor
-from torchpool.predictor import Predictor
-from torchpool.report import Explanation
-from torchpool.runtime import Runtime, default_runtime
-from torchpool.wrap import wrap
+from torchpool.contract.contract import Contract
+from torchpool.executor.executor import ThreadPoolExecutor
+from torchpool.insight.explanation import Explanation
+from torchpool.predictor.predictor import Predictor
+from torchpool.predictor.wrap import wrap
+from torchpool.runtime.runtime import Runtime, default_runtime
 
 __all__ = [
     "Closed",

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from torchpool.program import Lowered
+from torchpool.capture.program import Lowered
 
 torch_version: str
 

@@ -14,7 +14,7 @@ from typing import Any
 from support import HANG, Gate, run_python
 
 import torchpool
-from torchpool.timer import default_timer
+from torchpool.executor.timer import default_timer
 
 STANDARD = concurrent.futures.ThreadPoolExecutor
 SOON = 0.02  # seconds; a deadline that is to pass

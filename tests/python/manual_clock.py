@@ -6,7 +6,7 @@ import threading
 
 from support import HANG
 
-from torchpool.timer import Clock
+from torchpool.executor.timer import Clock
 
 
 class ManualClock(Clock):

@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchpool import _core, arguments, shape_checks, tree
-from torchpool.capture import Graph, capture
-from torchpool.capture_source import Source
-from torchpool.contract import Contract
-from torchpool.lower import lower
-from torchpool.probe import probe
-from torchpool.program import Lowered
+from torchpool import _core
+from torchpool.call import arguments, tree
+from torchpool.capture.export import Graph, capture
+from torchpool.capture.lower import lower
+from torchpool.capture.program import Lowered
+from torchpool.capture.source import Source
+from torchpool.contract import shape_checks
+from torchpool.contract.contract import Contract
+from torchpool.contract.probe.probe import probe
 
 Leaves = list[torch.Tensor]
 

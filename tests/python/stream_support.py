@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from support import MARK, Held, row
 
-from torchpool.calls import Calls
-from torchpool.map_stream import MapStream
+from torchpool.executor.map_stream import MapStream
+from torchpool.predictor.calls import Calls
 
 
 def mapped(calls: Calls, *iterables: Any, **options: Any) -> tuple[MapStream, Generator[Any, None, None]]:

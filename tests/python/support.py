@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from benchmarks.models import LSTMClassifier as LSTMClassifier
-from benchmarks.models import SimpleCNN as SimpleCNN
-from benchmarks.models import build as build
+from benchmarks.harness.models import LSTMClassifier as LSTMClassifier
+from benchmarks.harness.models import SimpleCNN as SimpleCNN
+from benchmarks.harness.models import build as build
 from torch import nn
 
 import torchpool

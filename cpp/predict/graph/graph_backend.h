@@ -6,13 +6,13 @@
 #include <string>
 #include <vector>
 
-#include "core/mutex.h"
-#include "predict/backend.h"
-#include "predict/call_request.h"
+#include "core/sync/mutex.h"
+#include "predict/backends/backend.h"
+#include "predict/batch/call_request.h"
 #include "predict/graph/interpreter.h"
 #include "predict/graph/packed_weight.h"
-#include "predict/weight_state.h"
-#include "predict/weight_watch.h"
+#include "predict/weights/weight_state.h"
+#include "predict/weights/weight_watch.h"
 
 namespace torchpool::graph {
 

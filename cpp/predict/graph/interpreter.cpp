@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "core/error.h"
+#include "core/sync/error.h"
 
 namespace torchpool::graph {
 

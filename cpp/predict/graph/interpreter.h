@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/clock.h"
+#include "core/sync/clock.h"
 #include "predict/graph/program.h"
 
 namespace torchpool::graph {

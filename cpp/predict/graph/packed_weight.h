@@ -9,7 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "core/mutex.h"
+#include "core/sync/mutex.h"
 #include "predict/graph/fold.h"
 #include "predict/graph/interpreter.h"
 

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <utility>
 
-#include "core/error.h"
+#include "core/sync/error.h"
 #include "predict/graph/guard.h"
 
 namespace torchpool::graph {

@@ -14,8 +14,8 @@
 #include <utility>
 #include <vector>
 
-#include "core/runtime.h"
-#include "core/stats.h"
+#include "core/schedule/runtime.h"
+#include "core/schedule/stats.h"
 
 namespace torchpool::testing {
 

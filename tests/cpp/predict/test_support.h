@@ -7,9 +7,9 @@
 #include <memory>
 #include <vector>
 
-#include "core/runtime.h"
-#include "predict/call_request.h"
-#include "predict/contract.h"
+#include "core/schedule/runtime.h"
+#include "predict/batch/call_request.h"
+#include "predict/batch/contract.h"
 
 namespace torchpool::testing {
 

@@ -1,0 +1,74 @@
+#include "bindings/call/ambient.h"
+
+#include <ATen/PythonTorchFunctionTLS.h>
+#include <ATen/autocast_mode.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
+
+namespace torchpool {
+
+namespace {
+
+std::uint64_t mix(std::uint64_t key, std::uint64_t value) {
+  key ^= value + 0x9e3779b97f4a7c15ULL + (key << 6) + (key >> 2);
+  return key * 0xff51afd7ed558ccdULL;
+}
+
+std::uint64_t autocast_key() {
+  std::uint64_t key = 0;
+  for (const auto device : {at::kCPU, at::kCUDA}) {
+    if (at::autocast::is_autocast_enabled(device)) {
+      key = mix(key + 1, static_cast<std::uint64_t>(device) * 256 +
+                             static_cast<std::uint64_t>(at::autocast::get_autocast_dtype(device)));
+    }
+  }
+  return key;
+}
+
+// Values are compared by identity: the captured context keeps them alive, so that an address is not used twice while a
+// request with it waits.
+std::uint64_t context_key(const py::object& context) {
+  std::uint64_t key = 1;
+  for (const py::handle item : context.attr("items")()) {
+    key += mix(reinterpret_cast<std::uintptr_t>(PyTuple_GET_ITEM(item.ptr(), 0)),
+               reinterpret_cast<std::uintptr_t>(PyTuple_GET_ITEM(item.ptr(), 1)));  // a sum: order does not count
+  }
+  return key;
+}
+
+}  // namespace
+
+Ambient capture_ambient() {
+  Ambient ambient;
+  ambient.must_run_here = at::impl::PythonTorchFunctionTLS::stack_len() > 0 ||
+                          c10::impl::TorchDispatchModeTLS::stack_len() > 0 ||
+                          c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
+  ambient.torch_key = autocast_key();
+  ambient.merge_key = ambient.torch_key;
+  auto context = py::reinterpret_steal<py::object>(PyContext_CopyCurrent());
+  if (!context) throw py::error_already_set();
+  const bool has_variables = PyObject_Length(context.ptr()) > 0;
+  if (ambient.torch_key == 0 && !has_variables) return ambient;
+  auto state = std::make_shared<PyAmbientState>();
+  if (has_variables) {
+    ambient.merge_key = mix(ambient.merge_key, context_key(context));
+    state->context = make_ref(std::move(context));
+  }
+  ambient.state = std::move(state);
+  return ambient;
+}
+
+AmbientScope::AmbientScope(const AmbientState* state) : torch_(state) {
+  const auto* captured = static_cast<const PyAmbientState*>(state);
+  // Always a context of its own: what a model sets in one must not be seen by the next caller's.
+  context_ = captured != nullptr && captured->context ? py::object(borrow(captured->context).attr("copy")())
+                                                      : py::reinterpret_steal<py::object>(PyContext_New());
+  if (!context_ || PyContext_Enter(context_.ptr()) != 0) throw py::error_already_set();
+}
+
+AmbientScope::~AmbientScope() {
+  if (context_ && PyContext_Exit(context_.ptr()) != 0) PyErr_WriteUnraisable(context_.ptr());
+}
+
+}  // namespace torchpool

@@ -1,0 +1,89 @@
+#include "bindings/call/pending.h"
+
+#include <algorithm>
+
+#include "bindings/executor/pool_worker.h"
+#include "bindings/predictor/python_backend.h"
+#include "core/sync/error.h"
+
+namespace torchpool {
+
+bool cancel_in(const std::weak_ptr<Channel>& weak, CallRequest& request) noexcept {
+  std::shared_ptr<Channel> channel = weak.lock();
+  if (!channel) return false;
+  const bool cancelled = channel->cancel(request);
+  const GilRelease release;  // its other owner may have let go meanwhile: see Pending::channel_
+  channel.reset();
+  return cancelled;
+}
+
+Pending Pending::failed(py::object error) {
+  Pending pending{py::none()};
+  pending.error_ = std::move(error);
+  return pending;
+}
+
+bool wait_for(CallRequest& request, const std::weak_ptr<Channel>& channel, TimePoint until) {
+  if (request.done()) return true;
+  const ParkedTask parked;
+  const bool slices = handles_signals();
+  for (;;) {
+    const TimePoint slice = slices ? std::min(until, signal_slice()) : until;
+    bool resolved = false;
+    {
+      const GilRelease release;
+      resolved = request.wait_until(own_parker(), slice);
+    }
+    if (resolved) return true;
+    if (slices && PyErr_CheckSignals() != 0) {
+      cancel_in(channel, request);
+      throw py::error_already_set();
+    }
+    if (Clock::steady().now() >= until) return request.done();
+  }
+}
+
+py::object take_result(const CallRequest& request) {
+  if (request.error()) raise_to_python(request.error());
+  if (request.object) return borrow(request.object);
+  return static_cast<const PyResultForm&>(*request.result_form).rebuild(request.outputs);
+}
+
+bool Pending::cancel() noexcept {
+  if (!request_) return false;
+  return cancel_in(channel_, *request_) || request_->state() == RequestState::kCancelled;
+}
+
+bool Pending::wait(std::optional<double> timeout) {
+  if (!request_) return true;
+  return wait_for(*request_, channel_, timeout ? after_seconds(*timeout) : kNever);
+}
+
+py::object Pending::get() {
+  wait(std::nullopt);
+  return result();
+}
+
+py::object Pending::result() {
+  if (error_) {
+    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error_.ptr())), error_.ptr());
+    throw py::error_already_set();
+  }
+  if (!request_) return ready_;
+  if (!request_->done()) throw Error("the request is not done; wait() for it first");
+  return take_result(*request_);
+}
+
+void register_pending(py::module_& module) {
+  py::class_<Pending>(module, "Pending", "A submitted call.")
+      .def_property_readonly("ready", &Pending::ready)
+      .def("done", &Pending::done)
+      .def("running", &Pending::running)
+      .def("cancelled", &Pending::cancelled)
+      .def("cancel", &Pending::cancel)
+      .def("wait", &Pending::wait, py::arg("timeout") = py::none())
+      .def("get", &Pending::get)
+      .def("result", &Pending::result);
+}
+
+}  // namespace torchpool

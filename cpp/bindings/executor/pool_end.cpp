@@ -1,0 +1,138 @@
+// How a pool and its tasks end other than by being run: deadlines, shutdown, a failed initializer, forks.
+#include <limits>
+
+#include "bindings/executor/future_methods.h"
+#include "bindings/executor/future_standard.h"
+#include "bindings/executor/pool.h"
+#include "bindings/executor/pool_worker.h"
+
+namespace torchpool {
+
+// All waiting tasks, with the queue's references.
+std::vector<FutureFields*> Pool::remove_all() {
+  std::vector<FutureFields*> all;
+  all.reserve(queue_.size());
+  while (FutureFields* task = queue_.pop()) {
+    if (task->extra != nullptr) task->extra->timed = false;
+    all.push_back(task);
+  }
+  due_.clear();
+  return all;
+}
+
+double Pool::expire() {
+  const TimePoint now = Clock::steady().now();
+  const auto error = [] {
+    return py::reinterpret_steal<py::object>(
+        PyObject_CallFunction(PyExc_TimeoutError, "s", "the task had not started by its deadline"));
+  };
+  while (!due_.empty() && due_.begin()->first <= now) {
+    FutureFields& task = *due_.begin()->second;
+    PyObject* future = object_of(&task);
+    remove(task);
+    if (fail_future(future, error().ptr())) ++counts_.expired;
+    Py_DECREF(future);
+  }
+  if (due_.empty()) return std::numeric_limits<double>::infinity();
+  return std::chrono::duration<double>(due_.begin()->first.time_since_epoch()).count();
+}
+
+void Pool::drain_and_stop() {
+  stopping_ = true;
+  wake_all();
+  wake_producers();
+}
+
+void Pool::shut_down(bool cancel_waiting) {
+  shut_down_ = true;
+  if (cancel_waiting) {
+    for (FutureFields* task : remove_all()) {
+      ++counts_.cancelled;
+      if (!cancel_unqueued(object_of(task))) PyErr_WriteUnraisable(object_of(task));
+      Py_DECREF(object_of(task));
+    }
+  }
+  wake_all();
+  wake_producers();
+}
+
+void Pool::mark_broken(const std::string& why) {
+  broken_ = why;
+  for (FutureFields* task : remove_all()) {
+    PyObject* future = object_of(task);
+    const auto error =
+        py::reinterpret_steal<py::object>(PyObject_CallFunction(standard.broken_pool, "s", broken_.c_str()));
+    if (fail_future(future, error.ptr())) ++counts_.failed;
+    Py_DECREF(future);
+  }
+  wake_producers();
+}
+
+void Pool::resize(PyObject* executor, int max_workers) {
+  staff_.max_workers = max_workers;
+  wake_all();  // those that are too many leave
+  while (queue_.size() > static_cast<std::size_t>(staff_.idle) + on_their_way() &&
+         staff_.hire(queue_.size()) == Hire::kSpawn) {
+    if (!spawn_or_go_on(executor)) throw py::error_already_set();
+  }
+}
+
+void Pool::start(PyObject* executor) {
+  if (staff_.threads == 0 && !spawn(executor)) throw py::error_already_set();
+}
+
+namespace {
+
+// In a forked child: locks may be held by threads that are gone, and callbacks tell event loops of the parent's. What
+// the task would have run with, and whom it would have told, is never given back: it is the parent's, and a finalizer,
+// of a connection say, would act on it.
+void fail_after_fork(FutureFields& task, const py::object& make_exception) {
+  PyObject* future = object_of(&task);
+  task.value = nullptr;
+  task.args = nullptr;
+  task.waiters = nullptr;  // on stacks of threads that are gone
+  if (task.extra != nullptr) {
+    task.extra->callbacks = nullptr;
+    task.extra->standard_waiters = nullptr;
+    task.extra->lock_owner = 0;
+    task.extra->lock_depth = 0;
+    task.extra->lock_waiters = nullptr;
+  }
+  if (task.ordinary) {
+    const py::handle self(future);
+    for (const char* name : {"_condition", "_waiters", "_done_callbacks"}) py::object(self.attr(name)).release();
+    self.attr("_condition") = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(standard.condition));
+    self.attr("_waiters") = py::list();
+    self.attr("_done_callbacks") = py::list();
+  }
+  const py::object exception = make_exception();
+  fail_future(future, exception.ptr());
+}
+
+}  // namespace
+
+void Pool::after_fork(const py::object& make_exception) {
+  ++generation_;
+  const PoolWorker* survivor = PoolWorker::current();
+  for (FutureFields* task : remove_all()) {
+    fail_after_fork(*task, make_exception);
+    Py_DECREF(object_of(task));
+  }
+  for (PoolWorker* worker : workers_) {
+    if (worker == survivor) continue;
+    for (FutureFields* task : worker->running()) fail_after_fork(*task, make_exception);
+  }
+  idle_.clear();
+  workers_.clear();
+  awaited_.clear();
+  producers_.clear();
+  granted_ = 0;
+  waking_ = nullptr;
+  Staffing fresh;
+  fresh.max_workers = staff_.max_workers;
+  fresh.overlap = staff_.overlap;
+  staff_ = fresh;
+  counts_ = {};
+}
+
+}  // namespace torchpool

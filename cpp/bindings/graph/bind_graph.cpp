@@ -1,0 +1,96 @@
+#include <malloc.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include "bindings/graph/bind_graph.h"
+#include "bindings/graph/graph_from_python.h"
+#include "predict/batch/thread_scope.h"
+#include "predict/graph/graph_backend.h"
+
+namespace torchpool {
+
+namespace {
+
+std::vector<at::Tensor> tensors_from(const py::iterable& values) {
+  std::vector<at::Tensor> tensors;
+  for (const py::handle value : values) {
+    if (!THPVariable_Check(value.ptr())) throw py::type_error("expected a tensor");
+    tensors.push_back(THPVariable_Unpack(value.ptr()));
+  }
+  return tensors;
+}
+
+py::list list_of(const std::vector<at::Tensor>& tensors) {
+  py::list list(tensors.size());
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    list[i] = py::reinterpret_steal<py::object>(THPVariable_Wrap(tensors[i]));
+  }
+  return list;
+}
+
+std::shared_ptr<graph::GraphBackend> make_backend(const py::object& packed, const py::object& plain) {
+  auto weights = tensors_from(packed.attr("weights"));
+  auto packed_program = program_from_python(packed);
+  auto plain_program = program_from_python(plain);
+  const GilRelease release;
+  return std::make_shared<graph::GraphBackend>(std::move(packed_program), std::move(plain_program), std::move(weights),
+                                               GilReclaimer::instance());
+}
+
+py::list run(const graph::GraphBackend& self, const py::iterable& leaves, bool plain) {
+  std::vector<at::Tensor> inputs = tensors_from(leaves);
+  std::vector<at::Tensor> outputs;
+  {
+    std::vector<at::Tensor> detached;
+    detached.reserve(inputs.size());
+    for (const at::Tensor& input : inputs) detached.push_back(input.detach());
+    const GilRelease release;
+    outputs = self.run_leaves(std::move(detached), plain, nullptr);
+  }
+  for (at::Tensor& output : outputs) output = output.clone();  // outside of inference mode: an ordinary tensor
+  return list_of(outputs);
+}
+
+py::list profile(const graph::GraphBackend& self, const py::iterable& leaves, int runs, bool plain) {
+  const std::vector<at::Tensor> inputs = tensors_from(leaves);
+  graph::Profile profile(self.program(plain).body.size());
+  {
+    const GilRelease release;
+    const IntraOpScope as_one_of_many_workers(1);
+    for (int i = 0; i < runs; ++i) self.run_leaves(inputs, plain, &profile);
+  }
+  py::list rows;
+  for (std::size_t i = 0; i < profile.ns.size(); ++i) {
+    rows.append(py::make_tuple(self.program(plain).body[i].name,
+                               static_cast<double>(profile.ns[i]) * 1e-9 / static_cast<double>(profile.runs)));
+  }
+  return rows;
+}
+
+}  // namespace
+
+void register_graph(py::module_& module) {
+  module.def(
+      "trim_heap",
+      [] {
+        const GilRelease release;
+        malloc_trim(0);
+      },
+      "Gives memory that is free back to the system.");
+  py::class_<graph::GraphBackend, std::shared_ptr<graph::GraphBackend>>(
+      module, "GraphBackend", "A captured graph of a module, with its weights prepared.")
+      .def(py::init(&make_backend), py::arg("packed"), py::arg("plain"))
+      .def("run", &run, py::arg("leaves"), py::arg("plain") = false)
+      .def("profile", &profile, py::arg("leaves"), py::arg("runs") = 1, py::arg("plain") = false)
+      .def(
+          "text", [](const graph::GraphBackend& self, bool plain) { return self.program(plain).text; },
+          py::arg("plain") = false);
+  module.def(
+      "packed_weights",
+      [] {
+        const auto usage = graph::PackedWeights::of_this_process().usage();
+        return py::make_tuple(usage.count, usage.bytes);
+      },
+      "How many packed weights the process holds, each once for all graphs that read it, and their bytes.");
+}
+
+}  // namespace torchpool

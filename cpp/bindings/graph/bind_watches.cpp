@@ -1,0 +1,50 @@
+#include <torch/csrc/utils/pybind.h>
+
+#include "bindings/graph/module_watch.h"
+#include "predict/weights/weight_watch.h"
+
+namespace torchpool {
+
+namespace {
+
+const char* to_string(WeightChange change) noexcept {
+  return change == WeightChange::kSame ? "same" : change == WeightChange::kValues ? "values" : "meta";
+}
+
+py::object text_or_none(const Change& change) {
+  return change ? py::object(py::str(change.text)) : py::none();
+}
+
+// A watch with the fingerprint that it compares with.
+class BoundWeightWatch {
+ public:
+  explicit BoundWeightWatch(std::vector<at::Tensor> weights) : watch_(std::move(weights)), before_(watch_.take()) {}
+
+  const char* look() const {
+    const WeightChange change = watch_.form_change();
+    if (change != WeightChange::kSame) return to_string(change);
+    return to_string(watch_.same(before_) ? WeightChange::kSame : WeightChange::kValues);
+  }
+
+ private:
+  WeightWatch watch_;
+  WeightFingerprint before_;
+};
+
+}  // namespace
+
+void register_watches(py::module_& module) {
+  py::class_<ModuleWatch>(module, "ModuleWatch", "Sees what happens to modules between calls.")
+      .def(py::init<const py::list&>(), py::arg("modules"))
+      .def("look", [](ModuleWatch& self) { return text_or_none(self.look()); })
+      .def("kind", [](ModuleWatch& self) { return to_string(self.look().kind); })
+      .def("rebase", &ModuleWatch::rebase)
+      .def("rebase_after_run", [](ModuleWatch& self) { return text_or_none(self.rebase_after_run()); })
+      .def_property_readonly("volatile_names", &ModuleWatch::volatile_names)
+      .def_property_readonly("stamps", &ModuleWatch::stamps);
+  py::class_<BoundWeightWatch>(module, "WeightWatch", "Sees what happens to the contents of weights.")
+      .def(py::init<std::vector<at::Tensor>>(), py::arg("weights"))
+      .def("look", &BoundWeightWatch::look);
+}
+
+}  // namespace torchpool

@@ -1,0 +1,38 @@
+#include "bindings/graph/module_watch.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace torchpool {
+
+Change ModuleWatch::summary(const std::vector<Difference>& differences) {
+  constexpr std::size_t kMaxTexts = 3;
+  Change change;
+  for (const Difference& difference : differences) change.kind = std::max(change.kind, difference.kind);
+  std::size_t told = 0;
+  std::size_t more = 0;
+  for (const Difference& difference : differences) {
+    if (difference.kind != change.kind || told == kMaxTexts) {
+      ++more;
+      continue;
+    }
+    if (told++ != 0) change.text += "; ";
+    change.text += difference.subject + " " + difference.what;
+  }
+  if (more != 0) change.text += "; and " + std::to_string(more) + " more";
+  return change;
+}
+
+Change ModuleWatch::accept(int Counts::* count, int most) {
+  const std::vector<Difference> differences = state_.differences(volatile_);
+  if (differences.empty()) return {};
+  for (const Difference& difference : differences) {
+    int& times = counts_[difference.subject].*count;
+    if (++times >= most && volatile_.insert(difference.subject).second) volatile_names_.push_back(difference.subject);
+  }
+  // The old state dies last: what it held may run code of its own when it is dropped.
+  ModuleState before = std::exchange(state_, ModuleState(roots_, volatile_));
+  return summary(differences);
+}
+
+}  // namespace torchpool

@@ -1,0 +1,106 @@
+#include "bindings/interpreter/bound_runtime.h"
+
+#include <thread>
+#include <vector>
+
+#include "bindings/interpreter/waiting.h"
+#include "core/machine/topology.h"
+#include "core/sync/mutex.h"
+
+namespace torchpool {
+
+BoundRuntime::BoundRuntime(int workers, py::object notify_futures, py::object notify_loops)
+    : futures_(std::make_shared<Resolver>(std::move(notify_futures))),
+      loops_(std::make_shared<Resolver>(std::move(notify_loops))) {
+  RuntimeOptions options;
+  options.workers = workers;
+  options.interpreter.gate = &GilGate::shared();
+  options.interpreter.stop = [](int /*worker*/) { GilGate::stop_thread(); };
+  core_ = std::make_unique<Runtime>(std::move(options));
+}
+
+namespace {
+
+struct Reaped {
+  Mutex mutex;
+  std::vector<std::thread> threads TP_GUARDED_BY(mutex);
+};
+
+Reaped& reaped() {
+  static auto* all = new Reaped;
+  return *all;
+}
+
+}  // namespace
+
+BoundRuntime::~BoundRuntime() {
+  if (!Runtime::on_worker_thread() && !Resolver::on_resolver_thread()) {
+    close();
+    return;
+  }
+  Reaped& all = reaped();
+  const MutexLock lock(all.mutex);
+  all.threads.emplace_back([core = std::move(core_), futures = futures_, loops = loops_] {
+    core->close();
+    futures->close();
+    loops->close();
+  });
+}
+
+void join_reaped_runtimes() {
+  std::vector<std::thread> threads;
+  {
+    Reaped& all = reaped();
+    const MutexLock lock(all.mutex);
+    threads.swap(all.threads);
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+void BoundRuntime::close() {
+  closed_ = true;
+  const GilRelease release;
+  core_->close();
+  futures_->close();
+  loops_->close();
+}
+
+void register_runtime(py::module_& module) {
+  py::class_<BoundRuntime, std::shared_ptr<BoundRuntime>>(module, "Runtime", "Workers and cores of a process.")
+      .def(py::init<int, py::object, py::object>(), py::arg("workers"), py::arg("notify_futures"),
+           py::arg("notify_loops"))
+      .def_property_readonly("workers", [](BoundRuntime& runtime) { return runtime.core().workers(); })
+      .def_property_readonly("cores_per_batch", [](BoundRuntime& runtime) { return runtime.core().cores_per_batch(); })
+      .def(
+          "resize",
+          [](BoundRuntime& runtime, int workers, int cores_per_batch) {
+            const GilRelease release;
+            runtime.core().resize(workers, cores_per_batch);
+          },
+          py::arg("workers"), py::arg("cores_per_batch"))
+      .def("forbid_inline", &BoundRuntime::forbid_inline)
+      .def_property_readonly("running_here", [](BoundRuntime& runtime) { return runtime.running_here().load(); })
+      .def("close", &BoundRuntime::close);
+  module.def("join_reaped_runtimes", [] {
+    const GilRelease release;
+    join_reaped_runtimes();
+  });
+  module.def("after_fork_in_child", [] {
+    set_main_thread();
+    set_up_spinning();
+    GilReclaimer::instance().after_fork_in_child();
+  });
+  module.def(
+      "leak", [](const py::object& object) { object.inc_ref(); },
+      "Keeps an object for ever: one whose threads did not survive a fork can be neither used nor destroyed.");
+  module.def("usable_cores", [] { return usable_cores(read_topology()); });
+  module.def("describe_topology", [] { return read_topology().describe(); });
+  module.def(
+      "on_worker_thread",
+      [] {
+        return Runtime::on_worker_thread() || Resolver::on_resolver_thread() || InlineLease::held_by_this_thread();
+      },
+      "True on a thread that must not wait for another call: a worker, or one that runs callbacks.");
+}
+
+}  // namespace torchpool

@@ -1,0 +1,98 @@
+// The interpreter's lock: who holds it, and who drops what needs it. No other folder names it.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <vector>
+
+#include "core/schedule/task.h"
+#include "predict/batch/call_request.h"
+
+namespace torchpool {
+
+namespace py = pybind11;
+
+// A reference to a Python object that may be dropped by any thread: without the lock it is put by until a thread that
+// holds the lock comes by.
+using PyRef = std::shared_ptr<void>;
+PyRef make_ref(py::object object);
+py::object borrow(const PyRef& ref);  // requires the lock
+
+// Note [Who drops an input]: what was put by, for tensors and objects alike.
+class GilReclaimer : public Reclaimer {
+ public:
+  static GilReclaimer& instance();
+  void reclaim(std::vector<at::Tensor> tensors) noexcept override;
+  void reclaim(PyObject* object) noexcept;
+  // Drops what was put by. Requires the lock; costs one relaxed load when there is nothing.
+  void drain();
+  // Another thread may have held the mutex at the fork: starts afresh.
+  void after_fork_in_child();
+
+ private:
+  struct State;
+  GilReclaimer();
+  State* state_;  // never freed: workers may still come by while the process exits
+};
+
+// Holds the lock on an interpreter worker. A worker keeps one thread state for its life, so threading.local data and
+// the cost of making it are paid once.
+class GilGate : public LaneGate {
+ public:
+  void enter() override;
+  void leave() noexcept override;
+  // Has no state of its own: one for all runtimes, never destroyed.
+  static GilGate& shared();
+  static void stop_thread();  // gives the thread state back; for the lane's stop hook and other native threads
+};
+
+// For what Python calls by a C function pointer: C++ exceptions become Python's.
+template <class Body>
+PyObject* guarded(Body&& body) {
+  try {
+    return body();
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+// Lets go of the lock for a scope. Unlike pybind11's, safe on a daemon thread that outlives the interpreter: CPython
+// ends such a thread when it asks for the lock again, by an unwinding that no destructor survives; it sleeps instead,
+// as CPython itself does from 3.14 on.
+class GilRelease {
+ public:
+  GilRelease() : saved_(PyEval_SaveThread()) {}
+  ~GilRelease();
+  GilRelease(const GilRelease&) = delete;
+  GilRelease& operator=(const GilRelease&) = delete;
+
+ private:
+  PyThreadState* saved_;
+};
+
+// Raised by a model in Python: carries the exception object itself.
+class PythonError : public ModelError {
+ public:
+  explicit PythonError(PyRef exception, bool out_of_memory = false)
+      : exception_(std::move(exception)), out_of_memory_(out_of_memory) {}
+  const char* what() const noexcept override { return "exception raised by the model in Python"; }
+  const PyRef& exception() const noexcept { return exception_; }
+  bool out_of_memory() const noexcept override { return out_of_memory_; }
+
+ private:
+  PyRef exception_;
+  bool out_of_memory_;
+};
+
+// The Python error that is set, as an exception that any thread may drop. Requires the lock and a set error.
+PythonError take_python_error();
+
+// Sets the Python error for `error` (from a worker) and throws py::error_already_set. Requires the lock.
+[[noreturn]] void raise_to_python(const std::exception_ptr& error);
+
+}  // namespace torchpool

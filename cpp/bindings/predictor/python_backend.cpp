@@ -1,0 +1,141 @@
+#include "bindings/predictor/python_backend.h"
+
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include "bindings/call/ambient.h"
+#include "core/sync/error.h"
+#include "predict/batch/thread_scope.h"
+
+namespace torchpool {
+
+namespace {
+
+py::object call(const PyRef& target, const py::object& args, const py::object& kwargs) {
+  PyObject* result = PyObject_Call(static_cast<PyObject*>(target.get()), args.ptr(), kwargs ? kwargs.ptr() : nullptr);
+  if (result == nullptr) throw take_python_error();
+  return py::reinterpret_steal<py::object>(result);
+}
+
+py::object wrap_tensor(const at::Tensor& tensor) {
+  return py::reinterpret_steal<py::object>(THPVariable_Wrap(tensor));
+}
+
+}  // namespace
+
+py::object PyResultForm::rebuild(const std::vector<at::Tensor>& leaves) const {
+  if (!spec_) return wrap_tensor(leaves.at(0));
+  py::list list(leaves.size());
+  for (std::size_t i = 0; i < leaves.size(); ++i) list[i] = wrap_tensor(leaves[i]);
+  return borrow(spec_).attr("rebuild")(list);
+}
+
+BackendResult flatten_python_result(const py::object& result) {
+  BackendResult flat;
+  if (THPVariable_CheckExact(result.ptr())) {
+    static const auto bare = std::make_shared<const PyResultForm>(nullptr);
+    flat.outputs.push_back(THPVariable_Unpack(result.ptr()));
+    flat.form = bare;
+    return flat;
+  }
+  static PyObject* const flatten =
+      py::object(py::module_::import("torchpool.call.tree").attr("flatten")).release().ptr();
+  const auto pair = py::reinterpret_steal<py::object>(PyObject_CallOneArg(flatten, result.ptr()));
+  if (!pair) throw take_python_error();
+  for (const py::handle leaf : py::reinterpret_borrow<py::tuple>(pair)[0].cast<py::list>()) {
+    flat.outputs.push_back(THPVariable_Unpack(leaf.ptr()));
+  }
+  flat.form = std::make_shared<const PyResultForm>(make_ref(py::reinterpret_borrow<py::tuple>(pair)[1]));
+  return flat;
+}
+
+py::object typed_refusal(const py::object& learner, const py::object& error, const std::string& opaque,
+                         const py::object& args, const py::object& kwargs) {
+  py::object typed =
+      opaque.empty() ? learner.attr("refused_values")(args, kwargs) : learner.attr("refused_opaque")(opaque);
+  if (typed.is_none()) return error;
+  PyException_SetCause(typed.ptr(), py::object(error).release().ptr());
+  return typed;
+}
+
+BackendResult PythonBackend::run(const CallForm& form, std::vector<at::Tensor> inputs, const AmbientState* ambient,
+                                 WorkerContext& context) {
+  context.gate->enter();
+  const AmbientScope scope(ambient);
+  auto [args, kwargs] = static_cast<const PyCallForm&>(form).build(inputs);
+  inputs.clear();
+  BackendResult result = flatten_python_result(call(target_, args, kwargs));
+  // Detached, they have no Python object: dropping them needs no lock, and the split may run without it.
+  for (at::Tensor& output : result.outputs) output = output.detach();
+  return result;
+}
+
+namespace {
+
+class AloneTask : public Task {
+ public:
+  AloneTask(std::shared_ptr<AloneHandler> handler, Batch batch)
+      : handler_(std::move(handler)), batch_(std::move(batch)) {}
+  Step step(WorkerContext& context) noexcept override {
+    for (const RequestPtr& request : batch_.requests()) {
+      handler_->run(static_cast<CallRequest&>(*request), context);
+    }
+    return Step::done();
+  }
+
+ private:
+  std::shared_ptr<AloneHandler> handler_;
+  Batch batch_;
+};
+
+}  // namespace
+
+std::unique_ptr<Task> AloneHandler::make_task(Batch batch) {
+  return std::make_unique<AloneTask>(shared_from_this(), std::move(batch));
+}
+
+py::object AloneHandler::run_plain(CallRequest& request) {
+  if (request.form) {
+    auto [args, kwargs] = static_cast<const PyCallForm&>(*request.form).build(request.inputs);
+    return call(target_, args, kwargs);
+  }
+  const auto arguments = py::tuple(borrow(request.object));
+  try {
+    return call(target_, arguments[0], arguments[1]);
+  } catch (const PythonError& raised) {
+    throw PythonError(make_ref(
+        typed_refusal(borrow(learner_), borrow(raised.exception()), request.opaque, arguments[0], arguments[1])));
+  }
+}
+
+void AloneHandler::run(CallRequest& request, WorkerContext& context) noexcept {
+  context.gate->enter();
+  set_intra_op_threads(context.cores);
+  const TimePoint start = clock_.now();
+  std::exception_ptr error;
+  try {
+    at::NoGradGuard no_grad;
+    const AmbientScope scope(request.ambient.get());
+    request.check_unwritten();
+    request.object = make_ref(run_plain(request));
+    if (request.owner) {
+      const py::object result = borrow(request.object);
+      PyObject* copy = PyObject_CallOneArg(static_cast<PyObject*>(request.owner.get()), result.ptr());
+      if (copy == nullptr) throw take_python_error();
+      request.object = make_ref(py::reinterpret_steal<py::object>(copy));
+    }
+  } catch (const py::error_already_set& raised) {
+    error = std::make_exception_ptr(Error(raised.what()));
+  } catch (...) {
+    error = std::current_exception();
+  }
+  stats_->run_ns.record(static_cast<std::uint64_t>((clock_.now() - start).count()));
+  context.leave_gate();
+  if (error) {
+    request.fail(error);
+  } else {
+    request.succeed();
+  }
+}
+
+}  // namespace torchpool

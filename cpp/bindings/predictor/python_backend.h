@@ -1,0 +1,64 @@
+// Calls the module in Python, a batch at a time; serves what no native backend can.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "bindings/call/call_form.h"
+#include "core/schedule/runtime.h"
+#include "predict/batch/call_request.h"
+
+namespace torchpool {
+
+// How a result is put together from its tensors: null spec for a bare tensor, else a torchpool.call.tree.TreeSpec.
+class PyResultForm : public ResultForm {
+ public:
+  explicit PyResultForm(PyRef spec) : spec_(std::move(spec)) {}
+  // Requires the interpreter's lock.
+  py::object rebuild(const std::vector<at::Tensor>& leaves) const;
+
+ private:
+  PyRef spec_;
+};
+
+// Tensors and form of a model's result; tensors are as the model returned them. Requires the interpreter's lock.
+BackendResult flatten_python_result(const py::object& result);
+
+// What to raise for a call without tensors that the model refused with `error`: the learner's typed error, caused by
+// it, if tensors were learned where none came; else `error`. `opaque` names the argument that cannot be taken apart.
+py::object typed_refusal(const py::object& learner, const py::object& error, const std::string& opaque,
+                         const py::object& args, const py::object& kwargs);
+
+class PythonBackend : public Backend {
+ public:
+  explicit PythonBackend(py::object target) : target_(make_ref(std::move(target))) {}
+  std::string name() const override { return "python"; }
+  Lane lane() const noexcept override { return Lane::kInterpreter; }
+  BackendResult run(const CallForm& form, std::vector<at::Tensor> inputs, const AmbientState* ambient,
+                    WorkerContext& context) override;
+
+ private:
+  PyRef target_;
+};
+
+// Runs calls one at a time through the module itself, with what the caller passed. Owned by a shared_ptr.
+class AloneHandler : public BatchHandler, public std::enable_shared_from_this<AloneHandler> {
+ public:
+  AloneHandler(py::object target, py::object learner, std::shared_ptr<ChannelStats> stats, Clock& clock)
+      : target_(make_ref(std::move(target))),
+        learner_(make_ref(std::move(learner))),
+        stats_(std::move(stats)),
+        clock_(clock) {}
+  std::unique_ptr<Task> make_task(Batch batch) override;
+  void run(CallRequest& request, WorkerContext& context) noexcept;
+
+ private:
+  py::object run_plain(CallRequest& request);
+
+  PyRef target_;
+  PyRef learner_;
+  std::shared_ptr<ChannelStats> stats_;
+  Clock& clock_;
+};
+
+}  // namespace torchpool

@@ -1,0 +1,69 @@
+// The kinds of calls that a predictor has seen, and how each kind is served.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "bindings/call/ambient.h"
+#include "bindings/call/call_form.h"
+#include "predict/batch/contract.h"
+#include "predict/graph/graph_backend.h"
+
+namespace torchpool {
+
+enum class Route : std::uint8_t {
+  kUnknown,   // nothing is known yet
+  kLearning,  // being learned on another thread; answered by the module itself meanwhile
+  kMerge,     // calls share batches
+  kDirect,    // not probed: the caller's own call on the caller's thread; submitted ones in order
+  kParallel,  // alone, any number at a time
+  kSerial,    // alone, one after the other in order of arrival
+};
+Route route_from_string(const std::string& name);
+const char* to_string(Route route) noexcept;
+
+// Calls of one structure (arguments and values other than tensors), with tensors of the same dtypes, ranks and devices,
+// made under the same torch state. Touched only with the interpreter's lock held.
+struct Variant {
+  std::int64_t id = 0;
+  std::int64_t learned_number = 0;  // of what was learned last
+  std::string structure;
+  struct Leaf {
+    at::ScalarType dtype;
+    std::int64_t rank;
+    at::Device device;
+    bool operator==(const Leaf&) const = default;
+  };
+  std::vector<Leaf> leaves;
+  std::uint64_t torch_key = 0;
+  std::shared_ptr<const PyCallForm> form;
+  Route route = Route::kUnknown;
+  unsigned long learning_thread = 0;              // kLearning: Python's identifier of the thread that learns
+  std::shared_ptr<const Contract> contract;       // kMerge
+  py::object learned;                             // kMerge: the learner's own contract
+  std::shared_ptr<graph::GraphBackend> graph;     // kMerge: serves it once captured and proven; null: the module itself
+  std::shared_ptr<const ResultForm> result_form;  // of backends that know tensors only
+  bool aliases = false;                           // results must be copied before they are handed out
+};
+
+// Bounded: a value argument that is new in every call must not grow it for ever.
+class VariantTable {
+ public:
+  static constexpr std::size_t kMaxVariants = 64;
+  // The variant of a call; null when it would be one too many.
+  std::shared_ptr<Variant> find_or_add(const FlatCall& call, std::uint64_t torch_key, PyObject* args, PyObject* kwargs,
+                                       const c10::FunctionSchema* schema);
+  std::shared_ptr<Variant> find(std::int64_t id) const;  // null when it is gone
+  void remove(const Variant& variant);
+  // Ids are never used again: a call may still hold a variant of before.
+  void clear() noexcept;
+
+ private:
+  std::unordered_map<std::string, std::vector<std::shared_ptr<Variant>>> by_structure_;
+  std::size_t count_ = 0;
+  std::int64_t next_id_ = 0;
+};
+
+}  // namespace torchpool

@@ -1,0 +1,117 @@
+// One call on its way from the caller to a batch and back.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <string>
+
+#include "core/sync/completion.h"
+
+namespace torchpool {
+
+class AdmissionQueue;
+class DeadlineTimer;
+class RequestList;
+struct ChannelStats;
+
+// Requests with equal keys may share a batch. 128 bits, so that hashes of shapes and values may be used as
+// they are.
+struct MergeKey {
+  std::uint64_t high = 0;
+  std::uint64_t low = 0;
+  bool operator==(const MergeKey&) const = default;
+};
+
+// How the calls of a loop are handed to workers, as OpenMP names it. Static batches are formed by the caller.
+enum class Schedule : std::uint8_t {
+  kGuided,   // little more than a worker's part of what waits, so that all end together
+  kDynamic,  // whole batches, whoever is free
+};
+
+// What the batch former may know of a request.
+struct RequestInfo {
+  MergeKey key;
+  std::int64_t rows = 1;
+  std::int64_t length = 0;    // size that padding would grow to the batch's longest; 0 where nothing is padded
+  std::int64_t extent = 1;    // of one row along its ragged dims, padded or not: what its cost grows with
+  std::int64_t bytes = 0;     // of its inputs
+  std::int32_t priority = 0;  // higher first
+  Schedule schedule = Schedule::kGuided;
+  std::int64_t chunk = 0;  // kGuided: least rows of a batch, kDynamic: most, whatever is learned; 0: as learned
+  TimePoint deadline = kNever;
+  TimePoint arrival{};         // set at admission
+  std::uint64_t number = 0;    // of its admission; set there
+  std::int64_t overtaken = 0;  // by how many that came later; its queue's own
+};
+
+enum class RequestState : std::uint8_t { kCreated, kQueued, kRunning, kSucceeded, kFailed, kCancelled, kExpired };
+const char* to_string(RequestState state) noexcept;
+
+// Legal ways: Created -> Queued -> Running -> Succeeded | Failed | Expired, Queued -> Failed | Cancelled |
+// Expired, Created -> Cancelled. Each step is one compare-and-swap, so cancellation, expiry and start race safely; the
+// winner of a step into a final state resolves the completion, exactly once, then calls on_resolved() on its own thread
+// with no lock held.
+class Request : public std::enable_shared_from_this<Request> {
+ public:
+  explicit Request(RequestInfo what) : info(what) {}
+  virtual ~Request() = default;
+  Request(const Request&) = delete;
+  Request& operator=(const Request&) = delete;
+
+  RequestInfo info;  // constant after admission, but for the queue's own
+
+  RequestState state() const noexcept { return state_.load(std::memory_order_acquire); }
+  bool done() const noexcept { return completion_.done(); }
+
+  // Created -> Queued. Counts as accepted in `stats`, which also counts its end. False when it was cancelled
+  // before: it then counts as accepted and cancelled. Requires: called once.
+  bool mark_queued(std::shared_ptr<ChannelStats> stats) noexcept;
+  bool try_start() noexcept;   // Queued -> Running
+  bool try_cancel() noexcept;  // Created | Queued -> Cancelled, error() is Cancelled
+  // Created -> Cancelled for one that was refused a place: nobody is told. False when its cancellation came first.
+  bool try_withdraw() noexcept;
+  bool try_expire() noexcept;  // Queued | Running -> Expired, error() is DeadlineExceeded
+  // The same before its deadline, when it cannot be met any more: `needed` is what it would take alone.
+  bool try_give_up(Duration left, Duration needed) noexcept;
+  // Running -> Succeeded / Queued | Running -> Failed. False when expiry came first: the result is then
+  // dropped.
+  bool succeed() noexcept;
+  bool fail(const std::exception_ptr& error) noexcept;
+
+  bool wait_until(Parker& parker, TimePoint until) { return completion_.wait_until(parker, until); }
+  // Null on success. Requires: done().
+  const std::exception_ptr& error() const noexcept { return error_; }
+
+ protected:
+  // Hook for those who do not wait but want to be told. Runs on the resolving thread; must not block or
+  // throw.
+  virtual void on_resolved() noexcept {}
+
+ private:
+  friend class AdmissionQueue;
+  friend class DeadlineTimer;
+  friend class RequestList;
+
+  bool finish(RequestState from, RequestState to, const std::exception_ptr& error) noexcept;
+  bool expire_with(const std::string& what) noexcept;
+
+  std::atomic<RequestState> state_{RequestState::kCreated};
+  std::exception_ptr error_;
+  std::shared_ptr<ChannelStats> stats_;
+  Completion completion_;
+  std::weak_ptr<AdmissionQueue> place_;  // only with a deadline; written before it is queued, constant from then on
+
+  // Place in the list of waiting requests; belongs to that list, under its queue's mutex.
+  struct Links {
+    std::shared_ptr<Request> next;
+    Request* previous = nullptr;
+    const RequestList* list = nullptr;
+  };
+  mutable Links links_;
+};
+
+using RequestPtr = std::shared_ptr<Request>;
+
+}  // namespace torchpool

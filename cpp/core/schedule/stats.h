@@ -1,0 +1,60 @@
+// Counters and histograms of one channel; written without locks, read while they move.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+
+#include "core/batch/cost_model.h"
+#include "core/sync/clock.h"
+
+namespace torchpool {
+
+// Powers of two: bucket i counts values in [2^(i-1), 2^i), bucket 0 counts zero.
+class Histogram {
+ public:
+  static constexpr int kBuckets = 48;
+  struct Snapshot {
+    std::array<std::uint64_t, kBuckets> buckets{};
+    std::uint64_t count = 0;
+    std::uint64_t sum = 0;
+    std::uint64_t max = 0;
+    double mean() const noexcept;
+    // Upper edge of the bucket that holds the q-th value, at most `max`.
+    std::uint64_t quantile(double q) const noexcept;
+  };
+  void record(std::uint64_t value) noexcept;
+  Snapshot snapshot() const noexcept;
+
+ private:
+  std::array<std::atomic<std::uint64_t>, kBuckets> buckets_{};
+  std::atomic<std::uint64_t> sum_{0};
+  std::atomic<std::uint64_t> max_{0};
+};
+
+// accepted == succeeded + failed + cancelled + expired once everything is resolved, on every way out.
+struct ChannelStats {
+  std::atomic<std::uint64_t> accepted{0};
+  std::atomic<std::uint64_t> succeeded{0};
+  std::atomic<std::uint64_t> failed{0};
+  std::atomic<std::uint64_t> cancelled{0};
+  std::atomic<std::uint64_t> expired{0};
+  std::atomic<std::uint64_t> rejected{0};  // never accepted
+  std::atomic<std::uint64_t> inlined{0};   // run on their caller's thread; counted among the others too
+  // Their own backend could not serve them; run again by the handler's fallback.
+  std::atomic<std::uint64_t> fell_back{0};
+  // What the handler does between batches, to serve the next ones faster, and could not do.
+  std::atomic<std::uint64_t> upkeep_failed{0};
+  Histogram queue_ns;  // admission to start
+  Histogram batch_ns;  // start to resolved, per batch
+  Histogram run_ns;    // the backend alone, per batch
+  Histogram batch_rows;
+  // Of the batches so far: rows x longest length, and how much of that was asked for. The rest is padding.
+  std::atomic<std::uint64_t> cells{0};
+  std::atomic<std::uint64_t> items{0};
+  std::atomic<std::uint64_t> out_of_memory{0};  // batches, and lone calls, that memory could not hold
+  std::uint64_t resolved() const noexcept;
+  void record_batch(const BatchSize& size) noexcept;
+};
+
+}  // namespace torchpool

@@ -1,0 +1,26 @@
+// The one source of time. Everything that reads the time or waits with a limit takes a Clock, so that a test
+// can turn it.
+#pragma once
+
+#include <chrono>
+
+#include "core/sync/mutex.h"
+
+namespace torchpool {
+
+using Duration = std::chrono::nanoseconds;
+using TimePoint = std::chrono::steady_clock::time_point;
+inline constexpr TimePoint kNever = TimePoint::max();
+
+class Clock {
+ public:
+  virtual ~Clock() = default;
+  virtual TimePoint now() const noexcept = 0;
+  // Waits until notified or until `until` on this clock (kNever: untimed). May return early; callers loop.
+  virtual void wait_until(CondVar& cv, Mutex& mutex, TimePoint until) TP_REQUIRES(mutex) = 0;
+
+  // The machine's monotonic clock; lives as long as the process.
+  static Clock& steady();
+};
+
+}  // namespace torchpool

@@ -1,0 +1,63 @@
+// A request that carries tensors.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/queue/request.h"
+#include "predict/backends/backend.h"
+#include "predict/batch/contract.h"
+
+namespace torchpool {
+
+// Note [Who drops an input]
+// The last handle to a tensor that the interpreter has seen may have to take the interpreter's lock. Inputs therefore
+// stay in their request; a request gives them to the reclaimer when it dies, and the reclaimer (supplied by the
+// bindings) keeps them until a thread that may drop them comes by.
+class Reclaimer {
+ public:
+  virtual ~Reclaimer() = default;
+  virtual void reclaim(std::vector<at::Tensor> tensors) noexcept = 0;
+};
+
+class CallRequest : public Request {
+ public:
+  CallRequest(const RequestInfo& facts, Reclaimer& reclaimer) : Request(facts), reclaimer_(reclaimer) {}
+  ~CallRequest() override { reclaimer_.reclaim(std::move(inputs)); }
+
+  // Set before admission.
+  std::shared_ptr<const Contract> contract;  // null: an opaque call, run alone through `object`
+  std::shared_ptr<Backend> backend;          // of this kind of call; null: the predictor's
+  std::shared_ptr<const CallForm> form;
+  std::shared_ptr<const AmbientState> ambient;
+  std::vector<at::Tensor> inputs;
+  std::vector<std::int64_t> versions;  // of inputs that were not copied and may be written by their owner; else empty
+  CallShape shape;
+
+  // Set before it succeeds.
+  std::vector<at::Tensor> outputs;
+  std::shared_ptr<const ResultForm> result_form;
+
+  // The bindings' function that copies an opaque call's result, where the model hands out memory that it keeps.
+  std::shared_ptr<void> owner;
+
+  std::string opaque;  // which argument of an opaque call could not be taken apart; empty where there is none
+
+  // What the bindings keep with it: the arguments of an opaque call, then its result. Its deleter may run anywhere.
+  std::shared_ptr<void> object;
+
+  // Throws Error when an input that was not copied has been written since it was submitted.
+  void check_unwritten() const;
+
+  // Drops whom it would have told of its end; for a request that was not admitted.
+  virtual void forget_notified() noexcept {}
+
+ private:
+  Reclaimer& reclaimer_;
+};
+
+}  // namespace torchpool

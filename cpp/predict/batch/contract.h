@@ -1,0 +1,85 @@
+// Which dims of a model's inputs and outputs hold independent rows, which vary from call to call, and what pads them.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/queue/request.h"
+
+namespace torchpool {
+
+// A dim of an input: its size is fixed, the number of rows, or the length named by a symbol.
+struct DimSpec {
+  enum class Kind : std::uint8_t { kFixed, kBatch, kSymbol };
+  Kind kind = Kind::kFixed;
+  std::int64_t value = 0;  // kFixed: the size; kSymbol: the symbol's index
+};
+
+struct InputSpec {
+  std::string name;
+  at::ScalarType dtype = at::kFloat;
+  at::Device device = at::kCPU;
+  std::optional<std::int64_t> batch_dim;  // empty: shared by all rows, so only calls that pass the same one merge
+  bool stacked = false;                   // calls have no batch dim: they are stacked along a new dim 0
+  std::vector<DimSpec> sizes;             // of one call's tensor
+  at::Scalar pad = 0;                     // fills what a shorter call lacks along a padded symbol
+};
+
+// A call's own size of an output's dim is scale * length(symbol) + offset; the merged output may be longer.
+struct TrimSpec {
+  std::int64_t dim = 0;  // of the merged output
+  std::size_t symbol = 0;
+  std::int64_t scale = 1;
+  std::int64_t offset = 0;
+};
+
+struct OutputSpec {
+  std::string name;
+  std::optional<std::int64_t> batch_dim;  // empty: the same for every call
+  bool stacked = false;                   // a call's own output has no batch dim
+  std::vector<TrimSpec> trims;
+};
+
+// How one call fits a contract.
+struct CallShape {
+  std::int64_t rows = 1;
+  std::vector<std::int64_t> lengths;  // per symbol
+  // What a row's cost grows with: the product of its lengths, at least 1.
+  std::int64_t extent() const noexcept {
+    std::int64_t product = 1;
+    for (const std::int64_t length : lengths) product *= std::max<std::int64_t>(1, length);
+    return product;
+  }
+};
+
+// Where one call departs from a contract.
+struct Mismatch {
+  enum class Kind : std::uint8_t { kDtype, kDevice, kRank, kFixedDim, kUnequalRows, kUnequalLength, kEmpty };
+  Kind kind = Kind::kFixedDim;
+  std::size_t input = 0;
+  std::int64_t dim = 0;
+  std::string message;  // names the input, what was expected and what came
+};
+
+struct Contract {
+  std::vector<InputSpec> inputs;
+  std::vector<OutputSpec> outputs;
+  std::vector<bool> padded;    // per symbol: shorter calls may be padded to the longest of their batch
+  bool aliases = false;        // the model returns memory it keeps or was given
+  std::uint64_t identity = 0;  // unique in the process; part of every merge key
+
+  // Empty when the call fits, and `shape` is filled.
+  std::optional<Mismatch> fit(const std::vector<at::Tensor>& inputs_of_call, CallShape& shape) const;
+  // Key, length and bytes of a call that fits; `ambient` distinguishes callers' states (autocast, ...).
+  RequestInfo request_info(const std::vector<at::Tensor>& inputs_of_call, const CallShape& shape,
+                           std::uint64_t ambient) const;
+
+  static std::uint64_t next_identity() noexcept;
+};
+
+}  // namespace torchpool

@@ -1,0 +1,250 @@
+#include "predict/batch/predictor.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <new>
+#include <string_view>
+#include <utility>
+
+#include "core/sync/error.h"
+#include "predict/batch/collate.h"
+#include "predict/batch/split.h"
+#include "predict/batch/thread_scope.h"
+#include "predict/graph/guard.h"
+
+namespace torchpool {
+
+namespace {
+
+class BatchTask : public Task {
+ public:
+  BatchTask(std::shared_ptr<Predictor> predictor, Batch batch)
+      : predictor_(std::move(predictor)), batch_(std::move(batch)) {
+    left_.reserve(batch_.size());
+    for (const RequestPtr& request : batch_.requests()) {
+      left_.push_back(std::static_pointer_cast<CallRequest>(request));
+    }
+  }
+  Step step(WorkerContext& context) noexcept override {
+    if (kept_up_ != nullptr) return keep_up();
+    if (fell_back_) {
+      run_by_ambient_state(context);
+      return Step::done();
+    }
+    const std::shared_ptr<Backend> backend = left_.front()->backend;
+    left_ = predictor_->run(left_, context);
+    if (left_.empty()) {
+      if (backend == nullptr || !backend->upkeep_due()) return Step::done();
+      kept_up_ = backend;
+      return Step::again();
+    }
+    predictor_->stats().fell_back.fetch_add(left_.size(), std::memory_order_relaxed);
+    predictor_ = predictor_->fallback();
+    fell_back_ = true;
+    return Step::again_on(predictor_->backend().lane());
+  }
+
+ private:
+  // What a graph could not serve may come from callers of different states, which it need not tell apart.
+  void run_by_ambient_state(WorkerContext& context) noexcept {
+    auto begin = left_.begin();
+    while (begin != left_.end()) {
+      const auto end = std::stable_partition(
+          begin, left_.end(), [state = (*begin)->ambient](const auto& member) { return member->ambient == state; });
+      predictor_->run({begin, end}, context);
+      begin = end;
+    }
+  }
+
+  // A failure costs speed only: the backend serves as before, and asks again when its state has changed.
+  Step keep_up() noexcept {
+    try {
+      kept_up_->upkeep();
+    } catch (const std::exception&) {
+      predictor_->stats().upkeep_failed.fetch_add(1, std::memory_order_relaxed);
+    }
+    return Step::done();
+  }
+
+  std::shared_ptr<Predictor> predictor_;
+  bool fell_back_ = false;
+  std::shared_ptr<Backend> kept_up_;  // null but in the last step
+  Batch batch_;                       // fails what is left when the task goes
+  std::vector<std::shared_ptr<CallRequest>> left_;
+};
+
+bool can_run_in_parts(const CallRequest& request) {
+  for (const InputSpec& spec : request.contract->inputs) {
+    if (spec.stacked) return false;
+  }
+  for (const OutputSpec& spec : request.contract->outputs) {
+    if (!spec.batch_dim) return false;
+  }
+  return true;
+}
+
+bool is_out_of_memory(const std::exception_ptr& error) noexcept {
+  try {
+    std::rethrow_exception(error);
+  } catch (const ModelError& raised) {
+    return raised.out_of_memory();
+  } catch (const std::bad_alloc&) {
+    return true;
+  } catch (const c10::OutOfMemoryError&) {
+    return true;
+  } catch (const c10::Error& raised) {  // of torch's allocator on the CPU, which has no type of its own
+    return std::string_view(raised.what_without_backtrace()).find("can't allocate memory") != std::string_view::npos;
+  } catch (...) {
+    return false;
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Task> Predictor::make_task(Batch batch) {
+  return std::make_unique<BatchTask>(shared_from_this(), std::move(batch));
+}
+
+std::vector<std::shared_ptr<CallRequest>> Predictor::run(Members members, WorkerContext& context) noexcept {
+  Left left;
+  run_members(members, context, left);
+  return left;
+}
+
+// Halves a failing batch until the calls that fail stand alone: k bad calls among n cost about k log2(n) more runs,
+// where running all n alone again would let one bad call slow down all its neighbours.
+void Predictor::run_members(Members members, WorkerContext& context, Left& left) noexcept {
+  std::exception_ptr error;
+  try {
+    run_together(members, context);
+    return;
+  } catch (const graph::GuardFailed&) {  // as it would for any part of them
+    context.typical = false;
+    left.insert(left.end(), members.begin(), members.end());
+    return;
+  } catch (...) {
+    error = std::current_exception();
+  }
+  context.typical = false;
+  // Half as many rows may find room, and no batch is as large again.
+  if (is_out_of_memory(error)) {
+    const CallRequest& first = *members.front();
+    const std::int64_t before = std::min(first.shape.rows, most_rows(first.shape.extent()));
+    note_out_of_memory(members);
+    if (members.size() == 1 && most_rows(first.shape.extent()) < before && can_run_in_parts(first)) {
+      error = nullptr;
+      if (context.gate != nullptr) context.gate->enter();
+      run_members(members, context, left);
+      return;
+    }
+  }
+  if (members.size() == 1 && fallback_ != nullptr) {
+    left.push_back(members.front());
+    return;
+  }
+  if (members.size() == 1) {
+    members.front()->fail(std::exchange(error, nullptr));
+    return;
+  }
+  error = nullptr;  // it holds the batch's data through its traceback; each call raises its own
+  if (context.gate != nullptr) context.gate->enter();
+  run_members(members.first(members.size() / 2), context, left);
+  if (context.gate != nullptr) context.gate->enter();
+  run_members(members.subspan(members.size() / 2), context, left);
+}
+
+std::int64_t Predictor::most_rows(std::int64_t extent) const noexcept {
+  const std::int64_t most = max_rows_.load(std::memory_order_relaxed);
+  return cost_ == nullptr ? most : std::min(most, cost_->rows_in_memory(extent));
+}
+
+void Predictor::note_out_of_memory(Members members) noexcept {
+  stats_->out_of_memory.fetch_add(1, std::memory_order_relaxed);
+  if (cost_ == nullptr) return;
+  std::int64_t rows = 0;
+  std::int64_t extent = 1;
+  for (const auto& member : members) {
+    rows += std::min(member->shape.rows, most_rows(member->shape.extent()));  // a large call ran in parts
+    extent = std::max(extent, member->shape.extent());
+  }
+  if (rows > 1) cost_->record_out_of_memory(rows, extent);
+}
+
+BackendResult Predictor::run_backend(const CallRequest& like, std::vector<at::Tensor> inputs, WorkerContext& context) {
+  const TimePoint start = clock_.now();
+  Backend& backend = backend_ != nullptr ? *backend_ : *like.backend;
+  BackendResult result = backend.run(*like.form, std::move(inputs), like.ambient.get(), context);
+  stats_->run_ns.record(static_cast<std::uint64_t>((clock_.now() - start).count()));
+  return result;
+}
+
+void Predictor::run_together(Members members, WorkerContext& context) {
+  at::NoGradGuard no_grad;
+  set_intra_op_threads(context.cores);
+  const Contract& contract = *members.front()->contract;
+  std::vector<Member> parts;
+  parts.reserve(members.size());
+  std::int64_t rows = 0;
+  for (const auto& member : members) {
+    member->check_unwritten();
+    parts.push_back({&member->inputs, &member->shape});
+    rows += member->shape.rows;
+  }
+  if (const auto max_rows = most_rows(members.front()->shape.extent());
+      members.size() == 1 && rows > max_rows && can_run_in_parts(*members.front())) {
+    run_in_parts(*members.front(), max_rows, context);
+    return;
+  }
+  std::vector<std::int64_t> padded_to;
+  BackendResult result = run_backend(*members.front(), collate(contract, parts, padded_to), context);
+  context.leave_gate();
+  check_outputs(contract, result.outputs, rows);
+  std::int64_t row = 0;
+  const bool whole = members.size() == 1 && !contract.aliases;
+  for (const auto& member : members) {
+    member->outputs = split(contract, result.outputs, member->shape, padded_to, row, whole);
+    if (result.form) member->result_form = result.form;
+    row += member->shape.rows;
+  }
+  result.outputs.clear();
+  for (const auto& member : members) member->succeed();
+}
+
+void Predictor::run_in_parts(CallRequest& request, std::int64_t max_rows, WorkerContext& context) {
+  const Contract& contract = *request.contract;
+  std::vector<std::vector<at::Tensor>> parts(contract.outputs.size());
+  for (std::int64_t row = 0; row < request.shape.rows; row += max_rows) {
+    const std::int64_t rows = std::min(max_rows, request.shape.rows - row);
+    std::vector<at::Tensor> inputs;
+    for (std::size_t i = 0; i < contract.inputs.size(); ++i) {
+      const auto batch_dim = contract.inputs[i].batch_dim;
+      inputs.push_back(batch_dim ? request.inputs[i].narrow(*batch_dim, row, rows) : request.inputs[i]);
+    }
+    if (context.gate != nullptr) context.gate->enter();
+    BackendResult result = run_backend(request, std::move(inputs), context);
+    check_outputs(contract, result.outputs, rows);
+    for (std::size_t i = 0; i < parts.size(); ++i) parts[i].push_back(std::move(result.outputs[i]));
+    if (result.form) request.result_form = result.form;
+  }
+  context.leave_gate();
+  request.outputs.clear();
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    request.outputs.push_back(at::cat(parts[i], *contract.outputs[i].batch_dim));
+  }
+  request.succeed();
+}
+
+std::vector<at::Tensor> run_one(Backend& backend, const Contract& contract, const CallForm& form,
+                                const std::vector<at::Tensor>& inputs, const CallShape& shape) {
+  const at::NoGradGuard no_grad;
+  WorkerContext context;
+  std::vector<std::int64_t> padded_to;
+  BackendResult result = backend.run(form, collate(contract, {{&inputs, &shape}}, padded_to), nullptr, context);
+  check_outputs(contract, result.outputs, shape.rows);
+  return split(contract, result.outputs, shape, padded_to, 0, !contract.aliases);
+}
+
+}  // namespace torchpool

@@ -1,0 +1,52 @@
+#include "predict/batch/thread_scope.h"
+
+#include <ATen/Parallel.h>
+#include <dlfcn.h>
+
+namespace torchpool {
+
+namespace {
+
+// Taken from what torch has mapped instead of linked: a second OpenMP runtime in the process would have settings and
+// threads of its own.
+template <typename Function>
+Function* find_symbol(const char* name) {
+  return reinterpret_cast<Function*>(dlsym(RTLD_DEFAULT, name));
+}
+
+template <typename Function>
+Function* find_torch_symbol(const char* name) {
+  if (auto* function = find_symbol<Function>(name)) return function;
+  void* torch = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD);
+  return torch == nullptr ? nullptr : reinterpret_cast<Function*>(dlsym(torch, name));
+}
+
+void set_now(int threads) {
+  static auto* const set_omp = find_torch_symbol<void(int)>("omp_set_num_threads");
+  static auto* const set_mkl = find_torch_symbol<int(int)>("MKL_Set_Num_Threads_Local");
+  if (set_omp != nullptr) set_omp(threads);
+  if (set_mkl != nullptr) set_mkl(threads);
+}
+
+}  // namespace
+
+void set_intra_op_threads(int threads) {
+  thread_local int current = 0;
+  if (current == threads) return;
+  // Torch initialises a thread's setting at the first query; done later, it would undo ours.
+  if (current == 0) at::get_num_threads();
+  set_now(threads);
+  current = threads;
+}
+
+IntraOpScope::IntraOpScope(int threads) {
+  if (threads == 0) return;
+  before_ = at::get_num_threads();
+  set_now(threads);
+}
+
+IntraOpScope::~IntraOpScope() {
+  if (before_ != 0) set_now(before_);
+}
+
+}  // namespace torchpool

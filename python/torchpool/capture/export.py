@@ -1,0 +1,290 @@
+"""From a module and a proven contract to a graph of ATen operators that needs no Python.
+
+The module is exported (torch.export) as a copy that shares its tensors; the graph's weights are the user's own tensors
+again, found by name. Export keeps settings of the whole process while it runs, and leaves fake tensors wherever the
+module keeps what it computes: a process that serves captures in another one (capture_process.py).
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, GuardOnDataDependentSymNode
+
+from torchpool.call import tree
+from torchpool.call.arguments import Call, replace_tensors
+from torchpool.capture import graph_edit, grouped_op, module_copy, rnn_op
+from torchpool.capture import shapes as capture_shapes
+from torchpool.capture.program import CaptureError
+from torchpool.capture.shapes import NotExpressible
+from torchpool.capture.source import Source
+from torchpool.contract.contract import Contract
+from torchpool.contract.refusal import brief
+from torchpool.contract.shape_checks import Leaves, ShapeCheck, ShapeEqual, allows, from_one, lengths_of, with_rows
+
+
+@dataclass
+class Graph:
+    """A module's computation for one kind of call, on merged inputs."""
+
+    module: torch.fx.GraphModule
+    """Placeholders: the weights (meta "weight": name), then the call's tensors; the output is a tuple of tensors."""
+    weights: list[tuple[str, torch.Tensor]]
+    """Name and the module's own tensor, in the order of the placeholders."""
+    checks: list[ShapeCheck | ShapeEqual]
+    """What a call's sizes must satisfy beyond the contract."""
+    specialised: tuple[str, ...]
+    """Which lengths the graph is frozen to, in words."""
+    starts_at_two: bool
+    """Whether `shape_checks.from_one` may widen the checks once the graph was right at length 1."""
+
+
+class _Wrapper(nn.Module):
+    """The call as a function from tensors to tensors."""
+
+    def __init__(self, module: nn.Module, method: str | None, call: Call, pick: Callable[[Any], tuple[Any, ...]]):
+        super().__init__()
+        self.module = module
+        self._method, self._call, self._pick = method, call, pick
+
+    def forward(self, *leaves: torch.Tensor) -> tuple[Any, ...]:
+        args, kwargs = replace_tensors(self._call, leaves)
+        function = self.module if self._method is None else getattr(self.module, self._method)
+        return self._pick(function(*args, **kwargs))
+
+
+class _Traced(_Wrapper):
+    """The same for export that runs it as it is."""
+
+    def forward(self, *leaves: torch.Tensor) -> tuple[Any, ...]:
+        try:
+            return super().forward(*leaves)
+        except GuardOnDataDependentSymNode as error:
+            # Left to export, this would print the whole graph.
+            raise CaptureError(f"what is computed depends on values, not only on sizes: {brief(error)}") from error
+
+
+def capture(source: Source, *, free: bool = True) -> Graph:
+    """The graph of the source.
+
+    free: False does not try to leave the lengths free; the graph is then for those of the first sample.
+
+    Raises CaptureError, which says why, when this cannot be done.
+    """
+    contract, samples = source.contract, source.samples
+    symbols = contract.mode == "merge" and lengths_of(samples[0], contract)
+    first: Exception | None = None
+    with torch.inference_mode(False), torch.no_grad():
+        for leave_free in (True, False) if free and symbols else (False,):
+            try:
+                graph = _capture(source, free=leave_free)
+            except (_Closed, NotExpressible) as error:
+                first = first or error
+                continue
+            if first is not None:
+                graph.specialised = (f"lengths cannot be left free: {first}", *graph.specialised)
+            elif leave_free and not graph.specialised:
+                graph.specialised = _left_out(graph, samples, contract)
+            return graph
+    raise CaptureError(f"torch.export cannot capture the module: {first}") from first
+
+
+def _left_out(graph: Graph, samples: Sequence[Leaves], contract: Contract) -> tuple[str, ...]:
+    """In words, the lengths of the samples that a graph which is not frozen to any does not take."""
+    checks = from_one(graph.checks) if graph.starts_at_two else graph.checks
+    left_out = [one for one in samples if not allows(checks, with_rows(one, contract, 1))]
+    return tuple(f"lengths {lengths_of(one, contract)} are beyond what it takes" for one in left_out)
+
+
+class _Closed(Exception):
+    """Export with these lengths left free, or fixed, does not work."""
+
+
+def _capture(source: Source, *, free: bool) -> Graph:
+    leaves = capture_shapes.example(source.samples, source.contract, free=free)
+    first: Exception | None = None
+    for strict in (False, True):
+        for all_buffers in (False,) if source.dtype is None else (False, True):
+            # In a context of its own: one that ends early may leave there what the next would trip over.
+            attempt = functools.partial(_attempt, source, leaves, free=free, strict=strict, all_buffers=all_buffers)
+            try:
+                return contextvars.copy_context().run(attempt)
+            except (CaptureError, NotExpressible):
+                raise
+            except Exception as error:
+                # Whatever export or the module raises only means that this way is closed.
+                first = first or error
+                if isinstance(error.__cause__ or error.__context__, ConstraintViolationError):
+                    raise _Closed(brief(first, 2)) from first  # a size that must be free is not: in no way of tracing
+    assert first is not None  # each way returned or raised
+    raise _Closed(brief(first, 2)) from first
+
+
+def _attempt(source: Source, leaves: Leaves, *, free: bool, strict: bool, all_buffers: bool) -> Graph:
+    program = _export(source, leaves, free=free, strict=strict, all_buffers=all_buffers)
+    return _graph(source, program, free=free)
+
+
+def _export(source: Source, leaves: Leaves, *, free: bool, strict: bool, all_buffers: bool) -> ExportedProgram:
+    module = source.copy(all_buffers=all_buffers)
+    module_copy.ignore_conversions(module)
+    rnn_op.swap(module)
+
+    def pick(result: Any) -> tuple[Any, ...]:
+        found, structure = tree.flatten(result)
+        if structure != source.spec:
+            raise CaptureError(
+                "the result holds more than tensors in a fixed structure (a number that depends on sizes, or an object)"
+            )
+        return tuple(found)
+
+    wrapper = (_Wrapper if strict else _Traced)(
+        module, source.method, source.call, _picker(source.spec) if strict else pick
+    )
+    return torch.export.export(
+        wrapper.eval(),
+        tuple(_cast(leaf, source.dtype) for leaf in leaves),
+        dynamic_shapes=capture_shapes.dynamic_shapes(source.contract, free=free),
+        strict=strict,
+    )
+
+
+def _picker(spec: tree.TreeSpec) -> Callable[[Any], tuple[Any, ...]]:
+    """Takes the tensors out of a result of known structure, in a way that strict export can follow."""
+    steps = _paths(spec.root)
+
+    def pick(result: Any) -> tuple[Any, ...]:
+        found = []
+        for path in steps:
+            value = result
+            for by_name, key in path:
+                value = getattr(value, key) if by_name else value[key]
+            found.append(value)
+        return tuple(found)
+
+    return pick
+
+
+def _paths(item: Any) -> list[list[tuple[bool, Any]]]:
+    """Per tensor of a result the way to it: (whether the step is an attribute, its name or key)."""
+    if not isinstance(item, tree._Node):
+        return [[]] if item is tree._LEAF else []
+    found = []
+    items = len(item.children) - item.extra
+    for place, (label, child) in enumerate(zip(item.labels, item.children, strict=True)):
+        by_name = item.kind == "dataclass" or place >= items
+        key = place if item.kind in ("tuple", "list", "structseq") and not by_name else label
+        found += [[(by_name, key), *rest] for rest in _paths(child)]
+    return found
+
+
+def _cast(leaf: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    return leaf if dtype is None or not leaf.is_floating_point() else leaf.to(dtype)
+
+
+def _graph(source: Source, program: ExportedProgram, *, free: bool) -> Graph:
+    if graph_edit.has_enabled_autocast(program.graph_module):
+        program = program.run_decompositions({})  # turns the region's casts into nodes
+    signature = program.graph_signature
+    flat = graph_edit.inline(program.graph_module)
+    rnn_op.restore(flat)
+    grouped_op.replace(flat)
+    placeholders = {node.name: node for node in flat.nodes if node.op == "placeholder"}
+    given = [placeholders[spec.arg.name] for spec in signature.input_specs if spec.kind == InputKind.USER_INPUT]
+    inputs = [node.meta["val"] for node in given]
+    if len(inputs) != len(source.contract.inputs):
+        raise CaptureError(f"the graph takes {len(inputs)} tensors, the call has {len(source.contract.inputs)}")
+    for node, spec in zip(given, source.contract.inputs, strict=True):
+        node.meta["input"] = spec.name
+    checks, frozen = capture_shapes.read_checks(inputs, source.contract, free=free)
+    _keep_user_outputs(flat, signature.output_specs)
+    graph_edit.simplify(flat)
+    weights = _bind_weights(source, program, flat)
+    graph_edit.refuse_unsupported(flat)
+    _restore_dtypes(flat, weights, given, source)
+    module = torch.fx.GraphModule(nn.Module(), flat)
+    graph_edit.protect_inputs(module)
+    module.recompile()
+    starts_at_two = capture_shapes.starts_at_two(inputs, checks)
+    return Graph(module, list(weights.values()), checks, tuple(frozen), starts_at_two)
+
+
+def _keep_user_outputs(flat: torch.fx.Graph, specs: Sequence[Any]) -> None:
+    """Drops outputs that would be written back to buffers, which the contract has proven unchanged."""
+    output = flat.output_node()
+    values = output.args[0]
+    assert isinstance(values, tuple | list)
+    kept = [value for value, spec in zip(values, specs, strict=True) if spec.kind == OutputKind.USER_OUTPUT]
+    if not all(isinstance(value, torch.fx.Node) for value in kept):
+        raise CaptureError("an output is a constant, no tensor")
+    output.args = (tuple(kept),)
+
+
+def _bind_weights(
+    source: Source, program: ExportedProgram, flat: torch.fx.Graph
+) -> dict[torch.fx.Node, tuple[str, torch.Tensor]]:
+    """Marks the placeholders of weights, each with the module's own tensor; unused ones and repetitions go."""
+    names = {spec.arg.name: spec for spec in program.graph_signature.input_specs if spec.kind != InputKind.USER_INPUT}
+    found: dict[torch.fx.Node, tuple[str, torch.Tensor]] = {}
+    known: dict[int, torch.fx.Node] = {}
+    for node in [node for node in flat.nodes if node.op == "placeholder" and node.name in names]:
+        if not node.users:
+            flat.erase_node(node)
+            continue
+        spec = names[node.name]
+        path = str(spec.target).removeprefix("module.")
+        tensor = module_copy.find(source.module, path)
+        if tensor is None:
+            constant = program.constants.get(str(spec.target))
+            if spec.kind != InputKind.CONSTANT_TENSOR or not isinstance(constant, torch.Tensor):
+                raise CaptureError(f"weight {path!r} of the exported graph is no tensor of the module")
+            path, tensor = f"<constant {len(found)}>", constant.detach()
+        if tensor.shape != node.meta["val"].shape:
+            raise CaptureError(f"weight {path!r} has another shape in the module than in the exported graph")
+        if id(tensor) in known:
+            node.replace_all_uses_with(known[id(tensor)])
+            flat.erase_node(node)
+            continue
+        known[id(tensor)] = node
+        node.meta["weight"] = path
+        found[node] = (path, tensor)
+    return found
+
+
+def _restore_dtypes(
+    flat: torch.fx.Graph,
+    weights: dict[torch.fx.Node, tuple[str, torch.Tensor]],
+    given: Sequence[torch.fx.Node],
+    source: Source,
+) -> None:
+    """Casts between the user's tensors and those of a module that was exported in another dtype."""
+    live = {node: tensor.dtype for node, (_, tensor) in weights.items()}
+    live |= {node: spec.dtype for node, spec in zip(given, source.contract.inputs, strict=True)}
+    first = graph_edit.first_after_placeholders(flat)
+    for node, dtype in live.items():
+        value = node.meta["val"]
+        if value.dtype == dtype:
+            continue
+        if source.dtype is None:
+            raise CaptureError(f"{node.meta.get('weight', node.name)!r} has dtype {dtype}, in the graph {value.dtype}")
+        with flat.inserting_before(first):
+            cast = flat.call_function(torch.ops.aten.to.dtype, (node, value.dtype))
+        graph_edit.insert_behind(node, cast)
+        cast.meta["val"], node.meta["val"] = value, value.to(dtype)
+    output = flat.output_node()
+    results = list(output.args[0])  # type: ignore[arg-type]  # a tuple of nodes
+    for index, (node, dtype) in enumerate(zip(results, source.result_dtypes, strict=True)):
+        if node.meta["val"].dtype != dtype:
+            with flat.inserting_before(output):
+                cast = flat.call_function(torch.ops.aten.to.dtype, (node, dtype))
+            cast.meta["val"] = node.meta["val"].to(dtype)
+            results[index] = cast
+    output.args = (tuple(results),)

@@ -1,0 +1,48 @@
+"""Rewrites of a captured graph that make it faster. Each is a file of its own and can be left out by its name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection
+
+from torch.fx import GraphModule
+
+from torchpool.capture.export import Graph
+from torchpool.capture.graph_edit import copy_of
+from torchpool.capture.passes import (
+    drop_dropout,
+    drop_in_place,
+    drop_no_ops,
+    fold_batch_norm,
+    fuse_unary,
+    merge_qkv,
+    pack_convolution,
+    pack_linear,
+)
+
+PASSES: dict[str, Callable[[GraphModule], int]] = {
+    "drop_dropout": drop_dropout.run,
+    "drop_no_ops": drop_no_ops.run,
+    "drop_in_place": drop_in_place.run,
+    "fold_batch_norm": fold_batch_norm.run,
+    "merge_qkv": merge_qkv.run,
+    "pack_linear": pack_linear.run,
+    "pack_convolution": pack_convolution.run,
+    "fuse_unary": fuse_unary.run,
+}
+"""By name, in the order in which they run; each returns how many rewrites it made."""
+
+
+def optimise(graph: Graph, *, without: Collection[str] = ()) -> tuple[Graph, dict[str, int]]:
+    """A rewritten copy of the graph, and the number of rewrites of each pass.
+
+    It computes with packed copies of the weights; the graph itself stays as it is, for weights that keep changing.
+    """
+    unknown = sorted(set(without) - set(PASSES))
+    if unknown:
+        raise ValueError(f"no such passes: {unknown} (there are: {list(PASSES)})")
+    module = copy_of(graph.module)
+    counts = {name: run(module) for name, run in PASSES.items() if name not in without}
+    module.graph.lint()
+    module.recompile()
+    return dataclasses.replace(graph, module=module), counts

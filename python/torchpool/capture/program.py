@@ -1,0 +1,96 @@
+"""What a capture gives: programs as plain data, which can travel between processes and which the extension runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchpool.capture import module_copy
+from torchpool.contract.shape_checks import ShapeCheck, ShapeEqual
+
+BODY = "for each batch:"  # the title, in a listing, of the instructions that each batch runs
+
+
+class CaptureError(Exception):
+    """The module cannot be served by the graph backend; says why."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """An argument that is another instruction's result, a weight or an input."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One step of a program."""
+
+    op: str
+    """An operator's name as in its schema ("aten::linear"), or "py::..." for arithmetic on sizes."""
+    overload: str | None
+    """The operator's overload name, "" for the default; None for arithmetic."""
+    args: tuple[Any, ...]
+    """Slots, Python values and torch constants; also nested in tuples and lists."""
+    kwargs: dict[str, Any]
+    outputs: tuple[int, ...]
+    """A slot per result, -1 where nobody uses it."""
+    spread: bool = False
+    """The one result is a list of tensors, and `outputs` are its elements."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A program: `prologue` once per state of the weights, `body` for each batch."""
+
+    weights: list[torch.Tensor | None]
+    """None for a tensor of the module, until `bound` has looked it up."""
+    weight_names: list[str]
+    num_slots: int
+    weight_slots: list[int]
+    input_slots: list[int]
+    output_slots: list[int]
+    prologue: list[Instruction]
+    body: list[Instruction]
+    checks: list[ShapeCheck | ShapeEqual]
+    input_names: list[str]
+    listing: str
+    """The instructions, readable."""
+
+    @property
+    def text(self) -> str:
+        """The whole program, readable."""
+        return "\n".join([self.listing, *(f"check: {check.text(self.input_names)}" for check in self.checks)])
+
+    def bound(self, module: nn.Module) -> Lowered:
+        """The program with the module's own tensors. Raises CaptureError where one of them is gone."""
+        weights = [
+            module_copy.find(module, name) if weight is None else weight
+            for name, weight in zip(self.weight_names, self.weights, strict=True)
+        ]
+        if gone := [name for name, weight in zip(self.weight_names, weights, strict=True) if weight is None]:
+            raise CaptureError(f"weight {gone[0]!r} went away while the module was captured")
+        return dataclasses.replace(self, weights=weights)
+
+
+@dataclass(frozen=True)
+class Programs:
+    """A captured kind of call in two forms."""
+
+    packed: Lowered
+    """Optimised, computing with copies of the weights that its prologue prepares."""
+    plain: Lowered
+    """As captured, reading the weights as they are."""
+    specialised: tuple[str, ...]
+    """Which lengths the graph is frozen to, in words."""
+    starts_at_two: bool
+    """Whether `shape_checks.from_one` may widen the checks once the programs were right at length 1."""
+
+    def bound(self, module: nn.Module, checks: list[ShapeCheck | ShapeEqual]) -> Programs:
+        """With the module's own tensors, for sizes that satisfy `checks`."""
+        packed, plain = (dataclasses.replace(one.bound(module), checks=checks) for one in (self.packed, self.plain))
+        return dataclasses.replace(self, packed=packed, plain=plain)

@@ -1,0 +1,289 @@
+"""Finds out, by running a model on samples and looking at numbers, how its calls may share a batch.
+
+Nothing is believed without proof: a layout counts only when merged rows equal separate ones and stay put
+when the other rows change. What fails any check runs alone, and the contract says which check failed
+and by how much.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchpool.contract.contract import TRAIN_MODE, Contract, InputSpec, OutputSpec
+from torchpool.contract.probe.layout import layouts
+from torchpool.contract.probe.lengths import LengthFinder, prove_at_length
+from torchpool.contract.probe.perturb import Layout, Leaves
+from torchpool.contract.probe.ragged import Number, Ragged, find_ragged
+from torchpool.contract.probe.rows import RowProof
+from torchpool.contract.probe.run import Outcome, OutOfTime, Runner, Unsafe, gap_between
+from torchpool.contract.probe.state import ModuleState, RandomState
+
+_LOG = logging.getLogger("torchpool")
+_NOT_THE_MODE = ("time", "memory", "outputs", "inputs", "layout", "variation")  # what eval() would not mend
+_MAX_LENGTHS = 6  # sample lengths at which rows are proven independent
+
+
+def probe(
+    run: Callable[[list[torch.Tensor]], Any],
+    calls: Sequence[Sequence[torch.Tensor]],
+    names: Sequence[str],
+    *,
+    module: nn.Module | None = None,
+    pad: Mapping[str, Number] | None = None,
+    batch: Mapping[str, int | None] | None = None,
+    max_seconds: float = 20.0,
+    max_bytes: int = 1 << 30,
+) -> Contract:
+    """The batching contract of a model.
+
+    `run` calls the model eagerly on the tensors of one call and returns its raw output. `calls` holds one or
+    more sample calls of equal structure, each a list of tensors named by `names`; dims that differ between
+    them vary. `module` is watched for state and train mode, and left as it was, as are samples and random
+    states. `pad` states values for right-padding, `batch` the batch dim of inputs or outputs by name (None:
+    shared). About `max_seconds` and `max_bytes` of tensors are spent at most.
+
+    Raises what the model raises on a sample; ValueError for samples that do not match, unknown names, and a
+    `batch` that the proof contradicts. A model in train mode that fails a check gives a contract whose
+    `refused` is true.
+    """
+    pad, batch = dict(pad or {}), dict(batch or {})
+    samples = [[leaf.detach() for leaf in call] for call in calls]
+    _check_arguments(samples, names, pad)
+    random, state = RandomState(), ModuleState(module)
+    runner = Runner(run, names, state, samples, max_seconds, max_bytes)
+    try:
+        contract = _Probe(runner, samples, pad, batch, random).contract()
+    finally:
+        state.restore()
+        random.restore()
+    used = max_seconds - runner.seconds_left
+    what = "merges" if contract.mode == "merge" else f"runs alone: {contract.reason}"
+    _LOG.info("probed in %.3f s (%d runs): %s", used, runner.runs, what)
+    return contract
+
+
+def _check_arguments(samples: list[Leaves], names: Sequence[str], pad: Mapping[str, Number]) -> None:
+    if not samples:
+        raise ValueError("probe needs at least one sample call")
+    for number, call in enumerate(samples):
+        if len(call) != len(names):
+            raise ValueError(f"sample call {number} has {len(call)} tensors, names has {len(names)}")
+        for name, leaf, first in zip(names, call, samples[0], strict=True):
+            if (leaf.dtype, leaf.ndim, leaf.device) != (first.dtype, first.ndim, first.device):
+                raise ValueError(
+                    f"input {name!r} of call {number}: {leaf.dtype} with {leaf.ndim} dims on {leaf.device}, "
+                    f"in the first call {first.dtype} with {first.ndim} dims on {first.device}"
+                )
+    unknown = sorted(set(pad) - set(names))
+    if unknown:
+        raise ValueError(f"pad= names no input of the model: {unknown} (inputs: {list(names)})")
+
+
+class _Probe:
+    """One probing: from sample calls to a contract."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        samples: list[Leaves],
+        pad: dict[str, Number],
+        batch: dict[str, int | None],
+        random: RandomState,
+    ) -> None:
+        self.runner, self.samples, self.pad, self.batch, self.random = runner, samples, pad, batch, random
+        self.first: Outcome | None = None
+        self.again: Outcome | None = None
+        self.stated_outputs: dict[str, int] = {}
+
+    def contract(self) -> Contract:
+        try:
+            return self._merging()
+        except Unsafe as failure:
+            # Failed layouts that came before another one was proven leave no failed check behind.
+            if not self.runner.checks or self.runner.checks[-1].passed:
+                self.runner.record(failure.check, False, failure.reason)
+            reason = failure.reason
+            if self.runner.state.training and failure.check not in _NOT_THE_MODE:
+                reason = f"{TRAIN_MODE} (call model.eval() first): {reason}"
+            if self.batch:
+                raise ValueError(f"batch={self.batch} fails the check {failure.check!r}: {reason}") from failure
+            return self._alone(reason, failure.serial or self._order_matters())
+
+    def _order_matters(self) -> bool:
+        """Whether a call that runs alone may depend on those before it; the failed check need not have shown it."""
+        state = self.runner.state
+        if self.first is None:
+            return False
+        if state.changed() is not None or state.moved_attributes():
+            return True
+        try:
+            return bool(gap_between(self.first, self.runner(self.samples[0], last=True), self.runner)[0])
+        except Unsafe as failure:
+            return failure.serial
+        except Exception:  # it took this call before
+            return True
+
+    def _merging(self) -> Contract:
+        runner = self.runner
+        self.first = first = runner(self.samples[0])
+        for other in self._shapes()[1:]:
+            runner(other[0])  # a sample that the model refuses is the user's error: it comes out
+        self._check_names(first)
+        self._check_repeat(first)
+        self._check_outputs(first)
+        layout, proofs = self._find_layout()
+        finder = LengthFinder(runner, layout, self.stated_outputs, self.pad, self._sizes()[:2])
+        ragged = finder.find(self.samples, proofs)
+        self._check_state(proofs[0])
+        inputs = [self._input(i, layout, ragged) for i in range(len(runner.names))]
+        outputs = [
+            OutputSpec(name, axis, ragged.trims.get(j, ()), layout.stacked and axis is not None)
+            for j, (name, axis) in enumerate(zip(first.spec.leaf_names, proofs[0].axes, strict=True))
+        ]
+        return Contract(
+            "merge", ragged.why_not, False, tuple(inputs), tuple(outputs), ragged.padded, runner.aliases,
+            proofs[0].row_seconds, tuple(runner.checks),
+        )  # fmt: skip
+
+    def _input(self, i: int, layout: Layout, ragged: Ragged) -> InputSpec:
+        leaf, dim = self.samples[0][i], layout.dims[i]
+        filled = any(leaf_ == i and symbol in ragged.padded for leaf_, _, symbol in ragged.places)
+        return InputSpec(
+            self.runner.names[i], leaf.dtype, str(leaf.device), dim, layout.stacked and dim is not None,
+            tuple(ragged.sizes[i]), ragged.values[i] if filled else None,
+        )  # fmt: skip
+
+    def _alone(self, reason: str, serial: bool) -> Contract:
+        ragged = find_ragged(self.samples, Layout((None,) * len(self.runner.names)))
+        inputs = [self._input(i, Layout((None,) * len(self.runner.names)), ragged) for i in range(len(ragged.sizes))]
+        outputs = self.first.spec.leaf_names if self.first else ()
+        return Contract(
+            "alone", reason, serial, tuple(inputs),
+            tuple(OutputSpec(name, None, (), False) for name in outputs), frozenset(), self.runner.aliases,
+            None, tuple(self.runner.checks),
+        )  # fmt: skip
+
+    def _shapes(self) -> list[list[Leaves]]:
+        """The sample calls in groups of equal shapes, the first sample's first."""
+        groups: dict[tuple[torch.Size, ...], list[Leaves]] = {}
+        for call in self.samples:
+            groups.setdefault(tuple(leaf.shape for leaf in call), []).append(call)
+        return list(groups.values())
+
+    def _check_names(self, first: Outcome) -> None:
+        inputs, outputs = self.runner.names, first.spec.leaf_names
+        unknown = sorted(set(self.batch) - set(inputs) - set(outputs))
+        if unknown:
+            known = f"inputs: {list(inputs)}, outputs: {list(outputs)}"
+            raise ValueError(f"batch= names no input or output of the model: {unknown} ({known})")
+        self.stated_outputs = {name: dim for name, dim in self.batch.items() if name not in inputs and dim is not None}
+
+    def _check_repeat(self, first: Outcome) -> None:
+        """The same call again; tells random numbers, state and train mode apart."""
+        drawn, changed = self.random.moved(), self.runner.state.changed()
+        if changed is not None:
+            raise Unsafe("state unchanged", f"model is stateful: {changed[0]} changed by {changed[1]:.3g}", serial=True)
+        self.runner.record("state unchanged", True, "0 buffers or parameters changed")
+        self.again = again = self.runner(self.samples[0])
+        gap, name = gap_between(first, again, None if drawn else self.runner)
+        if gap and drawn:
+            text = f"model draws random numbers: output {name!r} of the same call twice differs by {gap:.3g}"
+            raise Unsafe("same call twice", text, serial=True)
+        if gap:
+            raise Unsafe("same call twice", self._stateful(name, gap, "the same call twice"), serial=True)
+        self.runner.record("same call twice", True, "differs by 0")
+        self.runner.record("inputs unchanged", True, "changed by 0")
+
+    def _stateful(self, name: str, gap: float, when: str) -> str:
+        moved = self.runner.state.moved_attributes()
+        hint = f" (attribute {moved[0]!r} changed)" if moved else ""
+        return f"model is stateful or not deterministic{hint}: output {name!r} of {when} differs by {gap:.3g}"
+
+    def _check_outputs(self, first: Outcome) -> None:
+        opaque = first.spec.opaque()
+        if opaque:
+            kinds = f"output {opaque[0][0]!r} is a {type(opaque[0][1]).__name__}, no tensor"
+            hint = "; use_cache=False leaves it out" if "Cache" in kinds else ""
+            raise Unsafe("outputs", f"{kinds}: only tensors can be split ({len(opaque)} such outputs{hint})")
+        if not first.leaves:
+            constants = first.spec.constants()
+            kinds = f"output {constants[0][0]!r} is a {type(constants[0][1]).__name__}" if constants else "it is empty"
+            raise Unsafe("outputs", f"the output holds 0 tensors ({kinds}): only tensors can be split")
+        if not self.samples[0]:
+            raise Unsafe("inputs", "the calls hold 0 tensors: there is nothing to merge")
+
+    def _sizes(self) -> tuple[int, ...]:
+        """Batch sizes to try: fewer where the model is slow or its tensors are large."""
+        assert self.again is not None
+        sizes: tuple[int, ...] = (1, 2, 3, 5)
+        while len(sizes) > 2:
+            rows = sum(sizes) + 5 * sizes[-1]
+            late = self.again.seconds * rows > self.runner.seconds_left / 2
+            late |= self.runner.slow and sizes[-1] > 3
+            if not late and self.runner.bytes_per_run * sizes[-1] * 4 <= self.runner.max_bytes:
+                break
+            sizes = sizes[:-1]
+        if self.runner.bytes_per_run * sizes[-1] > self.runner.max_bytes:
+            need = self.runner.bytes_per_run * sizes[-1]
+            raise Unsafe("memory", f"probing would hold {need} bytes of tensors, max_bytes is {self.runner.max_bytes}")
+        return sizes
+
+    def _find_layout(self) -> tuple[Layout, list[RowProof]]:
+        failures: list[tuple[int, Unsafe]] = []
+        sizes = self._sizes()
+        calls = [group[0] for group in self._shapes()]
+        stated = {name: dim for name, dim in self.batch.items() if name in self.runner.names}
+        for layout, family in layouts(calls, self.runner.names, stated):
+            before = len(self.runner.checks)
+            try:
+                return layout, self._prove(layout, sizes)
+            except OutOfTime:
+                raise
+            except Unsafe as failure:
+                del self.runner.checks[before:]
+                if failure.serial or failure.check == "inputs unchanged":
+                    raise
+                failures.append((family, failure))
+        if not failures:
+            raise Unsafe("layout", "no input has a batch dim (0 layouts to try)")
+        # The likeliest place of the batch gives the reason, unless the model only raised there.
+        ran = [number for number, failure in failures if failure.stage > 1] or [failures[0][0]]
+        raise max((failure for number, failure in failures if number == ran[0]), key=lambda failure: failure.stage)
+
+    def _prove(self, layout: Layout, sizes: tuple[int, ...]) -> list[RowProof]:
+        """Row independence at each sample length, thorough at the first."""
+        ragged = find_ragged([group[0] for group in self._shapes()], layout)
+        by_length: dict[tuple[tuple[str, int], ...], list[Leaves]] = {}
+        for call in self.samples:
+            by_length.setdefault(tuple(ragged.lengths(call).items()), []).append(call)
+        proofs: list[RowProof] = []
+        for lengths, calls in list(by_length.items())[:_MAX_LENGTHS]:
+            some = sizes if not proofs else sizes[:2]
+            known = dict(lengths)
+            proofs.append(prove_at_length(self.runner, layout, self.stated_outputs, calls, known, some, proofs))
+        return proofs
+
+    def _check_state(self, proof: RowProof) -> None:
+        """After all runs: the first call still gives the same, and so does another row on the old state."""
+        assert self.first is not None
+        runner = self.runner
+        changed = runner.state.changed()
+        if changed is not None:
+            raise Unsafe("state unchanged", f"model is stateful: {changed[0]} changed by {changed[1]:.3g}", serial=True)
+        gap, name = gap_between(self.first, runner(self.samples[0], last=True), runner)
+        if gap:
+            raise Unsafe("same call later", self._stateful(name, gap, "the same call after others"), serial=True)
+        moved = runner.state.moved_attributes()
+        if moved:
+            # A cache may hold what belongs to one call: without it, another row must give the same.
+            runner.state.restore()
+            gap, name = gap_between(proof.own[-1], runner(proof.units[-1], last=True), runner)
+            if gap:
+                text = f"model is stateful (attribute {moved[0]!r} changed): output {name!r}"
+                raise Unsafe("same call first", f"{text} depends on earlier calls, by {gap:.3g}", serial=True)
+        runner.record("same call later", True, "differs by 0")

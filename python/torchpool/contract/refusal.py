@@ -1,0 +1,107 @@
+"""What a caller is told whose call the model refuses: the input that differs from those of calls that it took."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+import torch
+
+from torchpool.call.arguments import readable_names
+
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # of the whole package
+
+
+class Seen(Protocol):
+    """What is remembered of a kind of call: its tensors, and the rest of its arguments as text, by name."""
+
+    names: list[str]
+    dtypes: list[torch.dtype]
+    ranks: list[int]
+    devices: list[torch.device]
+    values: tuple[tuple[str, str], ...]
+
+
+def brief(error: BaseException, most_lines: int = 1) -> str:
+    """An exception's type and first lines, of at most 300 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:most_lines])
+    return f"{type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}" if text else type(error).__name__
+
+
+def difference(call: Seen, known: Seen) -> tuple[type[Exception], str] | None:
+    """Error type and text for the first input in which a call differs from a kind of calls; None where none does."""
+    expected = {name: i for i, name in enumerate(known.names)}
+    for i, name in enumerate(call.names):
+        if name not in expected:
+            continue
+        k = expected[name]
+        if call.dtypes[i] != known.dtypes[k]:
+            came, wanted = _plain(call.dtypes[i]), _plain(known.dtypes[k])
+            return TypeError, f"input {name!r} has dtype {came}, expected {wanted}"
+        if call.devices[i] != known.devices[k]:
+            return ValueError, f"input {name!r} is on device {call.devices[i]}, expected {known.devices[k]}"
+        if call.ranks[i] != known.ranks[k]:
+            return ValueError, f"input {name!r} has {call.ranks[i]} dims, expected {known.ranks[k]}"
+    given = dict(call.values)
+    for name, dtype in zip(known.names, known.dtypes, strict=True):
+        value = given.get(name) or _inside(call, name)
+        if name not in call.names and value:
+            return TypeError, f"input {name!r} is {value}, expected a tensor ({_plain(dtype)})"
+    return None
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument that cannot be taken apart, and the name of its type."""
+
+    name: str
+    type: str
+
+    @classmethod
+    def parse(cls, what: str, parameters: Sequence[str]) -> Argument:
+        """From the extension's words: "argument '<position, keyword or path>' is of type <type>"."""
+        path, _, rest = what.partition("'")[2].partition("'")
+        return cls(readable_names([path], parameters)[0], rest.removeprefix(" is of type "))
+
+    def __str__(self) -> str:
+        if self.type in ("Tensor", "Parameter"):
+            return f"argument {self.name!r} is a tensor that is not dense (sparse, quantized, ...)"
+        return f"argument {self.name!r} is of type {self.type}"
+
+
+def not_a_tensor(argument: Argument, known: Seen) -> TypeError:
+    """For an argument that the model refused, where calls of the known kind pass a tensor."""
+    expected = ", ".join(f"{n}: {_plain(d)}" for n, d in zip(known.names, known.dtypes, strict=True))
+    advice = "to_dense()" if argument.type in ("Tensor", "Parameter") else "torch.as_tensor()"
+    text = f"{argument}, and the model refuses it; calls so far passed tensors ({expected})"
+    return TypeError(f"{text}: convert it with {advice} first")
+
+
+def is_about_the_call(error: Exception) -> bool:
+    """Whether it comes from a run of the model, or says why the model refused the call; not so a defect of ours."""
+    names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return "_run_leaves" in names or "_raise_refusal" in names
+
+
+def without_our_frames(entry: TracebackType | None) -> TracebackType | None:
+    """The traceback without this package's frames: they hold samples, which are other callers' inputs."""
+    if entry is None:
+        return None
+    rest = without_our_frames(entry.tb_next)
+    if entry.tb_frame.f_code.co_filename.startswith(_OURS):
+        return rest
+    return TracebackType(rest, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _inside(call: Seen, name: str) -> str | None:
+    """What came where a tensor was expected and a list or tuple of values was given: the first of them."""
+    return next((f"a list of values ({text}, ...)" for path, text in call.values if path.startswith(f"{name}[")), None)

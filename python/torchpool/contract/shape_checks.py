@@ -1,0 +1,166 @@
+"""The sizes that a captured program takes, and the batches that prove it right.
+
+Inputs here are those of a merged batch: where the contract stacks calls, dim 0 is the new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from torchpool.contract.contract import Contract, InputSpec
+
+Leaves = list[torch.Tensor]
+
+_PROOF_ROWS = (1, 5)
+
+
+@dataclass(frozen=True)
+class ShapeCheck:
+    """An input's size along `dim` must be at least `low` and at most `high` (None: any)."""
+
+    input: int
+    dim: int
+    low: int
+    high: int | None
+
+    def text(self, names: Sequence[str]) -> str:
+        """The check, readable, with these names of inputs."""
+        most = "" if self.high is None else f" <= {self.high}"
+        return f"{self.low} <= {names[self.input]}.shape[{self.dim}]{most}"
+
+
+@dataclass(frozen=True)
+class ShapeEqual:
+    """Two sizes of the inputs must be the same."""
+
+    input_a: int
+    dim_a: int
+    input_b: int
+    dim_b: int
+
+    def text(self, names: Sequence[str]) -> str:
+        """The check, readable, with these names of inputs."""
+        return f"{names[self.input_a]}.shape[{self.dim_a}] == {names[self.input_b]}.shape[{self.dim_b}]"
+
+
+class ProofSample(NamedTuple):
+    """Inputs for which a program must give what eager gives."""
+
+    label: str
+    leaves: Leaves
+    beyond: bool
+    """The checks refuse it, as export takes size 1 for special: where it agrees, `from_one` may widen them."""
+
+
+def with_rows(sample: Sequence[torch.Tensor], contract: Contract, rows: int) -> Leaves:
+    """A batch of that many rows, which repeat the sample's."""
+
+    def repeat(leaf: torch.Tensor, spec: InputSpec) -> torch.Tensor:
+        if spec.batch_dim is None:
+            return leaf.detach().clone()
+        if spec.stacked:
+            return torch.stack([leaf.detach()] * rows)
+        return _resized(leaf.detach(), spec.batch_dim, rows)
+
+    return [repeat(leaf, spec) for leaf, spec in zip(sample, contract.inputs, strict=True)]
+
+
+def _resized(leaf: torch.Tensor, dim: int, size: int) -> torch.Tensor:
+    return leaf.index_select(dim, torch.arange(size, device=leaf.device) % leaf.shape[dim])
+
+
+def with_lengths(sample: Sequence[torch.Tensor], contract: Contract, length: Callable[[str], int | None]) -> Leaves:
+    """The sample with its values repeated or cut to the lengths that `length` gives for symbols."""
+    result = []
+    for leaf, spec in zip(sample, contract.inputs, strict=True):
+        for dim, symbol in enumerate(spec.sizes):
+            wanted = length(symbol) if isinstance(symbol, str) and symbol != "batch" else None
+            if wanted is not None and leaf.shape[dim]:
+                leaf = _resized(leaf, dim, wanted)
+        result.append(leaf)
+    return result
+
+
+def lengths_of(sample: Sequence[torch.Tensor], contract: Contract) -> dict[str, int]:
+    """The length of each symbol; the first where inputs disagree."""
+    found: dict[str, int] = {}
+    for leaf, spec in zip(sample, contract.inputs, strict=True):
+        for dim, symbol in enumerate(spec.sizes):
+            if isinstance(symbol, str) and symbol != "batch":
+                found.setdefault(symbol, leaf.shape[dim])
+    return found
+
+
+def from_one(checks: Sequence[ShapeCheck | ShapeEqual]) -> list[ShapeCheck | ShapeEqual]:
+    """The checks with sizes of at least 2 allowed from 1, for a program that was right there."""
+    return [
+        ShapeCheck(check.input, check.dim, 1, check.high) if isinstance(check, ShapeCheck) and check.low == 2 else check
+        for check in checks
+    ]
+
+
+def allows(checks: Sequence[ShapeCheck | ShapeEqual], leaves: Sequence[torch.Tensor]) -> bool:
+    """Whether a program with these checks takes inputs of these sizes."""
+    for check in checks:
+        if isinstance(check, ShapeEqual):
+            if leaves[check.input_a].shape[check.dim_a] != leaves[check.input_b].shape[check.dim_b]:
+                return False
+        else:
+            size = leaves[check.input].shape[check.dim]
+            if size < check.low or (check.high is not None and size > check.high):
+                return False
+    return True
+
+
+def samples_for_proof(
+    run: Callable[[Leaves], Any],
+    samples: Sequence[Leaves],
+    contract: Contract,
+    checks: Sequence[ShapeCheck | ShapeEqual],
+    *,
+    widen: bool,
+) -> list[ProofSample]:
+    """Batches to compare a program with eager on: 1 and 5 rows, and another length and length 1 where lengths may vary.
+
+    `run` is eager on merged inputs: lengths that it refuses are left out. `widen`: whether the checks may be widened
+    to length 1.
+    """
+    sample = samples[0]
+    if contract.mode != "merge":
+        return [ProofSample("the sample", [leaf.detach().clone() for leaf in sample], False)]
+    found = [
+        ProofSample(f"{rows} rows", with_rows(sample, contract, rows), False)
+        for rows in _PROOF_ROWS
+        if allows(checks, with_rows(sample, contract, rows))
+    ]
+    lengths = lengths_of(sample, contract)
+    if not lengths:
+        return found
+    others: list[tuple[str, Leaves]] = [
+        (f"lengths {lengths_of(one, contract)}", one)
+        for one in samples[1:]
+        if lengths_of(one, contract) != lengths
+    ][:1]  # fmt: skip
+    if not others:
+        others.append(("longer by 3", with_lengths(sample, contract, lambda symbol: lengths[symbol] + 3)))
+    shortest = with_lengths(sample, contract, lambda symbol: 1)
+    for label, one, rows in (*((*other, 1) for other in others), ("length 1", shortest, 1), ("length 1", shortest, 2)):
+        leaves = with_rows(one, contract, rows)
+        inside = allows(checks, leaves)
+        if (inside or (widen and allows(from_one(checks), leaves))) and _takes(run, leaves):
+            found.append(ProofSample(label, leaves, not inside))
+    return found
+
+
+def _takes(run: Callable[[Leaves], Any], leaves: Leaves) -> bool:
+    """Whether eager runs on sizes made up here; why not is for nobody to know."""
+    try:
+        with torch.no_grad():
+            run([leaf.clone() for leaf in leaves])
+    except Exception:
+        return False
+    return True

@@ -1,0 +1,52 @@
+"""An executor seen at another priority and deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torchpool.executor.executor import ThreadPoolExecutor
+
+
+def check_options(priority: int, deadline: float | None) -> tuple[int, float | None]:
+    """The options of a view, or TypeError or ValueError."""
+    if not isinstance(priority, int):
+        raise TypeError(f"priority must be an int, got {priority!r}")
+    if not -(2**31) <= priority < 2**31:
+        raise ValueError(f"priority must fit 32 bits, got {priority!r}")
+    if deadline is not None and not deadline > 0:
+        raise ValueError(f"deadline must be a positive number of seconds, or None, got {deadline!r}")
+    return priority, deadline
+
+
+class ExecutorView(Executor):
+    """The same executor, whose tasks have a priority and a deadline; made by `ThreadPoolExecutor.options`."""
+
+    def __init__(self, executor: ThreadPoolExecutor, priority: int, deadline: float | None) -> None:
+        self._executor = executor
+        self._priority = priority
+        self._deadline = deadline
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """As the executor's, at this priority; TimeoutError when it has not started by the deadline."""
+        return self._executor._submit_as(fn, args, kwargs, self._priority, self._deadline)
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """As the executor's, at this priority; each call's deadline counts from its submission."""
+        return self._executor._map(fn, iterables, timeout, buffersize, self._priority, self._deadline)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Shuts the executor down."""
+        self._executor.shutdown(wait, cancel_futures=cancel_futures)
+
+    def __repr__(self) -> str:
+        return f"<{self._executor!r} at priority={self._priority}, deadline={self._deadline}>"

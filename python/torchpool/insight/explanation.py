@@ -1,0 +1,131 @@
+"""What `explain()` says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torchpool.contract.contract import Contract
+from torchpool.contract.refusal import Argument
+from torchpool.predictor.learner import Learner
+
+if TYPE_CHECKING:
+    from torchpool.predictor.graphs import Captured
+
+_MAX_KINDS = 64  # as in the extension's table of kinds
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How a predictor serves its calls, and why. Print it; save `to_dict()` and pass it back as `wrap(batch=...)`."""
+
+    name: str
+    backend: str
+    max_batch: int
+    contracts: tuple[Contract, ...]
+    notes: tuple[str, ...]
+    served_by: tuple[str, ...] = ()
+    """Per contract the backend that serves it: graph, python or torchscript."""
+    programs: tuple[str, ...] = ()
+    """With `explain(verbose=True)`: the graphs' instructions, with `explain(profile=True)` timed."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that json can write."""
+        return {
+            "name": self.name,
+            "backend": self.backend,
+            "max_batch": self.max_batch,
+            "contracts": [contract.to_dict() for contract in self.contracts],
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Explanation:
+        """What `to_dict` wrote. Raises ValueError on anything else."""
+        try:
+            return cls(
+                name=str(data["name"]),
+                backend=str(data["backend"]),
+                max_batch=int(data["max_batch"]),
+                contracts=tuple(Contract.from_dict(item) for item in data["contracts"]),
+                notes=tuple(map(str, data["notes"])),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not an explanation: {error!r}") from error
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: backend {self.backend}, at most {self.max_batch} rows a batch"]
+        for index, contract in enumerate(self.contracts):
+            backend = self.served_by[index] if index < len(self.served_by) else self.backend
+            lines += ["", *_describe(contract, backend)]
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n\n".join(["\n".join(lines), *self.programs])
+
+    __repr__ = __str__
+
+
+def _describe(contract: Contract, backend: str) -> list[str]:
+    names = ", ".join([spec.name for spec in contract.inputs] + [f"{n}={v}" for n, v in contract.values])
+    if contract.mode == "merge":
+        lines = [f"calls with ({names}) share batches, run by the {backend} backend"]
+    else:
+        lines = [f"calls with ({names}) run alone{', in order' if contract.serial else ''}: {contract.reason}"]
+    for spec in contract.inputs:
+        sizes = ", ".join(str(size) for size in spec.sizes)
+        rows = (
+            "stacked"
+            if spec.stacked
+            else "shared by all rows"
+            if spec.batch_dim is None
+            else f"rows in dim {spec.batch_dim}"
+        )
+        pad = "" if spec.pad is None else f", padded with {spec.pad}"
+        lines.append(f"  input  {spec.name}: {str(spec.dtype).removeprefix('torch.')} ({sizes}), {rows}{pad}")
+    for output in contract.outputs:
+        rows = "the same for every call" if output.batch_dim is None else f"rows in dim {output.batch_dim}"
+        trims = "".join(f", dim {trim.dim} cut to {trim.scale}*{trim.symbol}{trim.offset:+d}" for trim in output.trims)
+        lines.append(f"  output {output.name}: {rows}{trims}")
+    if contract.mode == "merge" and contract.reason:
+        lines.append(f"  not padded: {contract.reason}")
+    lines += [f"  {'ok ' if check.passed else 'no '} {check.name}: {check.detail}" for check in contract.checks]
+    return lines
+
+
+def explain(
+    name: str,
+    backend: str,
+    max_batch: int,
+    learner: Learner,
+    captured: Mapping[int, Captured],
+    programs: Sequence[str] = (),
+) -> Explanation:
+    """The explanation of a predictor's present state."""
+    notes = []
+    numbered = list(learner.kinds.items())
+    kinds = [kind for _, kind in numbered]
+    served_by = []
+    if not kinds:
+        notes.append("nothing learned yet: the contract is learned from the first call")
+    for variant, kind in numbered:
+        found = captured.get(variant)
+        names = ", ".join(kind.names)
+        if kind.contract is not None:
+            served_by.append("graph" if found is not None and found.backend is not None else backend)
+        if found is not None and found.reason is not None:
+            notes.append(f"calls with ({names}) are served by the module itself, not by a graph: {found.reason}")
+        notes += [] if found is None else [f"graph of calls with ({names}): {note}" for note in found.notes]
+        if kind.contract is None:
+            notes.append(f"calls with ({names}) run alone: {kind.reason}")
+        if kind.not_widened is not None:
+            notes.append(f"calls with ({names}) of other sizes run alone: {kind.not_widened}")
+    if len(kinds) >= _MAX_KINDS:
+        text = f"{_MAX_KINDS} kinds of calls were learned, which is the limit: those of any other kind run alone"
+        notes.append(f"{text} (an argument that is no tensor and differs in every call makes each a kind of its own)")
+    for what in sorted(learner.opaque):
+        argument = Argument.parse(what, learner.parameters)
+        notes.append(f"calls where {argument} run alone: it cannot be merged")
+    backend = "graph" if "graph" in served_by else backend
+    return Explanation(
+        name, backend, max_batch, tuple(learner.contracts()), tuple(notes), tuple(served_by), tuple(programs)
+    )

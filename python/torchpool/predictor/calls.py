@@ -1,0 +1,225 @@
+"""The ways to call a predictor."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping, Sized
+from typing import TYPE_CHECKING, Any
+
+from torchpool import _core
+from torchpool.call.arguments import Call, as_call
+from torchpool.call.futures import Future
+from torchpool.predictor import aio, mapping
+from torchpool.predictor.schedule import Schedule
+
+if TYPE_CHECKING:
+    from torchpool.predictor.predictor import Predictor
+
+
+_ANY_ROWS = 1 << 40
+
+
+class Calls:
+    """The ways to call a predictor, each at the same priority and deadline."""
+
+    _priority: int = 0
+    _deadline: float | None = None
+
+    @property
+    def _predictor(self) -> Predictor:
+        raise NotImplementedError
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """The model's output for these arguments, computed in a batch with other calls'.
+
+        Raises what the model raises for this call alone; TypeError or ValueError for arguments that it refuses;
+        QueueFull, Closed; TimeoutError past the deadline.
+        """
+        return self._predictor._open_core().call(args, kwargs, self._priority, self._deadline)
+
+    def submit(self, /, *args: Any, **kwargs: Any) -> Future:
+        """A future of the call. Inputs above 64 KiB must not be written until it is done; smaller ones are copied."""
+        future = Future()
+        pending = self._submit(args, kwargs, notified=future)
+        if pending.ready:
+            future._pending = pending
+            future._settle()
+        return future
+
+    def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any], **options: Any) -> _core.Pending:
+        core = self._predictor._open_core()
+        return core.submit(args, kwargs, priority=self._priority, deadline=self._deadline, **options)
+
+    def _feed(self, schedule: Schedule | None = None) -> mapping.Feed:
+        """Submits one call of a map, which waits for room whatever `overflow` says: its look-ahead is bounded."""
+        core, priority, deadline = self._predictor._open_core(), self._priority, self._deadline
+        dynamic, chunk = (False, 0) if schedule is None else (schedule.kind == "dynamic", schedule.chunk)
+        if priority == 0 and deadline is None and not dynamic and not chunk:
+            return core.feed
+        return lambda args, kwargs: core.feed(args, kwargs, priority, deadline, dynamic, chunk)
+
+    def _feed_batch(self, calls: list[Call]) -> list[_core.Pending]:
+        core, max_batch = self._predictor._open_core(), self._predictor._options.max_batch
+        return core.feed_batch(calls, self._priority, self._deadline, max_batch or _ANY_ROWS)
+
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        buffersize: int | None = None,
+        ordered: bool = True,
+        progress: bool = False,
+        return_exceptions: bool = False,
+        schedule: str | None = None,
+    ) -> mapping.MapIterator:
+        """Results of calls with one argument from each iterable, as the built-in map; work starts at once.
+
+        At most `buffersize` calls are in flight (by default enough to keep all workers busy), so iterables may be
+        endless; a tensor or an array is taken row by row. `timeout` counts seconds from this call. With
+        `return_exceptions` a failed call's exception stands in its result's place; otherwise it is raised and the
+        rest is cancelled, as it is when the iterator is closed early. `progress=True` shows tqdm's bar.
+
+        `schedule` says how calls are parted into batches, as in OpenMP, each perhaps with a chunk of rows behind it
+        ("dynamic,16"): "guided" (the default) takes smaller batches, of `chunk` at least, as less is left to share out,
+        so that all workers end together; "dynamic" takes whole batches, of `chunk` at most; "static" parts an iterable
+        of known length beforehand into equal batches of consecutive calls, `chunk` each, whatever else goes on: with a
+        chunk they are the same in every run. Static batches pass by the queue, its bounds and priorities, but have no
+        more rows than `max_batch`.
+        """
+        if not iterables:
+            raise TypeError("map() needs at least one iterable")
+        rows = [mapping.rows_of(iterable) for iterable in iterables]
+        calls: Iterator[Any] = ((args, None) for args in zip(*rows, strict=False))
+        return self._map(calls, iterables, timeout, buffersize, ordered, progress, return_exceptions, schedule)
+
+    def starmap(
+        self,
+        iterable: Iterable[Any],
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+        ordered: bool = True,
+        progress: bool = False,
+        return_exceptions: bool = False,
+        schedule: str | None = None,
+    ) -> mapping.MapIterator:
+        """As map, for one iterable of calls: a tuple is positional arguments, a mapping (such as a tokenizer's
+        output) keyword arguments."""
+        calls = map(_star_call, iterable)
+        return self._map(calls, (iterable,), timeout, buffersize, ordered, progress, return_exceptions, schedule)
+
+    def _map(
+        self,
+        calls: Iterator[Call],
+        sources: tuple[Iterable[Any], ...],
+        timeout: float | None,
+        buffersize: int | None,
+        ordered: bool,
+        progress: bool,
+        return_exceptions: bool,
+        schedule: str | None,
+    ) -> mapping.MapIterator:
+        ahead = self._calls_ahead(buffersize)
+        plan = Schedule.parse(schedule)
+        batch = None
+        if plan.kind == "static":
+            if not ordered:
+                raise ValueError("schedule='static' gives results in order: leave ordered=True")
+            predictor = self._predictor
+            batch = plan.calls_a_batch(sources, predictor._first_batch, predictor._used_runtime.workers)
+            ahead = max(ahead, 2 * batch * predictor._used_runtime.workers) if buffersize is None else ahead
+        sized = [len(source) for source in sources if isinstance(source, Sized)] if progress else []
+        return mapping.MapIterator(
+            self._submit,
+            self._feed(plan),
+            calls,
+            ahead=ahead,
+            timeout=timeout,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            bar=mapping.progress_bar(min(sized, default=None)) if progress else None,
+            feed_batch=None if batch is None else self._feed_batch,
+            batch=batch or 0,
+        )
+
+    def acall(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        """As a call, awaited: on its way at once where a loop runs, else once it is awaited.
+
+        What it gives is a future of the running loop, so that `asyncio.gather` and `wait_for` need no task for it, and
+        a coroutine as well, for `create_task` (do so for `asyncio.wait`, which takes no coroutines). Cancelling it
+        takes the call out of its queue; the loop is never blocked. All errors are raised when it is awaited.
+        """
+        if asyncio._get_running_loop() is None:
+            return self._acall_later(args, kwargs)
+        return self._start(args, kwargs)
+
+    async def _acall_later(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return await self._start(args, kwargs)
+
+    def _start(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, line_up: bool = False
+    ) -> Coroutine[Any, Any, Any]:
+        try:
+            core = self._predictor._open_core()
+            started = core.start(args, kwargs, self._priority, self._deadline, line_up)
+        except Exception as error:
+            return _core.failed_call(error)
+        if started is None:
+            return asyncio.to_thread(self._call_in_thread, args, kwargs or {})  # learning runs the model some times
+        return started
+
+    def _call_in_thread(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            return self(*args, **kwargs)
+        except StopIteration as error:  # asyncio's futures do not take it, and whoever awaits one would wait for ever
+            raise RuntimeError(f"the model raised {error!r}") from error
+
+    def amap(
+        self, iterable: Iterable[Any], *, buffersize: int | None = None, return_exceptions: bool = False
+    ) -> AsyncGenerator[Any, None]:
+        """As map over one iterable, for `async for`: results in order, at most `buffersize` calls in flight."""
+        ahead = self._calls_ahead(buffersize)
+        items = iter(mapping.rows_of(iterable))
+        return aio.map_calls(lambda item: self._start((item,), None, True), items, ahead, return_exceptions)
+
+    def _calls_ahead(self, buffersize: int | None) -> int:
+        if buffersize is not None and (not isinstance(buffersize, int) or buffersize < 1):
+            raise ValueError(f"buffersize must be an int of at least 1, or None, got {buffersize!r}")
+        return buffersize or self._predictor._look_ahead
+
+
+# For libraries that ask whether they are to await what a function gives.
+if sys.version_info >= (3, 12):
+    inspect.markcoroutinefunction(Calls.acall)
+else:
+    Calls.acall._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+
+
+class View(Calls):
+    """A predictor seen at another priority and deadline; made by `Predictor.options`."""
+
+    def __init__(self, predictor: Predictor, priority: int, deadline: float | None) -> None:
+        self._viewed = predictor
+        self._priority = priority
+        self._deadline = deadline
+
+    @property
+    def _predictor(self) -> Predictor:
+        return self._viewed
+
+    def __repr__(self) -> str:
+        return f"<{self._predictor!r} at priority={self._priority}, deadline={self._deadline}>"
+
+
+def _star_call(item: Any) -> Call:
+    if isinstance(item, tuple | Mapping):
+        return as_call(item)
+    raise TypeError(
+        f"starmap() takes tuples of positional or mappings of keyword arguments, got {type(item).__name__}; "
+        "for single arguments use map()"
+    )
+
+
+# The learner must not keep its predictor: a dropped predictor is to be freed at once, not by the cycle collector.

@@ -1,0 +1,392 @@
+"""Learns how each kind of call may be served: by probing, from what the user stated, or from a saved contract."""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+import functools
+import itertools
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchpool.call import tree
+from torchpool.call.arguments import (
+    Call,
+    argument_names,
+    parameter_names,
+    readable_names,
+    replace_tensors,
+    tensors,
+    values,
+)
+from torchpool.contract import refusal
+from torchpool.contract.batch_size import choose_first_batch
+from torchpool.contract.contract import Contract
+from torchpool.contract.probe.probe import probe
+
+if TYPE_CHECKING:
+    from torchpool.predictor.graphs import Graphs
+
+Leaves = list[torch.Tensor]
+# What the extension is told: route, contract of a merge route, spec of the results, whether results must be copied, and
+# a number: of two threads that learn the same, the higher one counts.
+Learned = tuple[str, Contract | None, tree.TreeSpec | None, bool, int]
+
+_MAX_WIDENINGS = 8
+_KEPT_SAMPLES = 4
+_KEPT_ROWS = 8  # of each
+
+
+@dataclass
+class Kind:
+    """One kind of call: a structure of arguments with tensors of certain dtypes and ranks."""
+
+    names: list[str]
+    dtypes: list[torch.dtype]
+    ranks: list[int]
+    devices: list[torch.device]
+    route: str
+    contract: Contract | None
+    reason: str | None
+    values: tuple[tuple[str, str], ...]
+    samples: list[Leaves] = field(default_factory=list)
+    widenings: int = 0
+    not_widened: str | None = None
+    """Why calls that depart from the contract go on to run alone."""
+
+
+class Learner:
+    """Answers the extension's questions about calls that it does not know. Thread-safe."""
+
+    def __init__(
+        self,
+        target: Callable[..., Any],
+        module: torch.nn.Module | None,
+        run_plain: Callable[[tuple[Any, ...], dict[str, Any]], Any],
+        *,
+        examples: Sequence[Call] = (),
+        batch: Mapping[str, int] | None = None,
+        saved: Sequence[Contract] = (),
+        pad: Mapping[str, float | int | bool] | None = None,
+        alone: str | None = None,
+        needs_spec: bool = False,
+        on_first_batch: Callable[[int], None] | None = None,
+        graphs: Graphs | None = None,
+    ) -> None:
+        self._target = target
+        self._module = module
+        self._run_plain = run_plain
+        self._examples = list(examples)
+        self._batch = batch
+        self._saved = list(saved)
+        self._pad = dict(pad or {})
+        self._alone = alone
+        self._needs_spec = needs_spec
+        self._on_first_batch = on_first_batch
+        self._graphs = graphs
+        self.parameters = parameter_names(target)
+        self._arguments = argument_names(target)  # what may be stated of them counts where they are passed
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self.kinds: dict[int, Kind] = {}
+        self.opaque: set[str] = set()
+
+    # What the extension calls.
+
+    def learn(self, variant: int, paths: list[str], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Learned:
+        """How calls like this one are served. Raises what the model raises, or a typed error, when it refuses it."""
+        call: Call = (args, kwargs or {})
+        leaves = [leaf.detach() for leaf in tensors(call)]
+        kind = self._kind(paths, call, leaves)
+        learned: Learned = ("direct", None, None, False, 0)
+        if self._alone is None:
+            try:
+                # In a copy of the caller's context: what the model sets there while it is probed is gone afterwards.
+                learned = contextvars.copy_context().run(self._learn_kind, kind, call, leaves)
+            except Exception as error:
+                if refusal.is_about_the_call(error):
+                    error.with_traceback(refusal.without_our_frames(error.__traceback__))
+                raise
+        with self._lock:
+            self.kinds[variant] = kind
+        self._note_for_graph(variant, kind, call, learned)
+        return learned
+
+    def _note_for_graph(self, variant: int, kind: Kind, call: Call, learned: Learned) -> None:
+        route, contract, _, _, number = learned
+        if self._graphs is not None and route == "merge" and contract is not None:
+            self._graphs.learned(variant, number, call, kind.samples, contract)
+
+    def installed(self, variant: int, number: int) -> None:
+        """The extension has taken over what was learned under this number."""
+        if self._graphs is not None:
+            self._graphs.installed(variant, number)
+
+    def may_have_state(self) -> bool:
+        """Whether the model must not be run by others while it is probed: a probe puts its buffers back."""
+        return self._module is not None and next(self._module.buffers(), None) is not None
+
+    def mismatch(
+        self,
+        variant: int,
+        paths: list[str],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        message: str,
+        may_widen: bool,
+    ) -> tuple[Any, Learned | None]:
+        """The result of a call that departs from its kind's contract, and how to go on with calls like it."""
+        call: Call = (args, kwargs or {})
+        with self._lock:
+            kind = self.kinds.get(variant)
+        try:
+            result = self._run_plain(*call)
+        except Exception as error:
+            error.with_traceback(refusal.without_our_frames(error.__traceback__))
+            if kind is not None and self._takes_others_like(call, tensors(call), kind.samples[0]):
+                raise  # of this size it takes others: the values are at fault
+            raise ValueError(f"{message}; the model refuses it: {refusal.brief(error)}") from error
+        if kind is None:
+            return result, None
+        if kind.contract is not None and kind.contract.aliases:
+            result = self.own(result)
+        with self._lock:
+            if not may_widen or kind.widenings >= _MAX_WIDENINGS:
+                return result, None
+            kind.widenings += 1
+            samples = [*kind.samples[: _KEPT_SAMPLES - 1], _copies(tensors(call))]
+        widened = contextvars.copy_context().run(self._widen, kind, call, samples)
+        if widened is not None:
+            self._note_for_graph(variant, kind, call, widened)
+        return result, widened
+
+    def _widen(self, kind: Kind, call: Call, samples: list[Leaves]) -> Learned | None:
+        """How to go on with a kind whose calls turn out to vary; None where what was proven before stays."""
+        contract = self._prove(kind, call, samples)
+        if contract.mode == "alone" and not contract.serial:
+            kind.not_widened, kind.widenings = contract.reason, _MAX_WIDENINGS
+            return None
+        kind.samples = samples
+        return self._settle(kind, call, contract)
+
+    def forget(self) -> None:
+        """Nothing learned so far holds any more."""
+        with self._lock:
+            self._saved = []
+            self.kinds.clear()
+        if self._graphs is not None:
+            self._graphs.forget()
+
+    def watched(self) -> list[torch.nn.Module]:
+        """The modules in which a change shows; a script keeps its own elsewhere."""
+        return [] if self._module is None or isinstance(self._module, torch.jit.ScriptModule) else [self._module]
+
+    def weights_moved(self, variant: int) -> None:
+        """The weights of a kind's graph have been given other memory or another form: its graph is of no use."""
+        if self._graphs is not None:
+            self._graphs.again(variant)
+
+    def own(self, result: Any) -> Any:
+        """The result with every tensor copied: the model returned memory that it keeps or was given."""
+        leaves, spec = tree.flatten(result)
+        return spec.rebuild([leaf.detach().clone() for leaf in leaves])
+
+    def readable(self, path: str) -> str:
+        """The name of the input at a path: "0" -> "x"."""
+        return readable_names([path], self.parameters)[0]
+
+    def saw_opaque(self, what: str) -> None:
+        """A call with an argument that cannot be taken apart came, and runs alone."""
+        with self._lock:
+            self.opaque.add(what)
+
+    def refused_opaque(self, what: str) -> TypeError | None:
+        """For a call with an argument that is no tensor, which the model refused: the error that says so, if a tensor
+        was learned there."""
+        with self._lock:
+            known = [kind for kind in self.kinds.values() if kind.route != "direct"]
+        argument = refusal.Argument.parse(what, self.parameters)
+        learned = [kind for kind in known if argument.name in kind.names]
+        return refusal.not_a_tensor(argument, learned[0]) if learned else None
+
+    def refused_values(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Exception | None:
+        """For a call without any tensor, which the model refused: the error that says so, if tensors were learned."""
+        kind = self._kind([], (args, kwargs or {}), [])
+        with self._lock:
+            others = [other for other in self.kinds.values() if other.route != "direct"]
+        for other in others:
+            if found := refusal.difference(kind, other):
+                return found[0](f"{found[1]} as in earlier calls, and the model refuses it")
+        return None
+
+    # Inside.
+
+    def _kind(self, paths: list[str], call: Call, leaves: Leaves) -> Kind:
+        others = values(call)
+        texts = readable_names([path for path, _ in others], self.parameters)
+        return Kind(
+            names=readable_names(paths, self.parameters),
+            dtypes=[leaf.dtype for leaf in leaves],
+            ranks=[leaf.dim() for leaf in leaves],
+            devices=[leaf.device for leaf in leaves],
+            route="direct",
+            contract=None,
+            reason=self._alone,
+            values=tuple(zip(texts, (text for _, text in others), strict=True)),
+        )
+
+    def _learn_kind(self, kind: Kind, call: Call, leaves: Leaves) -> Learned:
+        contract = self._find_saved(kind, leaves)
+        if contract is not None:
+            kind.samples = [_copies(leaves)]
+            return self._settle(kind, call, contract)
+        samples = [_copies(leaves)]
+        for example in self._examples:
+            other = tensors(example)
+            if _alike(other, leaves) and _same_names(example, call) and not _same_sizes(other, samples):
+                samples.append(_copies(other))
+        contract = self._prove(kind, call, samples)
+        kind.samples = samples
+        return self._settle(kind, call, contract)
+
+    def _run_leaves(self, call: Call, leaves: Leaves) -> Any:
+        args, kwargs = replace_tensors(call, leaves)
+        return self._run_plain(args, kwargs)
+
+    def _prove(self, kind: Kind, call: Call, samples: list[Leaves]) -> Contract:
+        """What probing finds. Raises what the model raises, or a typed error, when it refuses the first sample."""
+        raised: list[Exception] = []  # by the model, last
+
+        def run(leaves: Leaves) -> Any:
+            try:
+                return self._run_leaves(call, leaves)
+            except Exception as error:
+                raised[:] = [error]
+                raise
+
+        pad = {name: value for name, value in self._pad.items() if name in kind.names}
+        batch = self._batch and {
+            n: dim for n, dim in self._batch.items() if n not in self._arguments or n in kind.names
+        }
+        try:
+            contract = probe(run, samples, kind.names, module=self._module, pad=pad, batch=batch)
+        except Exception as error:
+            if not any(error is own for own in raised):
+                raise
+            self._raise_refusal(kind, call, error)
+            raise
+        finally:
+            raised.clear()  # an exception must not be held by the frames that it holds
+        if contract.refused:
+            raise ValueError(
+                f"{contract.reason}. Results would depend on other calls or on chance: call model.eval() before "
+                "wrapping, or wrap with batch=False for the model's own calls"
+            )
+        return dataclasses.replace(contract, values=kind.values)
+
+    def _settle(self, kind: Kind, call: Call, contract: Contract) -> Learned:
+        route = "merge" if contract.mode == "merge" else "serial" if contract.serial else "parallel"
+        spec = None
+        if route == "merge" and (self._needs_spec or self._graphs is not None):
+            spec = tree.flatten(self._run_plain(*call))[1]
+        if self._needs_spec and spec is not None:
+            fixed = [(name, value) for name, value in spec.constants() if value is not None]
+            if fixed:
+                name, kind_of = fixed[0][0], type(fixed[0][1]).__name__
+                text = f"output {name!r} is a {kind_of}, no tensor, which the torchscript backend cannot give back"
+                contract = dataclasses.replace(contract, mode="alone", reason=text)
+                route, spec = "parallel", None
+        with self._lock:
+            kind.route, kind.contract, kind.reason = route, contract, contract.reason
+            number = next(self._numbers)
+        kind.samples = [_few_rows(sample, contract) for sample in kind.samples]
+        if route == "merge" and self._on_first_batch is not None and kind.samples:
+            run = functools.partial(self._run_leaves, call)
+            self._on_first_batch(choose_first_batch(run, kind.samples[0], contract))
+        return route, contract, spec, contract.aliases, number
+
+    def _find_saved(self, kind: Kind, leaves: Leaves) -> Contract | None:
+        parts = [] if self._module is None else self._module.modules()
+        if any(getattr(part, "training", False) for part in parts):
+            return None  # whether train mode changes results must be looked at anew
+        for contract in self._saved:
+            inputs = contract.inputs
+            if (
+                [spec.name for spec in inputs] == kind.names
+                and [spec.dtype for spec in inputs] == kind.dtypes
+                and [len(spec.sizes) for spec in inputs] == kind.ranks
+                and [torch.device(spec.device) for spec in inputs] == kind.devices
+                and contract.values == kind.values
+            ):
+                return contract
+        return None
+
+    def _raise_refusal(self, kind: Kind, call: Call, error: Exception) -> None:
+        """Raises the typed error for a call that the model refuses, where it differs from the kinds it took."""
+        with self._lock:
+            others = [other for other in self.kinds.values() if other.samples]
+        differences = [refusal.difference(kind, other) for other in others]
+        if None in differences:
+            return  # calls of this form were taken
+        for other, difference in zip(others, differences, strict=True):
+            known = dict(zip(other.names, other.samples[0], strict=True))
+            if difference is None or not known.keys() >= set(kind.names):
+                continue
+            if self._takes_others_like(call, tensors(call), [known[name] for name in kind.names]):
+                return  # its values are at fault, not its form
+            error.with_traceback(refusal.without_our_frames(error.__traceback__))
+            cls, text = difference
+            raise cls(f"{text} as in earlier calls; the model refuses it: {refusal.brief(error)}") from error
+
+    def _takes_others_like(self, call: Call, leaves: Leaves, sample: Leaves) -> bool:
+        """Whether the model takes a sample that was fine, brought to this call's dtypes and sizes."""
+        try:
+            self._run_leaves(call, [_shaped_like(s, leaf) for s, leaf in zip(sample, leaves, strict=True)])
+        except Exception:
+            return False
+        return True
+
+    def contracts(self) -> list[Contract]:
+        """Everything learned, for saving."""
+        with self._lock:
+            return [dataclasses.replace(kind.contract) for kind in self.kinds.values() if kind.contract is not None]
+
+
+def _copies(leaves: Leaves) -> Leaves:
+    return [leaf.detach().clone() for leaf in leaves]
+
+
+def _few_rows(sample: Leaves, contract: Contract) -> Leaves:
+    """A sample that may be kept: a large first call would hold its memory for as long as the predictor lives."""
+
+    def few(leaf: torch.Tensor, dim: int | None, stacked: bool) -> torch.Tensor:
+        if dim is None or stacked or leaf.shape[dim] <= _KEPT_ROWS:
+            return leaf
+        return leaf.narrow(dim, 0, _KEPT_ROWS).clone()
+
+    return [few(leaf, spec.batch_dim, spec.stacked) for leaf, spec in zip(sample, contract.inputs, strict=True)]
+
+
+def _alike(one: Leaves, other: Leaves) -> bool:
+    return [(x.dtype, x.dim(), x.device) for x in one] == [(x.dtype, x.dim(), x.device) for x in other]
+
+
+def _same_names(one: Call, other: Call) -> bool:
+    return len(one[0]) == len(other[0]) and sorted(one[1]) == sorted(other[1])
+
+
+def _same_sizes(leaves: Leaves, samples: list[Leaves]) -> bool:
+    return any([x.shape for x in leaves] == [x.shape for x in sample] for sample in samples)
+
+
+def _shaped_like(sample: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
+    """The sample's values, repeated or cut to the leaf's sizes, in its dtype; the leaf's own where ranks differ."""
+    if sample.dim() != leaf.dim() or not sample.numel():
+        return leaf.detach().clone()
+    for dim, size in enumerate(leaf.shape):
+        sample = sample.index_select(dim, torch.arange(size, device=sample.device) % sample.shape[dim])
+    return sample.to(leaf.device, leaf.dtype)

@@ -1,0 +1,296 @@
+"""map and starmap: many calls in flight, results in order."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from torchpool import _core
+from torchpool.call.arguments import Call
+from torchpool.call.futures import without_our_frame
+
+Submit = Callable[..., _core.Pending]
+Feed = Callable[[tuple[Any, ...], dict[str, Any] | None], _core.Pending]
+
+
+_ROWS_AT_A_TIME = 1024  # of a tensor: as many row objects are made at once
+
+
+def rows_of(iterable: Iterable[Any]) -> Iterable[Any]:
+    """What map iterates over: an array's rows are tensors, as a tensor's are, and both are taken lazily."""
+    if isinstance(iterable, np.ndarray) and iterable.dtype.kind in "biufc":
+        if iterable.ndim == 0:
+            raise TypeError("iteration over a 0-d array")
+        return _rows_of_array(iterable)
+    if type(iterable) is torch.Tensor and iterable.dim() > 0:
+        return _rows_of_tensor(iterable)
+    return iterable
+
+
+def _rows_of_tensor(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    for start in range(0, len(tensor), _ROWS_AT_A_TIME):
+        yield from tensor[start : start + _ROWS_AT_A_TIME].unbind(0)
+
+
+def _rows_of_array(array: np.ndarray[Any, Any]) -> Iterator[torch.Tensor]:
+    for start in range(0, len(array), _ROWS_AT_A_TIME):
+        part = array[start : start + _ROWS_AT_A_TIME]
+        # Torch takes no negative strides, and warns of an array (a file's, often) that may not be written to.
+        if not (part.flags.c_contiguous and part.flags.writeable):
+            part = part.copy()
+        yield from torch.from_numpy(part).unbind(0)
+
+
+def refill_at(ahead: int) -> int:
+    """How many calls are left in flight, of `ahead`, when more are submitted: some at a time, since one at a time would
+    cost more than a small model's share of a batch."""
+    return ahead - max(1, min(32, ahead // 4))
+
+
+class _Settled:
+    """Takes the place of a Pending whose outcome is known."""
+
+    def done(self) -> bool:
+        return True
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return True
+
+    def cancel(self) -> bool:
+        return False
+
+
+class Failed(_Settled):
+    """A call that was refused at once."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def result(self) -> Any:
+        raise self.error
+
+    get = result
+
+
+class Done(_Settled):
+    """The result of a call, without the call's inputs, which its Pending would keep."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def result(self) -> Any:
+        return self._value
+
+    get = result
+
+
+class _Arrival:
+    """A call whose result is taken when it is done, not in its turn."""
+
+    _pending: Any  # set by the extension before the call is admitted
+
+    def __init__(self, arrived: queue.SimpleQueue[_Arrival]) -> None:
+        self._arrived = arrived
+
+    def _settle(self) -> None:
+        self._arrived.put(self)
+
+    def cancel(self) -> bool:
+        return bool(self._pending.cancel())
+
+    def result(self) -> Any:
+        return self._pending.result()
+
+
+class MapIterator:
+    """Results of many calls. Keeps up to `ahead` calls in flight; closing it cancels those that have not started."""
+
+    def __init__(
+        self,
+        submit: Submit,
+        feed: Feed,
+        calls: Iterator[Call],
+        *,
+        ahead: int,
+        timeout: float | None,
+        ordered: bool,
+        return_exceptions: bool,
+        bar: Any = None,
+        feed_batch: Callable[[list[Call]], list[_core.Pending]] | None = None,
+        batch: int = 0,
+    ) -> None:
+        self._submit = submit
+        self._feed = feed
+        self._feed_batch = feed_batch  # for batches of `batch` calls that are put together here
+        self._batch = batch
+        self._calls = calls
+        self._ahead = ahead
+        self._refill_at = refill_at(ahead) if feed_batch is None else max(0, ahead - batch)
+        self._until = None if timeout is None else time.monotonic() + timeout
+        self._return_exceptions = return_exceptions
+        self._bar = bar
+        self._in_order: deque[Any] = deque()
+        self._unordered: set[_Arrival] = set()
+        self._arrived: queue.SimpleQueue[_Arrival] | None = None if ordered else queue.SimpleQueue()
+        self._input_error: Exception | None = None
+        self._exhausted = False
+        self._plain = ordered and timeout is None and not return_exceptions and bar is None
+        self._fill()
+
+    def _in_flight(self) -> int:
+        return len(self._in_order) + len(self._unordered)
+
+    def _fill(self) -> None:
+        if self._feed_batch is not None:
+            self._fill_by_batches(self._feed_batch)
+            return
+        feed, calls, in_order = self._feed, self._calls, self._in_order
+        for _ in range(0 if self._exhausted else self._ahead - self._in_flight()):
+            try:
+                args, kwargs = next(calls)
+            except StopIteration:
+                self._exhausted = True
+                return
+            except Exception as error:  # the caller's iterable failed: raised after the results before it
+                self._exhausted = True
+                self._input_error = error
+                return
+            try:
+                if self._arrived is None:
+                    in_order.append(feed(args, kwargs))
+                else:
+                    self._submit_unordered(args, kwargs, self._arrived)
+            except _core.Closed as error:
+                if not self._in_flight():
+                    raise
+                self._exhausted = True
+                self._input_error = error
+                return
+            except Exception as error:
+                self._refuse(error)
+
+    def _fill_by_batches(self, feed_batch: Callable[[list[Call]], list[_core.Pending]]) -> None:
+        while not self._exhausted and (not self._in_order or len(self._in_order) + self._batch <= self._ahead):
+            lot: list[Call] = []
+            try:
+                lot.extend(itertools.islice(self._calls, self._batch))
+                self._exhausted = len(lot) < self._batch
+            except Exception as error:  # the caller's iterable failed: raised after the results before it
+                self._exhausted = True
+                self._input_error = error
+            if not lot:
+                continue
+            try:
+                self._in_order.extend(feed_batch(lot))
+            except _core.Closed as error:
+                if not self._in_flight():
+                    raise
+                self._exhausted = True
+                self._input_error = error
+
+    def _submit_unordered(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], arrived: queue.SimpleQueue[_Arrival]
+    ) -> None:
+        arrival = _Arrival(arrived)
+        pending = self._submit(args, kwargs, block=True, notified=arrival)
+        self._unordered.add(arrival)
+        if pending.ready:
+            arrival._pending = pending
+            arrival._settle()
+
+    def _refuse(self, error: Exception) -> None:
+        failed = Failed(error)
+        if self._arrived is None:
+            self._in_order.append(failed)
+            return
+        arrival = _Arrival(self._arrived)
+        arrival._pending = failed
+        self._unordered.add(arrival)
+        arrival._settle()
+
+    def __iter__(self) -> MapIterator:
+        return self
+
+    def __next__(self) -> Any:
+        in_order = self._in_order
+        try:
+            if self._plain and in_order:  # what nearly all maps are: in order, no limit, exceptions raised
+                first = in_order.popleft()
+                try:
+                    if len(in_order) <= self._refill_at:
+                        self._fill()
+                    return first.get()
+                finally:
+                    del first  # it holds the error, whose traceback holds this frame
+            return self._next()
+        except BaseException:
+            self.close()
+            raise
+
+    def _next(self) -> Any:
+        if not self._in_flight():
+            self._fill()
+        if not self._in_flight():
+            if self._input_error is not None:
+                error, self._input_error = self._input_error, None
+                raise error
+            raise StopIteration
+        done = self._take()
+        if self._in_flight() <= self._refill_at:
+            self._fill()
+        if self._bar is not None:
+            self._bar.update()
+        try:
+            return done.result()
+        except Exception as error:
+            if not self._return_exceptions:
+                raise
+            return without_our_frame(error)
+        finally:
+            del done  # it holds the error, whose traceback holds this frame
+
+    def _take(self) -> Any:
+        left = None if self._until is None else max(0.0, self._until - time.monotonic())
+        if self._arrived is None:
+            if not self._in_order[0].wait(left):
+                raise TimeoutError
+            return self._in_order.popleft()
+        try:
+            arrival = self._arrived.get(timeout=left)
+        except queue.Empty:
+            raise TimeoutError from None
+        self._unordered.discard(arrival)
+        return arrival
+
+    def close(self) -> None:
+        """Cancels the calls that have not started, and takes nothing more from the input. Idempotent."""
+        self._exhausted = True
+        self._input_error = None
+        while self._in_order:
+            self._in_order.pop().cancel()
+        while self._unordered:
+            self._unordered.pop().cancel()
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def __del__(self) -> None:
+        if hasattr(self, "_exhausted"):
+            self.close()
+
+
+def progress_bar(total: int | None) -> Any:
+    """tqdm's bar, for `progress=True`."""
+    try:
+        tqdm = importlib.import_module("tqdm.auto")
+    except ImportError as error:
+        raise ImportError("progress=True needs tqdm: pip install tqdm") from error
+    return tqdm.tqdm(total=total)

@@ -1,0 +1,218 @@
+"""The predictor: a model's stand-in that answers calls in shared batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchpool import _core
+from torchpool.contract.batch_size import first_and_most
+from torchpool.contract.contract import Contract
+from torchpool.insight.explanation import Explanation, explain
+from torchpool.predictor.calls import Calls, View
+from torchpool.predictor.graphs import Graphs
+from torchpool.predictor.learner import Learner
+from torchpool.runtime.runtime import Runtime, default_runtime
+
+if TYPE_CHECKING:
+    from torchpool.predictor.wrap import Options
+
+_NOT_PROBED = "a plain callable is not probed unless example= or batch= is given (probing runs it about a dozen times)"
+
+
+class Predictor(Calls):
+    """Answers a model's calls in shared batches; made by `torchpool.wrap`. Thread-safe, picklable.
+
+    A context manager: leaving it waits for what is in flight and closes. Other attributes of the model are reached
+    by `predictor.model`.
+    """
+
+    def __init__(self, model: Callable[..., Any], options: Options, runtime: Runtime | None) -> None:
+        from torchpool.predictor.wrap import method_of, module_of
+
+        self._model = model
+        self._options = options
+        self._runtime = runtime
+        self._module = module_of(model)
+        self._method = method_of(model)
+        self._first_batch, self._most_batch = first_and_most(32, options.max_batch)
+        self._saved: tuple[Contract, ...] = options.saved
+        self._closed = False
+        self.__wrapped__ = model
+        self.__name__ = options.name
+        self.__doc__ = model.__doc__
+        self._open()
+        for args, kwargs in options.examples:
+            self._core.learn(args, kwargs)
+        if options.backend == "graph" and options.examples and self._graphs is not None:
+            self._graphs.require()
+
+    @property
+    def _predictor(self) -> Predictor:
+        return self  # an attribute would be a cycle: a dropped predictor is to be freed at once
+
+    def _open(self) -> None:
+        options = self._options
+        self._used_runtime = self._runtime or default_runtime()
+        self._generation = self._used_runtime._generation
+        probed = self._module is not None or options.examples or options.batch is not None or options.saved
+        scripted = options.backend == "torchscript"
+        self._graphs = self._make_graphs()
+        self._learner = Learner(
+            self._model,
+            self._module,
+            _plain_runner(weakref.ref(self)),
+            examples=options.examples,
+            batch=options.batch,
+            saved=self._saved,
+            pad=options.pad,
+            alone=None if options.merging and probed else "merging is off (batch=False)" if probed else _NOT_PROBED,
+            needs_spec=scripted,
+            on_first_batch=_first_batch_setter(weakref.ref(self)) if options.max_batch is None else None,
+            graphs=self._graphs,
+        )
+        self._core = _core.Predictor(
+            self._used_runtime._core,
+            self._model,
+            self._learner,
+            name=options.name,
+            queue_rows=options.queue_size,
+            queue_bytes=options.queue_bytes,
+            reject=options.overflow == "reject",
+            first_batch=self._first_batch,
+            max_batch=self._most_batch,
+            max_delay=options.max_delay,
+            weight=options.weight,
+            modules=self._learner.watched(),
+            script=self._module if scripted else None,
+            method=self._method,
+            by_graph=self._graphs is not None,
+        )
+
+    def _make_graphs(self) -> Graphs | None:
+        if self._options.backend not in ("auto", "graph") or not self._options.merging:
+            return None
+        if self._module is None or isinstance(self._module, torch.jit.ScriptModule):
+            return None
+        return Graphs(self, self._module)
+
+    def _open_core(self) -> _core.Predictor:
+        if self._generation != self._used_runtime._generation:
+            # This is a forked child: its runtime was started afresh. What was learned is still true.
+            _core.leak(self._core)
+            self._saved = tuple(self._learner.contracts()) or self._saved
+            self._open()
+            if self._closed:
+                self._core.close(True)
+        return self._core
+
+    @property
+    def _look_ahead(self) -> int:
+        # Enough for every worker to have a full batch running and several more to choose near lengths from.
+        rows = self._options.max_batch or self._first_batch
+        return max(128, 4 * rows * self._used_runtime.workers)
+
+    def _grow_batch(self, first: int, most: int) -> None:
+        self._first_batch = max(first, self._first_batch)
+        self._most_batch = max(most, self._most_batch)
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        """What was wrapped."""
+        return self._model
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        target = self._model.forward if isinstance(self._model, torch.nn.Module) else self._model
+        return inspect.signature(target)
+
+    def options(self, *, priority: int = 0, deadline: float | None = None) -> View:
+        """A light view whose calls have this priority (higher first) and deadline (seconds from each call)."""
+        if not isinstance(priority, int):
+            raise TypeError(f"priority must be an int, got {priority!r}")
+        if not -(2**31) <= priority < 2**31:
+            raise ValueError(f"priority must fit 32 bits, got {priority!r}")
+        if deadline is not None and not deadline > 0:
+            raise ValueError(f"deadline must be a positive number of seconds, or None, got {deadline!r}")
+        return View(self, priority, deadline)
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the start, what waits and runs now, and times in seconds (mean, p50, p99, max)."""
+        return {"name": self._options.name, "workers": self._used_runtime.workers, **self._open_core().stats()}
+
+    def explain(self, *, verbose: bool = False, profile: bool = False) -> Explanation:
+        """How calls are served and why: backend, contract, and for each choice not taken the reason. `verbose` adds the
+        graphs' programs, an instruction a line; `profile` also runs each some times, with one intra-op thread and
+        as many rows of its first calls as a batch had at first, and adds the time of each instruction."""
+        core = self._open_core()
+        captured = {} if self._graphs is None else self._graphs.captured
+        programs: list[str] = []
+        if self._graphs is not None and (verbose or profile):
+            programs = self._graphs.texts(self._first_batch if profile else None)
+        return explain(self._options.name, core.backend, self._most_batch, self._learner, captured, programs)
+
+    def ready(self, timeout: float | None = None) -> bool:
+        """Waits until what was learned so far is served in the way it will be: captured, proven, and switched over.
+        Calls need not wait for it. False when `timeout` seconds passed first."""
+        return self._graphs is None or self._graphs.wait(timeout)
+
+    def refresh(self) -> None:
+        """Forgets what was learned, for a module that was changed in a way that its calls do not show."""
+        self._saved = ()
+        self._learner.forget()
+        self._open_core().forget_learned()
+
+    def close(self, wait: bool = True, cancel_pending: bool = False) -> None:
+        """Refuses calls from now on. What is in flight is finished, or with `cancel_pending` what has not started
+        fails with Closed; `wait` waits for it. Idempotent."""
+        self._closed = True
+        core = self._open_core()
+        core.close(cancel_pending)
+        if wait and not _core.on_worker_thread():  # a model that closes its own predictor cannot wait for itself
+            core.wait_drained()
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._runtime is not None:
+            raise TypeError(
+                "a predictor on a Runtime of its own cannot be pickled; wrap without runtime= or wrap again"
+            )
+        return _rebuild, (self._model, self._options, tuple(self._learner.contracts()), self._most_batch)
+
+    def __repr__(self) -> str:
+        return f"<torchpool.Predictor {self._options.name} ({self._core.backend}){' closed' if self._closed else ''}>"
+
+
+def _rebuild(model: Callable[..., Any], options: Options, contracts: tuple[Contract, ...], max_batch: int) -> Predictor:
+    if contracts and options.merging:
+        options = dataclasses.replace(options, saved=contracts, max_batch=max_batch)
+    return Predictor(model, options, None)
+
+
+def _plain_runner(ref: weakref.ref[Predictor]) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+    def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        predictor = ref()
+        assert predictor is not None
+        return predictor._core.run_plain(args, kwargs)
+
+    return run
+
+
+def _first_batch_setter(ref: weakref.ref[Predictor]) -> Callable[[int], None]:
+    def set_first_batch(rows: int) -> None:
+        predictor = ref()
+        if predictor is not None:
+            predictor._first_batch, predictor._most_batch = first_and_most(rows, None)
+            predictor._core.set_batch(predictor._first_batch, predictor._most_batch)
+
+    return set_first_batch

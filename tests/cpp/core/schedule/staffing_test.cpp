@@ -1,0 +1,109 @@
+#include "core/schedule/staffing.h"
+
+#include <gtest/gtest.h>
+
+namespace torchpool {
+namespace {
+
+Staffing staff(int max_workers, int threads, int idle) {
+  Staffing made;
+  made.max_workers = max_workers;
+  made.threads = threads;
+  made.idle = idle;
+  return made;
+}
+
+TEST(Staffing, CallsNobodyWhenNothingWaits) {
+  EXPECT_EQ(staff(4, 0, 0).hire(0), Hire::kNobody);
+  EXPECT_EQ(staff(4, 2, 2).hire(0), Hire::kNobody);
+}
+
+TEST(Staffing, StartsAThreadWhenFewerAreIdleThanTasksWait) {
+  EXPECT_EQ(staff(4, 0, 0).hire(1), Hire::kSpawn);
+  EXPECT_EQ(staff(4, 2, 0).hire(1), Hire::kSpawn);
+  EXPECT_EQ(staff(4, 2, 1).hire(2), Hire::kSpawn);
+}
+
+TEST(Staffing, StartsNoThreadMoreThanAllowed) {
+  EXPECT_EQ(staff(4, 4, 0).hire(100), Hire::kNobody);
+}
+
+TEST(Staffing, WakesAnIdleThreadBeforeItStartsOne) {
+  EXPECT_EQ(staff(4, 1, 1).hire(1), Hire::kWake);
+}
+
+TEST(Staffing, WakesOneAtATime) {
+  Staffing made = staff(4, 4, 3);
+  EXPECT_EQ(made.hire(10), Hire::kWake);
+  made.waking = true;
+  EXPECT_EQ(made.hire(10), Hire::kNobody);
+}
+
+TEST(Staffing, ParkedTasksDoNotCountUpToTheOverlap) {
+  Staffing made = staff(2, 2, 0);
+  made.overlap = 1;
+  EXPECT_EQ(made.hire(1), Hire::kNobody);
+  made.parked = 1;
+  EXPECT_EQ(made.hire(1), Hire::kSpawn);
+  made.threads = 3;
+  made.parked = 2;
+  EXPECT_EQ(made.hire(1), Hire::kNobody);
+}
+
+TEST(Staffing, NothingNewIsStartedWhileMoreRunThanAllowed) {
+  Staffing made = staff(2, 4, 0);
+  made.overlap = 2;
+  made.parked = 2;
+  EXPECT_TRUE(made.may_take());
+  made.parked = 1;  // one is back, and runs beside the two
+  EXPECT_FALSE(made.may_take());
+  made.threads = 5;
+  made.idle = 1;
+  EXPECT_EQ(made.hire(1), Hire::kNobody);
+}
+
+TEST(Staffing, AfterAShrinkBusyThreadsAreTooMany) {
+  Staffing made = staff(4, 4, 0);
+  EXPECT_FALSE(made.too_many());
+  made.max_workers = 2;
+  EXPECT_TRUE(made.too_many());
+  EXPECT_FALSE(made.may_take());
+  made.overlap = 2;
+  EXPECT_FALSE(made.too_many());
+}
+
+TEST(Staffing, IsStuckWhenAllThatMayRunWaitForTasks) {
+  Staffing made = staff(2, 2, 0);
+  EXPECT_FALSE(made.stuck());
+  made.blocked = 1;
+  EXPECT_FALSE(made.stuck());
+  made.blocked = 2;
+  EXPECT_TRUE(made.stuck());
+}
+
+TEST(Staffing, IsNotStuckWhileAThreadMayStillCome) {
+  Staffing made = staff(2, 1, 0);
+  made.blocked = 1;
+  EXPECT_FALSE(made.stuck());
+  made.threads = 2;
+  made.idle = 1;
+  EXPECT_FALSE(made.stuck());
+}
+
+TEST(Staffing, ATaskInAPredictorKeepsItFromBeingStuck) {
+  Staffing made = staff(2, 2, 0);
+  made.blocked = 1;
+  made.parked = 1;
+  EXPECT_FALSE(made.stuck());
+}
+
+TEST(Staffing, TheLastThreadThatIsNotBlockedStaysWhateverTheLimit) {
+  Staffing made = staff(1, 2, 0);
+  EXPECT_FALSE(made.may_take());
+  made.blocked = 1;
+  EXPECT_TRUE(made.others_blocked());
+  EXPECT_TRUE(made.may_take());
+}
+
+}  // namespace
+}  // namespace torchpool

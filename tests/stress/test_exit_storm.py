@@ -1,0 +1,13 @@
+"""Programs that end at a random moment while their executor is busy: a sample of benchmarks.executor.exit_storm."""
+
+from __future__ import annotations
+
+import pytest
+from benchmarks.executor.exit_storm import storm
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_program_may_end_in_any_way_while_its_executor_is_busy() -> None:
+    failures = storm(processes=60, jobs=2, seed=0)
+    assert not failures, f"{len(failures)} of 60 programs\n\n" + "\n\n".join(failures)

@@ -1,0 +1,110 @@
+"""Every model of the zoo gives what it gives in eager, from several threads and mapped, and is served as expected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import zoo_media
+import zoo_python
+import zoo_text
+import zoo_torch
+from bad_models import assert_same
+from support import HANG, eager, run_threads
+from zoo import Calls, Entry
+
+import torchpool
+from torchpool.call.arguments import as_call
+
+MODELS = [*zoo_text.MODELS, *zoo_media.MODELS, *zoo_torch.MODELS, *zoo_python.MODELS]
+THREADS = 4
+
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+
+
+class _Served:
+    """What served each model that was given examples; as a plugin of pytest, it prints the share of the graph."""
+
+    def __init__(self) -> None:
+        self.by: dict[str, str] = {}
+        self.calls = self.fell_back = 0  # of models that a graph serves; back to the module
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        safe = [backend for backend in self.by.values() if backend != "alone"]
+        alone = len(self.by) - len(safe)
+        share = f"{safe.count('graph')} of {len(safe)} safe to batch served by graph ({alone} more run alone)"
+        terminalreporter.write_line(
+            f"zoo: {share}; {self.fell_back} of their {self.calls} calls fell back to the module"
+        )
+
+
+@pytest.fixture(scope="module")
+def served(request: pytest.FixtureRequest) -> _Served:
+    plugin = _Served()
+    request.config.pluginmanager.register(plugin)
+    return plugin
+
+
+def served_by(predict: torchpool.Predictor) -> str:
+    """The backend of all kinds of calls so far, "alone" where some do not merge."""
+    explanation = predict.explain()
+    if any(contract.mode == "alone" for contract in explanation.contracts):
+        return "alone"
+    if any("run alone" in note for note in explanation.notes):
+        return "alone"
+    return " and ".join(sorted(set(explanation.served_by)))
+
+
+def _call_from_threads(predict: torchpool.Predictor, calls: Calls, expected: list[Any]) -> None:
+    """Each thread makes all the calls, and starts with another one."""
+
+    def work(number: int) -> None:
+        for i in range(len(calls)):
+            args, kwargs = as_call(calls[(i + number) % len(calls)])
+            assert_same(predict(*args, **kwargs), expected[(i + number) % len(calls)])
+
+    run_threads(THREADS, work)
+
+
+def _map(predict: torchpool.Predictor, calls: Calls, expected: list[Any]) -> None:
+    results = predict.map(calls) if isinstance(calls[0], torch.Tensor) else predict.starmap(calls)
+    for result, want in zip(results, expected, strict=True):
+        assert_same(result, want)
+
+
+# From its first calls every third model learns only: each widening captures anew, which takes its time.
+WAYS = [(entry, 2) for entry in MODELS] + [(entry, 0) for entry in MODELS[::3]]
+
+
+@pytest.mark.parametrize(
+    ("entry", "examples"), WAYS, ids=[f"{entry.name}-{'examples' if n else 'first calls'}" for entry, n in WAYS]
+)
+def test_the_zoo(entry: Entry, examples: int, served: _Served) -> None:
+    # The oracle is a model of its own: one that has run before may hide what its first run changes.
+    model, oracle, calls = entry.build(), entry.build(), entry.calls()
+    expected = [eager(oracle, *args, **kwargs) for args, kwargs in map(as_call, calls)]
+    by_graph = entry.expect == "graph"  # required: wrap() raises where there can be no graph
+    backend = "graph" if by_graph else "auto"
+    with torchpool.wrap(model, example=calls[:examples] or None, pad=entry.pad, backend=backend) as predict:
+        _call_from_threads(predict, calls, expected)
+        assert predict.ready(HANG)
+        _map(predict, calls * 4, expected * 4)
+        backend = served_by(predict)
+        if examples:
+            served.by[entry.name] = backend
+            if by_graph:
+                served.calls += predict.stats()["accepted"]
+                served.fell_back += predict.stats()["fell_back"]
+        merged = predict.stats()["batch_rows"]["max"] > 1
+        if entry.expect != "graph":  # whose workers may be done with each call before the next one comes
+            assert merged == (entry.expect != "alone"), predict.explain()
+        assert backend == entry.expect, predict.explain()
+        stats = predict.stats()
+        assert not by_graph or stats["fell_back"] < stats["accepted"], predict.explain()
+    args, kwargs = as_call(calls[0])
+    assert_same(eager(model, *args, **kwargs), expected[0])  # what was wrapped is as it was
+
+
+def test_the_zoo_is_large_and_its_names_differ() -> None:
+    assert len({entry.name for entry in MODELS}) == len(MODELS) >= 40
