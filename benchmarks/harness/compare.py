@@ -5,7 +5,7 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness.contenders import YARDSTICKS
+from benchmarks.harness.contenders import LABELS, YARDSTICKS
 from benchmarks.harness.workloads import relative_difference
 
 REPLY_TIMEOUT_S = 180
@@ -83,36 +83,56 @@ class Result:
         return min(self.seconds_per_item, default=float("nan"))
 
 
-def compare(workload: str, names: list[str], rounds: int) -> dict[str, Result]:
-    """Results by contender. `names` must hold "plain", whose outputs are the reference."""
+def _ignore(_: object) -> None:
+    pass
+
+
+def compare(
+    workload: str,
+    names: list[str],
+    rounds: int,
+    *,
+    on_step: Callable[[str], None] = _ignore,
+    on_result: Callable[[Result], None] = _ignore,
+) -> dict[str, Result]:
+    """Results by contender. The first of `names` must be "plain", whose outputs are the reference.
+
+    `on_step` is told what is under way, `on_result` each contender's result as soon as it is complete, in order.
+    """
     results = {name: Result(name) for name in names}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         running: dict[str, Contender] = {}
         for name in names:
             running[name] = stack.enter_context(Contender(workload, name, Path(folder, f"{name}.err")))
+        on_step("starting")
         for name in names:  # they import side by side; from here on only one is busy at a time
             with _noting_failure(results[name], running):
                 running[name].reply()
         for name in list(running):
+            on_step(f"warming up: {LABELS[name]}")
             with _noting_failure(results[name], running):
                 running[name].ask("warm")
         for number in range(rounds):
             order = list(running)
             shift = number % max(len(order), 1)
             for name in order[shift:] + order[:shift]:  # nobody always follows the same neighbour
+                on_step(f"round {number + 1} of {rounds}: {LABELS[name]}")
                 with _noting_failure(results[name], running):
                     results[name].seconds_per_item.append(running[name].ask("pass")["seconds_per_item"])
-        for name in list(running):
-            with _noting_failure(results[name], running):
-                saved = running[name].ask(f"save {folder}/{name}.pt")
-                results[name].peak_rss_mb = saved["peak_rss_mb"]
-        if "plain" not in running:
-            raise ContenderFailed(results["plain"].failure)
-        reference = torch.load(Path(folder, "plain.pt"))
-        for name in running.keys() - set(YARDSTICKS):
-            outputs = torch.load(Path(folder, f"{name}.pt"))
-            pairs = zip(outputs, reference, strict=True)
-            results[name].difference = max(relative_difference(y, ref) for y, ref in pairs)
+        reference: list[Any] = []
+        for name, result in results.items():
+            if name in running:
+                with _noting_failure(result, running):
+                    result.peak_rss_mb = running[name].ask(f"save {folder}/{name}.pt")["peak_rss_mb"]
+            if name == "plain":
+                if result.failure:
+                    raise ContenderFailed(result.failure)
+                reference = torch.load(Path(folder, "plain.pt"))
+            if not result.failure and name not in YARDSTICKS:
+                outputs = torch.load(Path(folder, f"{name}.pt"))
+                pairs = zip(outputs, reference, strict=True)
+                result.difference = max(relative_difference(y, ref) for y, ref in pairs)
+            on_result(result)
     return results
 
 

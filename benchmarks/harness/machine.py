@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,18 @@ def _quota_cores() -> float | None:
 
 def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
+
+
+def busy_cores(seconds: float = 1.0) -> float:
+    """How many cores others keep busy, by the kernel's counts of a moment in which the caller sleeps."""
+
+    def used() -> int:
+        user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, _read("/proc/stat").split()[1:11])
+        return user + nice + system + irq + softirq + steal
+
+    before = used()
+    time.sleep(seconds)
+    return (used() - before) / os.sysconf("SC_CLK_TCK") / seconds
 
 
 def describe() -> dict[str, Any]:
