@@ -10,7 +10,7 @@
 
 namespace torchpool {
 
-// Owns the duty to resolve its requests: whatever is not resolved when it is destroyed fails with Abandoned.
+// Owns the duty to resolve its requests: requests that are unresolved when the batch is destroyed fail with Abandoned.
 class Batch {
  public:
   Batch() = default;
@@ -31,12 +31,12 @@ class Batch {
   BatchSize size_{0, 1, 0};
 };
 
-// While one is in scope, a batch that this thread destroys because an exception passes through leaves its
-// requests here instead of abandoning them, so that they can fail with that exception.
+// While a rescue is in scope, a batch that this thread destroys during an exception leaves its requests here instead of
+// abandoning them. The requests can then fail with that exception.
 class BatchRescue {
  public:
   BatchRescue() noexcept;
-  ~BatchRescue();  // fails what was not failed with Abandoned
+  ~BatchRescue();  // fails with Abandoned the requests that fail_all() has not failed
   BatchRescue(const BatchRescue&) = delete;
   BatchRescue& operator=(const BatchRescue&) = delete;
 
@@ -46,7 +46,7 @@ class BatchRescue {
   friend class Batch;
   static thread_local BatchRescue* current_;
   BatchRescue* outer_;
-  int exceptions_;  // in flight when it began
+  int exceptions_;  // in flight when the scope began
   std::vector<RequestPtr> requests_;
 };
 

@@ -12,38 +12,40 @@
 namespace torchpool {
 
 struct BatchLimits {
-  std::int64_t max_rows = 1;    // of a batch; a request larger than this runs alone
-  std::int64_t share_rows = 0;  // what this worker should take so that idle ones get theirs too; 0: no limit
+  std::int64_t max_rows = 1;    // rows of a batch; a request of more rows runs alone
+  std::int64_t share_rows = 0;  // this worker's share while other workers are idle; 0: no limit
   // Share of a padded batch's rows x length that may be padding. MiniLM on docstrings, 36 calls in flight: 0.25
   // takes 9.0 ms a text, 0.12 takes 8.1.
   double max_padding = 0.12;
-  // As much may be in any case, on average a row: a row of its own costs more, whatever its length.
+  // Padding positions that are allowed in any case, on average a row: to run a row alone costs more than these,
+  // whatever its length.
   std::int64_t free_padding = 4;
 };
 
-// What is known of time where requests have deadlines.
+// What the batch former may know of time. Only requests with deadlines need it.
 struct Outlook {
   TimePoint now{};
-  const CostModel* cost = nullptr;  // null: nothing is known
+  const CostModel* cost = nullptr;  // null: no cost is known
   std::int64_t waiting_rows = 0;    // in the whole queue
 };
 
-// Rows that a batch may have under `limits`, unless its first request alone has more.
+// Most rows of a batch under `limits`. A first request of more rows runs alone.
 std::int64_t row_limit(const BatchLimits& limits);
 
-// Requests that come later may overtake one at most this many times by sharing a batch that is nearer to their length,
-// and as many more as one batch holds.
+// How many later requests may overtake one request, because their lengths suit a batch better. The batch that reaches
+// the limit may exceed it by its own size.
 std::int64_t overtaking_limit(const BatchLimits& limits);
 
-// `waiting` is the head of a queue in order of priority, due time and arrival, all of one priority. The first becomes
-// the seed; the batch is filled with requests of its key, nearest length first, until one does not fit. One that has
-// been overtaken as often as may be lets no later one pass.
+// `waiting` is the head of a queue in order of priority, due time and arrival, all of one priority. The first request
+// becomes the seed. The batch is filled with requests of the seed's key, nearest length first, until one does not fit.
+// A request that has been overtaken as often as allowed lets no later request pass.
 //
 // Where requests have deadlines, a batch is not filled beyond what lets all of its requests finish in time. But when
-// more waits than one batch holds, those that a whole batch would not finish in time are passed over: to run them in
-// small batches would cost many others their deadlines. They leave the queue when they cannot be met even alone.
+// more waits than one batch holds, requests that a whole batch would not finish in time are passed over: running them
+// in small batches would cost many other requests their deadlines. A request leaves the queue when it cannot meet its
+// deadline even alone.
 //
-// Returned in order.
+// Returns indices into `waiting`, in order.
 std::vector<std::size_t> form_batch(std::span<const RequestInfo* const> waiting, const BatchLimits& limits,
                                     const Outlook& outlook = {});
 

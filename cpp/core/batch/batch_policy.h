@@ -1,4 +1,4 @@
-// How many rows a batch may have, and how long one may be waited for.
+// How many rows a batch may have, and how long a batch may wait for more.
 #pragma once
 
 #include <array>
@@ -10,23 +10,23 @@
 
 namespace torchpool {
 
-// What a policy may know of a queue. Times are on its clock.
+// What a policy may know of a queue. Times are on the queue's clock.
 struct QueueView {
-  std::int64_t first_rows = 32;  // of a batch, until more is known
-  std::int64_t max_rows = 1024;  // never more
+  std::int64_t first_rows = 32;  // most rows of a batch, until more is known
+  std::int64_t max_rows = 1024;  // most rows of a batch, always
   int workers = 1;
   std::int64_t waiting_rows = 0;
   std::int64_t length = 1;    // of the request that is to run first
-  TimePoint oldest = kNever;  // arrival of the one that waits longest
+  TimePoint oldest = kNever;  // arrival of the request that waits longest
   TimePoint newest = kNever;  // the last arrival
   Schedule schedule = Schedule::kGuided;
   std::int64_t chunk = 0;
-  Duration arrival_gap{};  // mean time between the last arrivals; zero: unknown
+  Duration arrival_gap{};  // mean time between recent arrivals; zero: unknown
 };
 
 struct RowLimit {
   std::int64_t rows = 1;  // most of the next batch
-  bool learn = true;      // whether a batch that fills it is to be compared with those of other limits
+  bool learn = true;      // whether a batch that fills the limit is compared with batches of other limits
 };
 
 // Used under its queue's lock.
@@ -36,30 +36,30 @@ class BatchPolicy {
   virtual RowLimit rows(const QueueView& queue) = 0;
   // Whether idle workers share what waits in equal parts.
   virtual bool shares() const noexcept { return true; }
-  // What waits should not start before; no later than `now` where it may start. Does not depend on what rows() takes of
-  // it: with many workers that is a part, which is always there.
+  // The time before which waiting requests should not start; no later than `now` where they may start. Does not depend
+  // on the result of rows(): with many workers rows() gives a part of what waits, and a part is always full.
   virtual TimePoint hold_until(const QueueView& queue, TimePoint now) = 0;
 };
 
-// Takes the smallest power of two of rows (or max_rows, where that is none) whose cost per item is within 2 % of the
-// cheapest that is known, by size class of length, and keeps one up to 4 %, so that noise does not move it. The next
-// larger one is tried while the last doubling made an item at
-// least 1 % cheaper, enough waits for all workers, and the batch is expected to take no longer than kLongestTry; the
-// next smaller one while it is as cheap. The neighbours of the chosen one are tried again in 1 of 32 batches, as the
-// machine's load may have changed. As few batches are tries as the cost model needs to know, however many workers there
-// are.
+// Chooses a size for each size class of length: the smallest power of two of rows (or max_rows, where that is no power
+// of two) whose cost per item is within 2 % of the cheapest known size. The chosen size stays while its cost is within
+// 4 %, so that noise does not move the choice. The next larger size is tried while the last doubling made an item at
+// least 1 % cheaper, enough waits for all workers, and the batch is expected to take no longer than kLongestTry. The
+// next smaller size is tried while it is as cheap. Later 1 of 32 batches tries a neighbour of the chosen size again,
+// since the machine's load may have changed. Only as many batches are tries as the cost model needs, however many
+// workers there are.
 //
-// While less waits than keeps all workers busy, a batch takes at most one and a half workers' parts of it, as OpenMP's
-// guided schedule takes a part of what is left: others that end soon get theirs, and all end together. Simulated at 70
-// % load, p99 is 10 % (2 workers) to 40 % (8) lower than with whatever waits; one part costs more in rows that run
-// alone.
+// While too little waits to keep all workers busy, a batch takes at most one and a half workers' parts of the waiting
+// rows, as OpenMP's guided schedule takes a part of the rest: workers that end soon get their parts, and all end
+// together. Simulated at 70 % load, p99 is 10 % (2 workers) to 40 % (8 workers) lower than with batches of all that
+// waits. A limit of one part instead of one and a half costs more, in rows that run alone.
 //
-// Holds, where max_delay allows, while one more arrival is expected sooner than it saves: with n rows that would cost
-// C(n), a row that comes later costs C(1), one that is waited for C(n+1) - C(n). Without a hold, batches form because
-// workers are busy.
+// Holds a batch, where max_delay allows, while the expected wait for one more arrival is shorter than the time that the
+// arrival saves. Let C(n) be the cost of n rows: a row that comes later costs C(1), a row that is waited for costs
+// C(n+1) - C(n). Without holds, batches form because workers are busy.
 class LearnedPolicy final : public BatchPolicy {
  public:
-  // `max_delay`: the longest hold, from the oldest arrival; zero: none ever.
+  // `max_delay`: the longest hold, from the oldest arrival; zero: no holds.
   static constexpr Duration kLongestTry = std::chrono::milliseconds(50);
 
   explicit LearnedPolicy(std::shared_ptr<const CostModel> cost, Duration max_delay = {});
@@ -72,19 +72,19 @@ class LearnedPolicy final : public BatchPolicy {
     int rows_class = -1;  // not chosen yet
     std::uint32_t batches = 0;
     int tried = -1;           // the class tried last
-    std::uint32_t tries = 0;  // of it, since it was begun to be tried
-    std::uint32_t began = 0;  // in which batch
+    std::uint32_t tries = 0;  // batches of `tried`, since its first
+    std::uint32_t began = 0;  // the batch in which `tried` was first
   };
   std::int64_t most_rows(const QueueView& queue) const noexcept;
-  // Whether the last doubling that is known for certain, below that class, made nothing cheaper.
+  // Whether the last doubling with enough samples, below `rows_class`, made items no cheaper.
   bool is_flat_before(int rows_class, int length_class) const noexcept;
-  // Rows for which nothing is waited, however many workers there are.
+  // Rows from which on a batch is not held, however many workers there are.
   std::int64_t full_rows(const QueueView& queue) const noexcept;
-  // The class to use, by what is known.
+  // The class to use, by the costs known so far.
   int choose(int current, int most, int length_class) const noexcept;
-  // A class to be learned of, or -1.
+  // The class to try next, or -1.
   int to_try(const Choice& choice, const QueueView& queue) const noexcept;
-  // Whether this batch is to be a try of that class.
+  // Whether this batch is to try `rows_class`.
   static bool may_try(Choice& choice, int rows_class) noexcept;
 
   const std::shared_ptr<const CostModel> cost_;
@@ -92,8 +92,8 @@ class LearnedPolicy final : public BatchPolicy {
   std::array<Choice, CostModel::kLengthClasses> choices_{};
 };
 
-// Batches of a fixed size after a fixed delay, as dynamic batchers of model servers have them (Triton's
-// max_queue_delay, Ray Serve's batch_wait_timeout_s). For comparison.
+// Batches of a fixed size after a fixed delay, as the dynamic batchers of model servers form them (Triton's
+// max_queue_delay, Ray Serve's batch_wait_timeout_s). For comparisons only.
 class FixedPolicy final : public BatchPolicy {
  public:
   FixedPolicy(std::int64_t rows, Duration delay) : rows_(rows), delay_(delay) {}

@@ -1,4 +1,4 @@
-// A batch whose requests their caller has put together: of a loop with a static schedule.
+// A batch that the caller has put together: the batches of a loop with a static schedule.
 #pragma once
 
 #include <memory>
@@ -9,8 +9,8 @@
 
 namespace torchpool {
 
-// Accepts the requests when it is made; what is still to be started when its turn comes runs together. Until then each
-// may be cancelled or expire on its own. Fails with Closed what it has not started when it is destroyed.
+// The constructor accepts the requests. When the batch's turn comes, its requests run together, but for requests that
+// were cancelled or expired meanwhile. The destructor fails requests that have not started with Closed.
 class FormedBatch final : public Task {
  public:
   FormedBatch(ChannelStatePtr channel, std::vector<RequestPtr> requests);
@@ -18,11 +18,11 @@ class FormedBatch final : public Task {
   Step step(WorkerContext& context) noexcept override;
 
  private:
-  std::unique_ptr<Task> start();  // null when nothing is left to run
+  std::unique_ptr<Task> start();  // null when no request is left to run
 
   ChannelStatePtr channel_;
   std::vector<RequestPtr> waiting_;
-  std::unique_ptr<Task> task_;  // the handler's, once it has begun
+  std::unique_ptr<Task> task_;  // the handler's task, once the batch has begun
 };
 
 }  // namespace torchpool

@@ -21,9 +21,9 @@ namespace torchpool {
 enum class Admission : std::uint8_t {
   kBlock,   // waits for room
   kReject,  // throws QueueFull
-  kTry,     // as kReject, but does not count as rejected: the producer tries again in another way
-  kLineUp,  // is accepted, and stands in line for room without a thread that waits: for event loops
-  kBypass,  // exceeds the bounds: for nested calls, which must not wait for themselves
+  kTry,     // as kReject, but the call does not count as rejected: its producer tries again in another way
+  kLineUp,  // accepts the call, which stands in line for room while no thread waits: for event loops
+  kBypass,  // ignores the bounds: for nested calls, which must not wait for themselves
 };
 enum class PushResult : std::uint8_t { kAdmitted, kTimedOut };
 
@@ -32,82 +32,84 @@ struct QueueLimits {
   std::int64_t bytes = std::int64_t{256} << 20;
 };
 
-// What a worker may take, beside what the queue's policy says.
+// Limits on what a worker takes, beside the limits of the queue's policy.
 struct TakeLimits {
   BatchLimits batch;
-  std::int64_t first_rows = 32;  // of a batch, until the policy knows more
+  std::int64_t first_rows = 32;  // rows of a batch, until the policy knows more
   int workers = 1;
 };
 
 // What a worker got.
 struct Taken {
   Batch batch;
-  std::int64_t limit = 0;  // most rows that the policy allowed it; 0: nothing to be learned from that
+  std::int64_t limit = 0;  // most rows that the policy allowed the batch; 0: this batch teaches the policy nothing
   // Later than now where nothing was taken because the policy waits for more.
   TimePoint hold_until{};
 };
 
-// Requires, for deadlines to free places: held by a shared_ptr.
+// Requires: held by a shared_ptr, so that a deadline can free a request's place.
 class AdmissionQueue : public std::enable_shared_from_this<AdmissionQueue> {
  public:
-  // `policy` null: batches of as many rows as the limits allow, at once. `cost` null: nothing is known of what calls
-  // take.
+  // `policy` null: batches of as many rows as the limits allow, at once. `cost` null: the time that calls take is
+  // unknown.
   AdmissionQueue(QueueLimits limits, Clock& clock, std::shared_ptr<ChannelStats> stats,
                  std::unique_ptr<BatchPolicy> policy = nullptr, std::shared_ptr<const CostModel> cost = nullptr);
-  ~AdmissionQueue();  // fails what is left with Closed
+  ~AdmissionQueue();  // fails all waiting requests with Closed
 
-  // A request that is cancelled before it has a place counts as admitted, and takes none.
-  // Full: blocks until there is room, `give_up` passes (kTimedOut, the request stays Created) or the queue
-  // closes; or throws QueueFull, or lines up. A request larger than the bounds is admitted when the queue is empty.
-  // Throws Closed, and DeadlineExceeded when the request's own deadline passed. Those who wait for room are served in
-  // order, threads or not.
+  // Where the queue is full: blocks until there is room, `give_up` passes (kTimedOut, the request stays Created) or the
+  // queue closes; or throws QueueFull; or lines the request up. A request larger than the bounds is admitted when the
+  // queue is empty. A request that is cancelled before it has a place counts as admitted, and takes no place. Throws
+  // Closed, and DeadlineExceeded when the request's own deadline passed. Blocked threads and lined-up requests share
+  // one line, served in order.
   PushResult push(const RequestPtr& request, Admission admission, TimePoint give_up) TP_EXCLUDES(mutex_);
-  // Forms and starts a batch; empty when nothing is waiting, or when more is waited for. Requests that are cancelled,
-  // that expired, or that cannot meet their deadline even alone leave first, at no cost.
+  // Forms and starts a batch. The batch is empty when nothing is waiting, or when the policy waits for more requests.
+  // Requests that are cancelled, that expired, or that cannot meet their deadline even alone leave first, at no cost.
   Taken take(const TakeLimits& limits) TP_EXCLUDES(mutex_);
-  // Until when the policy waits for more; in the past where it does not.
+  // Until when the policy waits for more requests; a time in the past where the policy does not wait.
   TimePoint hold_until(const TakeLimits& limits) TP_EXCLUDES(mutex_);
   // Gives back the place of a request that was cancelled or expired.
   void forget(const Request& request) noexcept TP_EXCLUDES(mutex_);
 
-  // Refuses from now on and wakes all blocked producers (Closed); those lined up are accepted already. Idempotent.
+  // Refuses requests from now on and wakes all blocked producers (Closed). Requests that are lined up stay: they are
+  // accepted already. Idempotent.
   void close() TP_EXCLUDES(mutex_);
-  // Fails everything still waiting or in line with `error`; returns how many.
+  // Fails all requests that wait or stand in line with `error`. Returns how many.
   std::size_t fail_waiting(const std::exception_ptr& error) TP_EXCLUDES(mutex_);
 
-  // Only indicative without the lock. Sequentially consistent: see Scheduler::notify.
+  // Both are read without the lock, so they may be out of date. Sequentially consistent: see Scheduler::notify.
   std::int64_t waiting_rows() const noexcept { return rows_.load(); }
   std::size_t waiting() const noexcept { return count_.load(); }
-  // Another policy from the next batch on; null: none.
+  // The policy from the next batch on; null: no policy.
   void set_policy(std::unique_ptr<BatchPolicy> policy) TP_EXCLUDES(mutex_);
-  // Mean time between arrivals; zero while there are none.
+  // Mean time between arrivals; zero until two requests have arrived.
   Duration arrival_gap() TP_EXCLUDES(mutex_);
 
  private:
-  struct Producer;  // one push that waits for room: on its thread's stack, or on the heap where no thread waits
+  struct Producer;  // a push that waits for room: on its thread's stack, or on the heap where no thread waits
   using Producers = std::list<Producer*>;
-  struct Left {  // what is to be dealt with once the lock is free
+  struct Left {  // work that is done once the lock is free
     Producers woken;
     std::vector<RequestPtr> dropped;
   };
 
-  // Admits at once where it may; throws Closed or QueueFull; false when the producer has to wait.
+  // Admits the request at once where the bounds and the line allow. False when the producer has to wait. Throws Closed
+  // or QueueFull.
   bool admit_at_once_locked(const RequestPtr& request, Admission admission, TimePoint now) TP_REQUIRES(mutex_);
   PushResult push_blocked(const RequestPtr& request, TimePoint give_up) TP_EXCLUDES(mutex_);
   bool fits_locked(const RequestInfo& info) const TP_REQUIRES(mutex_);
   void admit_locked(const RequestPtr& request, TimePoint now) TP_REQUIRES(mutex_);
   void place_locked(const RequestPtr& request) TP_REQUIRES(mutex_);
   RequestPtr remove_locked(const Request& request) TP_REQUIRES(mutex_);
-  // Admits those in line that now fit, in order; what is left to do goes to `left`. `leaving` is about to expire, and
-  // keeps nobody waiting.
+  // Admits, in order, the producers in line that now fit. Work for after the lock goes to `left`. `leaving` is about to
+  // expire, and keeps nobody waiting.
   void grant_locked(TimePoint now, Left& left, const Request* leaving = nullptr) TP_REQUIRES(mutex_);
   void publish_locked() TP_REQUIRES(mutex_);
   static void wake(const Producers& woken);
 
   QueueView view_locked(const TakeLimits& limits) const TP_REQUIRES(mutex_);
-  // When the policy lets a batch start; no later than `now` where it may.
+  // When the policy lets a batch start; no later than `now` where the batch may start.
   TimePoint hold_until_locked(const QueueView& view, TimePoint now) TP_REQUIRES(mutex_);
-  // What the next batch holds, out of the queue; those that are not to run go to `dropped`.
+  // Moves the next batch's requests out of the queue into `picked`, and requests that are not to run into `dropped`.
   void collect_locked(const BatchLimits& limits, TimePoint now, std::vector<RequestPtr>& picked,
                       std::vector<RequestPtr>& dropped) TP_REQUIRES(mutex_);
   bool collect_uniform_locked(const BatchLimits& limits, TimePoint now, std::vector<RequestPtr>& picked,

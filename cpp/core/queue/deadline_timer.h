@@ -11,9 +11,9 @@
 
 namespace torchpool {
 
-// One thread, started by the first request that is watched. Holds requests weakly, and lets go of those that
-// are gone. Guarantees: what is queued or running at its deadline expires, and a queued one gives its place
-// back.
+// One thread, started by the first request that is watched. Holds requests weakly, and drops the entries of requests
+// that are gone. Guarantees: a request that is queued or running at its deadline expires, and a queued one gives its
+// place back.
 class DeadlineTimer {
  public:
   explicit DeadlineTimer(Clock& clock) : clock_(clock) {}
@@ -21,9 +21,9 @@ class DeadlineTimer {
   DeadlineTimer(const DeadlineTimer&) = delete;
   DeadlineTimer& operator=(const DeadlineTimer&) = delete;
 
-  // Requires: the request was admitted. Does nothing for one without a deadline, or after stop().
+  // Requires: the request was admitted. Does nothing for a request without a deadline, or after stop().
   void watch(const RequestPtr& request) TP_EXCLUDES(mutex_);
-  // Watches no more; idempotent. Not from on_resolved().
+  // Ends the thread and watches no more. Idempotent. Must not be called from on_resolved().
   void stop() TP_EXCLUDES(mutex_);
   std::size_t watched() const TP_EXCLUDES(mutex_);
 

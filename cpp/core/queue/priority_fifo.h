@@ -1,4 +1,4 @@
-// A queue by priority, first in first out within one, whose links live in what is queued.
+// A queue by priority, first in first out within a priority. The links live in the queued nodes.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 
 namespace torchpool {
 
-// To be derived from by what is queued.
+// Base class of a node that can be queued.
 template <class Node>
 struct FifoLinks {
   Node* next = nullptr;
@@ -21,8 +21,8 @@ struct FifoLinks {
   friend Node;
 };
 
-// Not thread-safe, and no owner of its nodes. Pushing, popping and erasing cost the same whatever waits; a priority
-// among k different ones is found in k steps.
+// Not thread-safe, and no owner of its nodes. The cost of a push, a pop and an erase does not grow with the number of
+// nodes; among k different priorities each takes at most k steps.
 template <class Node>
 class PriorityFifo {
  public:
@@ -37,7 +37,7 @@ class PriorityFifo {
     ++size_;
   }
 
-  // The oldest of the highest priority; null when nothing waits.
+  // Takes out the oldest node of the highest priority; null when the queue is empty.
   Node* pop() {
     if (size_ == 0) return nullptr;
     for (Lane& lane : lanes_) {
@@ -69,7 +69,7 @@ class PriorityFifo {
     Node* first = nullptr;
     Node* last = nullptr;
   };
-  static constexpr std::size_t kLanesKept = 8;  // empty ones, so that the usual few priorities are found at once
+  static constexpr std::size_t kLanesKept = 8;  // lanes kept although empty: the usual few priorities allocate nothing
 
   Lane& lane_of(std::int32_t priority) {
     const auto place =

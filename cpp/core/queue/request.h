@@ -16,34 +16,35 @@ class DeadlineTimer;
 class RequestList;
 struct ChannelStats;
 
-// Requests with equal keys may share a batch. 128 bits, so that hashes of shapes and values may be used as
-// they are.
+// Requests with equal keys may share a batch. A key has 128 bits, so that a hash of shapes and values can be a key
+// without a check for collisions.
 struct MergeKey {
   std::uint64_t high = 0;
   std::uint64_t low = 0;
   bool operator==(const MergeKey&) const = default;
 };
 
-// How the calls of a loop are handed to workers, as OpenMP names it. Static batches are formed by the caller.
+// How the calls of a loop are handed to workers, in OpenMP's terms. OpenMP's static schedule is not here: the caller
+// forms static batches (FormedBatch).
 enum class Schedule : std::uint8_t {
-  kGuided,   // little more than a worker's part of what waits, so that all end together
-  kDynamic,  // whole batches, whoever is free
+  kGuided,   // little more than one worker's part of the waiting rows, so that all workers end together
+  kDynamic,  // whole batches, for whichever worker is free
 };
 
 // What the batch former may know of a request.
 struct RequestInfo {
   MergeKey key;
   std::int64_t rows = 1;
-  std::int64_t length = 0;    // size that padding would grow to the batch's longest; 0 where nothing is padded
-  std::int64_t extent = 1;    // of one row along its ragged dims, padded or not: what its cost grows with
+  std::int64_t length = 0;    // the size that padding grows to the batch's longest; 0 where nothing is padded
+  std::int64_t extent = 1;    // size of one row along its ragged dims, padded or not: the row's cost grows with it
   std::int64_t bytes = 0;     // of its inputs
   std::int32_t priority = 0;  // higher first
   Schedule schedule = Schedule::kGuided;
-  std::int64_t chunk = 0;  // kGuided: least rows of a batch, kDynamic: most, whatever is learned; 0: as learned
+  std::int64_t chunk = 0;  // kGuided: least rows of a batch; kDynamic: most rows, whatever is learned; 0: as learned
   TimePoint deadline = kNever;
   TimePoint arrival{};         // set at admission
-  std::uint64_t number = 0;    // of its admission; set there
-  std::int64_t overtaken = 0;  // by how many that came later; its queue's own
+  std::uint64_t number = 0;    // counts admissions; set at admission
+  std::int64_t overtaken = 0;  // how many later requests passed this one; written by the queue only
 };
 
 enum class RequestState : std::uint8_t { kCreated, kQueued, kRunning, kSucceeded, kFailed, kCancelled, kExpired };
@@ -60,23 +61,24 @@ class Request : public std::enable_shared_from_this<Request> {
   Request(const Request&) = delete;
   Request& operator=(const Request&) = delete;
 
-  RequestInfo info;  // constant after admission, but for the queue's own
+  RequestInfo info;  // constant after admission, but for `overtaken`
 
   RequestState state() const noexcept { return state_.load(std::memory_order_acquire); }
   bool done() const noexcept { return completion_.done(); }
 
-  // Created -> Queued. Counts as accepted in `stats`, which also counts its end. False when it was cancelled
-  // before: it then counts as accepted and cancelled. Requires: called once.
+  // Created -> Queued. The request counts as accepted in `stats`, which later counts how it ended. False when the
+  // request was cancelled before: it then counts as accepted and cancelled. Requires: called once.
   bool mark_queued(std::shared_ptr<ChannelStats> stats) noexcept;
   bool try_start() noexcept;   // Queued -> Running
   bool try_cancel() noexcept;  // Created | Queued -> Cancelled, error() is Cancelled
-  // Created -> Cancelled for one that was refused a place: nobody is told. False when its cancellation came first.
+  // Created -> Cancelled for a request that was refused a place: nobody is told. False when a cancellation came first.
   bool try_withdraw() noexcept;
   bool try_expire() noexcept;  // Queued | Running -> Expired, error() is DeadlineExceeded
-  // The same before its deadline, when it cannot be met any more: `needed` is what it would take alone.
+  // As try_expire(), but before the deadline, when the request cannot meet it any more: `needed` is how long the
+  // request would take alone.
   bool try_give_up(Duration left, Duration needed) noexcept;
-  // Running -> Succeeded / Queued | Running -> Failed. False when expiry came first: the result is then
-  // dropped.
+  // succeed(): Running -> Succeeded. fail(): Queued | Running -> Failed. False when expiry came first: the result is
+  // then dropped.
   bool succeed() noexcept;
   bool fail(const std::exception_ptr& error) noexcept;
 
@@ -85,8 +87,8 @@ class Request : public std::enable_shared_from_this<Request> {
   const std::exception_ptr& error() const noexcept { return error_; }
 
  protected:
-  // Hook for those who do not wait but want to be told. Runs on the resolving thread; must not block or
-  // throw.
+  // Called when the request is resolved, for an owner that does not wait. Runs on the resolving thread; must not block
+  // or throw.
   virtual void on_resolved() noexcept {}
 
  private:
@@ -101,7 +103,7 @@ class Request : public std::enable_shared_from_this<Request> {
   std::exception_ptr error_;
   std::shared_ptr<ChannelStats> stats_;
   Completion completion_;
-  std::weak_ptr<AdmissionQueue> place_;  // only with a deadline; written before it is queued, constant from then on
+  std::weak_ptr<AdmissionQueue> place_;  // only with a deadline; written before the request is queued, then constant
 
   // Place in the list of waiting requests; belongs to that list, under its queue's mutex.
   struct Links {

@@ -7,8 +7,8 @@
 
 namespace torchpool {
 
-// Not thread-safe: its queue's mutex guards it. Owns what is linked. Removal from any place takes constant
-// time, so that cancellation of many does not cost the square.
+// Not thread-safe: the queue's mutex guards the list. Owns the linked requests. Removal from any place takes constant
+// time, so that the cancellation of n requests takes n steps, not n squared.
 class RequestList {
  public:
   RequestList() = default;
@@ -27,7 +27,7 @@ class RequestList {
     ++size_;
   }
 
-  // Null when it is not in this list.
+  // Null when the request is not in this list.
   RequestPtr remove(const Request& request) noexcept {
     Request::Links& links = request.links_;
     if (links.list != this) return nullptr;

@@ -14,32 +14,33 @@
 
 namespace torchpool {
 
-// A request counts as due this long after its arrival, if not earlier: so a stream of calls with deadlines
-// does not starve those without.
+// A request counts as due this long after its arrival, or at its deadline if that is sooner. A stream of calls with
+// deadlines would starve calls without otherwise.
 inline constexpr Duration kPatience = std::chrono::seconds{1};
 
-// When a request is due, for its place among those of its priority.
+// When a request is due: its place among requests of equal priority.
 TimePoint due(const RequestInfo& info) noexcept;
 
-// Order: priority, then due time, then arrival. Those without a deadline are due in order of arrival, so that a list
-// keeps them sorted at constant cost; those with one are in a tree. Not thread-safe: its queue's mutex guards it.
+// Order: priority, then due time, then arrival. Requests without a deadline are due in order of arrival, so a list
+// keeps them sorted at constant cost. Requests with a deadline are in a tree. Not thread-safe: the queue's mutex guards
+// this.
 class WaitingRequests {
  public:
   void push(RequestPtr request);
-  // Null when it is not here.
+  // Null when the request is not here.
   RequestPtr remove(const Request& request) noexcept;
   bool empty() const noexcept { return size_ == 0; }
   std::size_t size() const noexcept { return size_; }
-  // The one that is to run first; null when empty.
+  // The request that is to run first; null when empty.
   Request* front() const noexcept;
-  // When the one that waits longest arrived; kNever when empty.
+  // When the request that waits longest arrived; kNever when empty.
   TimePoint oldest_arrival() const noexcept;
-  // When the first of those with a deadline is due, whatever its priority; kNever without any.
+  // When the first request with a deadline is due, whatever its priority; kNever where no request has a deadline.
   TimePoint first_due() const noexcept;
 
-  // The first `most` of the highest priority that is there, in order; `window` is cleared first.
+  // Up to `most` requests of the highest waiting priority, in order. `window` is cleared first.
   void first(std::size_t most, std::vector<Request*>& window) const;
-  // The first where the order of all is that of RequestList::next, so that it may be walked without a copy; else null.
+  // The first request, where RequestList::next walks all requests in order, so that they need not be copied; else null.
   Request* front_of_list() const noexcept;
 
  private:
@@ -56,7 +57,8 @@ class WaitingRequests {
     std::set<RequestPtr, Earlier> by_deadline;
     bool empty() const noexcept { return by_arrival.empty() && by_deadline.empty(); }
   };
-  // By priority. Empty ones go, but for the last: a queue that runs empty and fills again allocates nothing.
+  // By priority. Empty levels are erased, but for the last one: a queue that runs empty and fills again allocates
+  // nothing.
   std::map<std::int32_t, Level, std::greater<>> levels_;
   std::size_t size_ = 0;
 };

@@ -13,8 +13,8 @@
 
 namespace torchpool {
 
-// Makes a task of a batch: what a predictor is to the runtime. Called on the worker with no lock held. What
-// it throws fails the batch.
+// Makes a task of a batch: a predictor, as the runtime sees it. Called on the worker with no lock held. An exception
+// from make_task() fails the batch.
 class BatchHandler {
  public:
   virtual ~BatchHandler() = default;
@@ -24,50 +24,50 @@ class BatchHandler {
 struct ChannelOptions {
   std::string name;
   Lane lane = Lane::kCompute;
-  std::int64_t max_rows = 1;    // of a batch, whatever the policy says
-  std::int64_t first_rows = 0;  // of a batch until the policy knows more; 0: max_rows
+  std::int64_t max_rows = 1;    // most rows of a batch, whatever the policy says
+  std::int64_t first_rows = 0;  // most rows of a batch until the policy knows more; 0: max_rows
   int max_running = 0;          // batches at a time; 0: as many as there are workers; 1: in order of arrival
   QueueLimits limits;
-  // How large batches are; null: as large as may be, at once.
+  // How large batches are; null: as large as the limits allow, at once.
   std::function<std::unique_ptr<BatchPolicy>(const std::shared_ptr<const CostModel>&)> make_policy;
-  std::shared_ptr<CostModel> cost;  // what is learned of batches; null: a new one
-  FairSharePtr share;               // of the workers' time; null: one of its own, of weight 1
+  std::shared_ptr<CostModel> cost;  // the learned costs of batches; null: a new model
+  FairSharePtr share;               // of the workers' time; null: a share of the channel's own, of weight 1
 };
 
 struct ChannelState;
 
-// What a caller that runs its own call gets.
+// Which cores a caller gets that runs its own call.
 enum class InlineKind : std::uint8_t {
-  kAllCores,  // to itself: work that arrives meanwhile waits, as it would for a worker
-  kTiny,      // none: for calls that are over before a worker could have been told, any number at a time
+  kAllCores,  // all cores: work that arrives meanwhile waits, as it would for a worker
+  kTiny,      // no core of its own: for calls that end sooner than a worker could be woken; any number at a time
 };
 
-// One stream of requests of one predictor in one lane: its queue, its statistics, its place in the runtime's
-// rotation. Safe to use and destroy after its runtime was closed or destroyed.
+// One stream of requests of one predictor in one lane: the queue, the statistics, the place in the runtime's rotation.
+// Safe to use and to destroy after the runtime was closed or destroyed.
 class Channel {
  public:
   explicit Channel(std::shared_ptr<ChannelState> state);
-  // Closes, fails what waits, and waits for what runs, unless that shares the handler (see Runtime::open).
-  // On a worker thread it does not wait, since what runs may be that very worker: the handler must then outlive the
-  // batches that run.
+  // Closes, fails waiting requests, and waits for running batches, unless the batches share the handler (see
+  // Runtime::open). On a worker's thread the destructor does not wait, since a running batch may be on that very
+  // thread: the handler must then outlive the running batches.
   ~Channel();
   Channel(const Channel&) = delete;
   Channel& operator=(const Channel&) = delete;
 
   // As AdmissionQueue::push, then wakes a worker.
   PushResult submit(const RequestPtr& request, Admission admission, TimePoint give_up);
-  // Runs these together, as one batch, when its turn comes; they take no place in the queue, whose bounds do not count
-  // for them. Requires: the handler can run them together. Throws Closed; they have
-  // failed with it then.
+  // Runs the requests together, as one batch, when the batch's turn comes. They take no place in the queue, and its
+  // bounds do not hold for them. Requires: the handler can run the requests together. Throws Closed; the requests have
+  // failed with Closed then.
   void submit_batch(std::vector<RequestPtr> requests);
-  // Cancels where it has not started; frees its place. True when this call cancelled it.
+  // Cancels a request that has not started, and frees its place. True when this call cancelled the request.
   bool cancel(Request& request) noexcept;
   void close(bool fail_waiting);       // refuses from now on; idempotent
   bool wait_drained(TimePoint until);  // nothing waits and nothing runs
   void set_rows(std::int64_t first, std::int64_t most) noexcept;
   void set_policy(std::unique_ptr<BatchPolicy> policy);
   const CostModel& cost() const noexcept;
-  // An inline call took so long.
+  // Tells the cost model how long an inline call took.
   void record_inline(const BatchSize& size, Duration took, InlineKind kind) noexcept;
   std::shared_ptr<const CostModel> shared_cost() const noexcept;
   Duration arrival_gap();
@@ -79,7 +79,8 @@ class Channel {
   std::shared_ptr<ChannelState> state_;
 };
 
-// Leave for a caller to run its own call; given back at destruction. Requires: not held while its channel is destroyed.
+// Permission for a caller to run its own call; given back at destruction. Requires: not held while the channel is
+// destroyed.
 class InlineLease {
  public:
   InlineLease() = default;
@@ -89,9 +90,9 @@ class InlineLease {
   InlineLease& operator=(InlineLease&&) noexcept;
   ~InlineLease() { give_back(); }
   explicit operator bool() const noexcept { return state_ != nullptr; }
-  int cores() const noexcept;  // 0 when not granted; 1 of a tiny one
-  // True while this thread has one: what it submits then waits for itself, so nested calls must run on the
-  // spot. Requires: a lease is given back by the thread that got it.
+  int cores() const noexcept;  // 0 when not granted; 1 for a tiny call
+  // True while this thread has a lease. A nested call must then run at once on this thread: in the queue it would wait
+  // for the lease, which waits for the call. Requires: a lease is given back by the thread that got it.
   static bool held_by_this_thread() noexcept;
 
  private:

@@ -32,7 +32,7 @@ class Histogram {
   std::atomic<std::uint64_t> max_{0};
 };
 
-// accepted == succeeded + failed + cancelled + expired once everything is resolved, on every way out.
+// accepted == succeeded + failed + cancelled + expired once every request is resolved, on every way out.
 struct ChannelStats {
   std::atomic<std::uint64_t> accepted{0};
   std::atomic<std::uint64_t> succeeded{0};
@@ -40,19 +40,19 @@ struct ChannelStats {
   std::atomic<std::uint64_t> cancelled{0};
   std::atomic<std::uint64_t> expired{0};
   std::atomic<std::uint64_t> rejected{0};  // never accepted
-  std::atomic<std::uint64_t> inlined{0};   // run on their caller's thread; counted among the others too
-  // Their own backend could not serve them; run again by the handler's fallback.
+  std::atomic<std::uint64_t> inlined{0};   // run on the caller's thread; also counted above
+  // Requests that their own backend could not serve, and the handler's fallback ran.
   std::atomic<std::uint64_t> fell_back{0};
-  // What the handler does between batches, to serve the next ones faster, and could not do.
+  // Failed attempts of the handler's work between batches, which makes later batches faster.
   std::atomic<std::uint64_t> upkeep_failed{0};
   Histogram queue_ns;  // admission to start
   Histogram batch_ns;  // start to resolved, per batch
   Histogram run_ns;    // the backend alone, per batch
   Histogram batch_rows;
-  // Of the batches so far: rows x longest length, and how much of that was asked for. The rest is padding.
+  // Sums over batches: rows x longest length, and the positions that were asked for. The difference is padding.
   std::atomic<std::uint64_t> cells{0};
   std::atomic<std::uint64_t> items{0};
-  std::atomic<std::uint64_t> out_of_memory{0};  // batches, and lone calls, that memory could not hold
+  std::atomic<std::uint64_t> out_of_memory{0};  // batches and lone calls that memory could not hold
   std::uint64_t resolved() const noexcept;
   void record_batch(const BatchSize& size) noexcept;
 };

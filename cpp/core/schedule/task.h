@@ -10,8 +10,8 @@ namespace torchpool {
 // Which threads a task runs on. Compute workers never wait for an interpreter; interpreter workers may.
 enum class Lane : std::uint8_t { kCompute, kInterpreter };
 
-// Held by an interpreter worker from before it takes a batch (so that the batch grows until it can really
-// start) until the task gives it up or the step ends. The bindings supply the one that holds the GIL.
+// An interpreter worker enters the gate before it takes a batch, so that the batch grows until it can start, and leaves
+// it when the task says so or the step ends. The bindings supply a gate that holds the interpreter's lock.
 class LaneGate {
  public:
   virtual ~LaneGate() = default;
@@ -19,13 +19,13 @@ class LaneGate {
   virtual void leave() noexcept = 0;  // idempotent
 };
 
-// What a task knows of the worker that steps it.
+// What a task knows of the worker that runs its step.
 struct WorkerContext {
   int worker = 0;
   Lane lane = Lane::kCompute;
-  int cores = 1;             // leased for this step; use as many intra-op threads
+  int cores = 1;             // leased for this step: the number of intra-op threads to use
   LaneGate* gate = nullptr;  // null on lanes without one
-  bool typical = true;       // whether the time of this step tells what such a batch takes; false after a failure
+  bool typical = true;       // whether the cost model may learn from this step's time; false after a failure
   void leave_gate() noexcept {
     if (gate != nullptr) gate->leave();
   }
@@ -36,7 +36,7 @@ class Event;
 struct Step {
   enum class Kind : std::uint8_t { kDone, kAgain, kPending };
   Kind kind = Kind::kDone;
-  Event* event = nullptr;      // kPending: step again once it is set
+  Event* event = nullptr;      // kPending: step again once the event is set
   std::optional<Lane> lane{};  // kAgain: the lane of the next step; empty: the same
   static Step done() { return {}; }
   static Step again() { return {Kind::kAgain}; }
@@ -48,7 +48,7 @@ struct Step {
 class Task {
  public:
   virtual ~Task() = default;
-  // Must not throw: a task resolves whoever waits for it, with an error where need be.
+  // Must not throw: the task itself resolves its requests, with an error where need be.
   virtual Step step(WorkerContext& context) noexcept = 0;
 };
 

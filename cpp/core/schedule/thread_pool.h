@@ -9,10 +9,11 @@
 
 namespace torchpool {
 
-// Requires: one thread at a time uses it, and none of its own joins; the bodies end by a signal of their own before
-// join() can return. Guarantees: the constructor returns when every thread has passed its start hook. If a thread
-// cannot be created or a hook throws, those that started run their stop hook and are joined, and the first error is
-// thrown. Destruction: joins.
+// Requires: one thread at a time uses the pool, and no thread of the pool joins. join() returns when the bodies have
+// ended; the caller sees to it that they do.
+// Guarantees: the constructor returns when every thread has passed its start hook. If a thread cannot be created or a
+// hook throws, the started threads run their stop hook and are joined, and the first error is thrown.
+// Destruction: joins.
 class ThreadPool {
  public:
   struct Hooks {
@@ -22,9 +23,9 @@ class ThreadPool {
   };
   ThreadPool(int threads, Hooks hooks);
   ~ThreadPool() { join(); }
-  // Starts more, numbered on; as the constructor: all of them or none.
+  // Starts more threads, with the next numbers. As in the constructor, all of them start or none.
   void grow(int threads);
-  // Joins those from `first` on, whose bodies end.
+  // Joins the threads from number `first` on. Requires: their bodies end.
   void shrink(int first);
   int size() const noexcept { return static_cast<int>(threads_.size()); }
   ThreadPool(const ThreadPool&) = delete;

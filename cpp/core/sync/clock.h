@@ -1,5 +1,5 @@
-// The one source of time. Everything that reads the time or waits with a limit takes a Clock, so that a test
-// can turn it.
+// The one source of time. Everything that reads the time or waits with a limit takes a Clock, so that a test can move
+// the time by hand.
 #pragma once
 
 #include <chrono>

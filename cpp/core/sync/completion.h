@@ -13,9 +13,9 @@ namespace torchpool {
 class Completion {
  public:
   bool done() const noexcept;
-  // Marks it done and wakes the waiter.
+  // Marks the completion done and wakes the waiter.
   void resolve() noexcept;
-  // True once resolved, false when `until` passed first. The parker must outlive the call only.
+  // True once resolved, false when `until` passed first. The parker must outlive this call, no more.
   bool wait_until(Parker& parker, TimePoint until);
 
  private:

@@ -1,4 +1,4 @@
-// A clock that a test turns by hand.
+// A clock that a test moves by hand.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 
 namespace torchpool {
 
-// Guarantees: advance() wakes every waiter whose time has come, however its wait and the advance interleave.
+// Guarantees: advance() wakes every waiter whose time has come, however the wait and the advance interleave.
 // Destruction: legal once no thread is inside any method.
 class ManualClock final : public Clock {
  public:
@@ -20,7 +20,7 @@ class ManualClock final : public Clock {
   void advance(Duration by) TP_EXCLUDES(clock_mutex_) TP_NO_ANALYSIS;
   // Blocks until at least `count` threads wait on this clock with a limit.
   void await_timed_waiters(std::size_t count) TP_EXCLUDES(clock_mutex_);
-  // The same, with those that wait without a limit.
+  // As await_timed_waiters(), but threads that wait without a limit count too.
   void await_waiters(std::size_t count) TP_EXCLUDES(clock_mutex_);
 
  private:
@@ -28,7 +28,7 @@ class ManualClock final : public Clock {
     CondVar* cv;
     Mutex* mutex;
     TimePoint until;
-    int pins = 0;  // advances that are about to notify it: it must not leave before
+    int pins = 0;  // advances that are about to notify this waiter, which must not leave before
   };
 
   mutable Mutex clock_mutex_;

@@ -9,9 +9,9 @@
 namespace torchpool {
 
 // Requires: one thread parks at a time; any thread may unpark.
-// Guarantees: an unpark before a park is remembered (once) and costs no system call; what the unparking
-// thread wrote before is visible after. Destruction: legal once every unpark has been received by a park (or
-// has returned) and no thread parks.
+// Guarantees: an unpark before a park is remembered (once) and costs no system call; what the unparking thread wrote
+// before its unpark is visible after the park.
+// Destruction: legal once every unpark has been received by a park (or has returned) and no thread parks.
 class Parker {
  public:
   explicit Parker(Clock& clock = Clock::steady()) : clock_(clock), real_time_(&clock == &Clock::steady()) {}
@@ -33,8 +33,8 @@ class Parker {
 
   Clock& clock_;
   // On the machine's own clock the thread sleeps on state_ itself. A condition variable, which a manual clock needs,
-  // has the woken thread queue for the mutex that the waking one still holds: six system calls a hand-over instead of
-  // four.
+  // makes the woken thread queue for the mutex that the waking thread still holds: six system calls a hand-over instead
+  // of four.
   const bool real_time_;
   std::atomic<std::uint32_t> state_{kEmpty};  // without real_time_ it enters and leaves kParked under mutex_
   Mutex mutex_;

@@ -1,4 +1,4 @@
-// Polling for a moment before going to sleep: who may, and whether it pays.
+// Polling for a moment before going to sleep: which thread may poll, and whether polling pays.
 #pragma once
 
 #include <algorithm>
@@ -9,8 +9,8 @@
 
 namespace torchpool {
 
-// Learns from how it went: polls that came to nothing are left out for twice as many times each time, up to a limit.
-// For one thread.
+// Learns whether polling pays. Each poll that came to nothing doubles how many of the next ones are left out, up to a
+// limit. Not thread-safe: a history belongs to one thread.
 class SpinHistory {
  public:
   // Whether to poll this time.
@@ -29,7 +29,8 @@ class SpinHistory {
   int left_out_ = 0;
 };
 
-// When to try again what costs much where it fails: after twice the time each time, up to a limit. For one thread.
+// When to try something again whose failure is costly. Each failure doubles the pause, up to a limit. Not thread-safe:
+// a backoff belongs to one thread.
 class Backoff {
  public:
   bool due(TimePoint now) const noexcept { return now >= next_; }
@@ -45,7 +46,7 @@ class Backoff {
   TimePoint next_{};
 };
 
-// The one seat of those who poll: a second one would take a core from the work that both wait for.
+// The only seat for a polling thread: a second one would take a core from the work that both wait for.
 class SpinSeat {
  public:
   bool try_take() noexcept { return !taken_.load(std::memory_order_relaxed) && !taken_.exchange(true); }
@@ -63,7 +64,7 @@ inline void cpu_relax() noexcept {
 #endif
 }
 
-// Polls until `ready()` or for about `limit`; what ready() said last.
+// Polls until `ready()` is true, or for about `limit`. Returns what ready() said last.
 template <class Ready>
 bool spin_until(Ready ready, Duration limit) {
   constexpr int kPollsPerLook = 32;

@@ -15,8 +15,8 @@
 
 namespace torchpool {
 
-// How a call's tensors sit among its arguments (and which other values it was called with). The bindings know; layers
-// below pass it on.
+// How a call's tensors sit among its arguments, and which other values the call had. The bindings read a form; the
+// layers below only pass it on.
 class CallForm {
  public:
   virtual ~CallForm() = default;
@@ -33,14 +33,14 @@ struct BackendResult {
   std::shared_ptr<const ResultForm> form;
 };
 
-// The caller's thread-local state that a run must see (autocast, ...). Null where it is the plain one.
+// The caller's thread-local state that a run must see (autocast, ...). A null pointer stands for the plain state.
 class AmbientState {
  public:
   virtual ~AmbientState() = default;
   at::ThreadLocalState torch_state;
 };
 
-// Puts a captured torch state on this thread for a scope; nothing for null.
+// Puts a captured torch state on this thread for a scope. Null: the thread's state stays.
 class AmbientTorchScope {
  public:
   explicit AmbientTorchScope(const AmbientState* state);
@@ -50,24 +50,25 @@ class AmbientTorchScope {
   std::optional<c10::InferenceMode> inference_;
 };
 
-// What a model raised, as far as is to be known of it here.
+// An exception of the model: what this layer may know of one.
 class ModelError : public std::exception {
  public:
-  // Memory could not hold what it needed: with fewer rows it may succeed.
+  // Whether the model ran out of memory: with fewer rows it may succeed.
   virtual bool out_of_memory() const noexcept = 0;
 };
 
-// Requires: run() may be called from several workers at once. The tensors handed over may be dropped by run().
+// Several workers may call run() at once. run() may drop the tensors that are handed over.
 class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string name() const = 0;
   virtual Lane lane() const noexcept = 0;
-  // Whatever the model raises comes out as an exception. Returned tensors are referred to by nobody else who could
-  // drop them later under a lock that a worker must not wait for.
+  // Throws what the model raises. No other owner of the returned tensors may drop them later under a lock that a worker
+  // must not wait for.
   virtual BackendResult run(const CallForm& form, std::vector<at::Tensor> inputs, const AmbientState* ambient,
                             WorkerContext& context) = 0;
-  // Work of its own, to be done behind the calls: asked for after a batch whose callers have their results.
+  // The backend's own work, done behind the calls. upkeep_due() is asked after a batch whose callers have their
+  // results.
   virtual bool upkeep_due() const noexcept { return false; }
   virtual void upkeep() {}
 };

@@ -14,7 +14,7 @@ namespace torchpool {
 // What the script backend needs of a call's form.
 class ScriptCallForm : public CallForm {
  public:
-  // The arguments of a run: tensors in their places, other values as they were passed.
+  // The arguments of a run: the tensors in their places, the other values as the caller passed them.
   virtual void arguments(std::vector<at::Tensor> inputs, std::vector<c10::IValue>& positional,
                          std::unordered_map<std::string, c10::IValue>& keyword) const = 0;
 };
@@ -32,8 +32,8 @@ class ScriptBackend : public Backend {
   torch::jit::Method method_;
 };
 
-// Tensors of a script's result in the order of its containers. Numbers, strings and None among them are the same in
-// every run, or the contract would not merge; they stand in the result's form.
+// The tensors of a script's result, in the order of its containers. Numbers, strings and None in the result are the
+// same in every run, or the contract would not merge; the result's form holds them.
 std::vector<at::Tensor> flatten_result(const c10::IValue& result);
 
 }  // namespace torchpool

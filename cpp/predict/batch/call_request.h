@@ -31,29 +31,29 @@ class CallRequest : public Request {
 
   // Set before admission.
   std::shared_ptr<const Contract> contract;  // null: an opaque call, run alone through `object`
-  std::shared_ptr<Backend> backend;          // of this kind of call; null: the predictor's
+  std::shared_ptr<Backend> backend;          // the backend of this kind of call; null: the predictor's
   std::shared_ptr<const CallForm> form;
   std::shared_ptr<const AmbientState> ambient;
   std::vector<at::Tensor> inputs;
-  std::vector<std::int64_t> versions;  // of inputs that were not copied and may be written by their owner; else empty
+  std::vector<std::int64_t> versions;  // of inputs that were not copied, which their owner may write to; else empty
   CallShape shape;
 
   // Set before it succeeds.
   std::vector<at::Tensor> outputs;
   std::shared_ptr<const ResultForm> result_form;
 
-  // The bindings' function that copies an opaque call's result, where the model hands out memory that it keeps.
+  // The bindings' function that copies an opaque call's result. Set where the model hands out memory that it keeps.
   std::shared_ptr<void> owner;
 
-  std::string opaque;  // which argument of an opaque call could not be taken apart; empty where there is none
+  std::string opaque;  // the argument of an opaque call that could not be taken apart; empty where all could
 
-  // What the bindings keep with it: the arguments of an opaque call, then its result. Its deleter may run anywhere.
+  // The bindings' own object: the arguments of an opaque call, later its result. The deleter may run on any thread.
   std::shared_ptr<void> object;
 
   // Throws Error when an input that was not copied has been written since it was submitted.
   void check_unwritten() const;
 
-  // Drops whom it would have told of its end; for a request that was not admitted.
+  // Drops the owner that on_resolved() would have told. For a request that was not admitted.
   virtual void forget_notified() noexcept {}
 
  private:

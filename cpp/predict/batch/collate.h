@@ -9,7 +9,7 @@
 
 namespace torchpool {
 
-// One call's part of a batch; both outlive the collating.
+// One call's part of a batch. Both pointees outlive the collating.
 struct Member {
   const std::vector<at::Tensor>* inputs = nullptr;
   const CallShape* shape = nullptr;

@@ -24,10 +24,10 @@ struct InputSpec {
   std::string name;
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;
-  std::optional<std::int64_t> batch_dim;  // empty: shared by all rows, so only calls that pass the same one merge
+  std::optional<std::int64_t> batch_dim;  // empty: one tensor for all rows, so calls merge that pass the same one
   bool stacked = false;                   // calls have no batch dim: they are stacked along a new dim 0
   std::vector<DimSpec> sizes;             // of one call's tensor
-  at::Scalar pad = 0;                     // fills what a shorter call lacks along a padded symbol
+  at::Scalar pad = 0;                     // fills the end of a shorter call along a padded symbol
 };
 
 // A call's own size of an output's dim is scale * length(symbol) + offset; the merged output may be longer.
@@ -70,12 +70,12 @@ struct Contract {
   std::vector<InputSpec> inputs;
   std::vector<OutputSpec> outputs;
   std::vector<bool> padded;    // per symbol: shorter calls may be padded to the longest of their batch
-  bool aliases = false;        // the model returns memory it keeps or was given
+  bool aliases = false;        // the model returns memory that it keeps or was given
   std::uint64_t identity = 0;  // unique in the process; part of every merge key
 
   // Empty when the call fits, and `shape` is filled.
   std::optional<Mismatch> fit(const std::vector<at::Tensor>& inputs_of_call, CallShape& shape) const;
-  // Key, length and bytes of a call that fits; `ambient` distinguishes callers' states (autocast, ...).
+  // Key, length and bytes of a call that fits. `ambient` tells callers' states (autocast, ...) apart.
   RequestInfo request_info(const std::vector<at::Tensor>& inputs_of_call, const CallShape& shape,
                            std::uint64_t ambient) const;
 

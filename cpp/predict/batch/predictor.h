@@ -16,9 +16,8 @@ namespace torchpool {
 // Handles the batches of the channels that merge. Owned by a shared_ptr: a running batch keeps it.
 class Predictor : public BatchHandler, public std::enable_shared_from_this<Predictor> {
  public:
-  // `backend` null: each call names its own. Calls that it fails are run again by `fallback`, where there is one, on
-  // that one's lane.
-  // `cost` is told how large a batch memory could not hold; may be null.
+  // `backend` null: each call names its own backend. `fallback` runs the calls again that fail, on the fallback's own
+  // lane; may be null. `cost` is told which batches memory could not hold; may be null.
   Predictor(std::shared_ptr<Backend> backend, std::shared_ptr<ChannelStats> stats, Clock& clock,
             std::shared_ptr<Predictor> fallback = nullptr, std::shared_ptr<CostModel> cost = nullptr)
       : backend_(std::move(backend)),
@@ -31,12 +30,12 @@ class Predictor : public BatchHandler, public std::enable_shared_from_this<Predi
 
   Backend& backend() noexcept { return *backend_; }
   ChannelStats& stats() noexcept { return *stats_; }
-  // A call of more rows is run in parts of so many where its contract allows.
+  // A call of more rows than this runs in parts of at most `rows`, where its contract allows.
   void set_max_rows(std::int64_t rows) noexcept { max_rows_.store(rows, std::memory_order_relaxed); }
 
   using Members = std::span<const std::shared_ptr<CallRequest>>;
-  // Runs the members and resolves each of them; those that fail are left to the fallback instead, where there is one,
-  // and returned.
+  // Runs the members and resolves each of them. Where there is a fallback, members that fail are left unresolved and
+  // returned.
   std::vector<std::shared_ptr<CallRequest>> run(Members members, WorkerContext& context) noexcept;
   const std::shared_ptr<Predictor>& fallback() const noexcept { return fallback_; }
 

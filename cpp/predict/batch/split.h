@@ -13,8 +13,8 @@ namespace torchpool {
 void check_outputs(const Contract& contract, const std::vector<at::Tensor>& outputs, std::int64_t rows);
 
 // The outputs of the call that holds rows [row, row + shape.rows): trimmed to its own lengths, ordinary tensors that
-// share memory with nothing else, so that a kept result never keeps its batch alive. `whole` says that the call is the
-// whole batch and the outputs may be handed over instead of copied where nobody else refers to them.
+// share memory with nothing else, so that a kept result never keeps its batch alive. `whole`: the call is the whole
+// batch, so the outputs need no copy where nobody else refers to them.
 std::vector<at::Tensor> split(const Contract& contract, std::vector<at::Tensor>& outputs, const CallShape& shape,
                               const std::vector<std::int64_t>& padded_to, std::int64_t row, bool whole);
 

@@ -3,11 +3,11 @@
 
 namespace torchpool {
 
-// Makes torch's OpenMP and MKL regions use `threads` threads when entered from this thread, from now on. Never
-// at::set_num_threads, which would become the default of every thread that starts later.
+// Makes torch's OpenMP and MKL regions use `threads` threads when entered from this thread, from now on.
+// at::set_num_threads is not used: its setting would become the default of every thread that starts later.
 void set_intra_op_threads(int threads);
 
-// Sets them for a scope on a thread that is not ours, and puts its own setting back. 0: leaves everything as it is.
+// Sets the threads for a scope on a thread of the user's, and puts the thread's own setting back. 0: changes nothing.
 class IntraOpScope {
  public:
   explicit IntraOpScope(int threads);

@@ -1,4 +1,4 @@
-// What a prologue computes ahead, in parts that stand alone.
+// Cuts a prologue into parts that can be computed independently.
 #pragma once
 
 #include <string>
@@ -8,12 +8,12 @@
 
 namespace torchpool::graph {
 
-// Instructions of a prologue that share no value with the others, as a program of their own: weights in, results out,
-// with slots numbered in the order in which they appear.
+// Instructions of a prologue that share no value with the other instructions, as a program of their own: weights in,
+// results out. Slots are numbered in the order in which they appear.
 struct Fold {
   Program program;
-  std::vector<std::size_t> weights;  // which of the whole program's, in the order of program.weight_slots
-  std::vector<SlotIndex> results;    // in slots of the whole program, in the order of program.constant_slots
+  std::vector<std::size_t> weights;  // indices of the whole program's weights, in the order of program.weight_slots
+  std::vector<SlotIndex> results;    // slots of the whole program, in the order of program.constant_slots
   std::string text;                  // equal texts mean equal results; empty where a constant cannot be written down
 };
 

@@ -17,12 +17,12 @@
 namespace torchpool::graph {
 
 // One captured kind of call in two forms: packed, whose prologue has prepared the weights for the processor, and plain,
-// which reads the module's weights as they are. Weights that changed are served plain at once; they are packed anew
-// behind the calls, and not at all while they keep changing (WeightState). Runs that began with the old ones end so.
-// See Note [Packed weights are shared].
+// which reads the module's weights as they are. Calls after a change of the weights run the plain form at once. Changed
+// weights are packed anew behind the calls, and not at all while they keep changing (WeightState). Runs that began with
+// the old weights end with the old weights. See Note [Packed weights are shared].
 class GraphBackend : public Backend {
  public:
-  // `weights` are the module's own tensors; `reclaimer` takes them back when this goes. Requires the lock that the
+  // `weights` are the module's own tensors; the destructor gives them to `reclaimer`. Requires the lock that the
   // weights' writers hold.
   GraphBackend(std::shared_ptr<const Program> packed, std::shared_ptr<const Program> plain,
                const std::vector<at::Tensor>& weights, Reclaimer& reclaimer);
@@ -36,37 +36,37 @@ class GraphBackend : public Backend {
   bool upkeep_due() const noexcept override;
   void upkeep() override;
 
-  // Whether the weights have other storage or another form than when this was made: then it is to be made anew.
-  // Requires the lock that the weights' writers hold.
+  // Whether the weights have other storage or another form than when this backend was made. If so, a new backend is
+  // needed. Requires the lock that the weights' writers hold.
   WeightChange form_change() const noexcept { return watch_.form_change(); }
 
-  // Without looking at the weights' state. `profile`, where given, belongs to this run alone.
+  // A run that does not look at the weights' state. No other run uses `profile`, where it is given.
   std::vector<at::Tensor> run_leaves(std::vector<at::Tensor> inputs, bool plain, Profile* profile) const;
   const Program& program(bool plain) const noexcept { return plain ? *plain_ : *packed_; }
 
  private:
-  // All constants of the packed program, of one state of the weights. Those that are packed belong to PackedWeights.
+  // All constants of the packed program, of one state of the weights. PackedWeights owns the packed ones.
   struct Packed {
     std::vector<std::weak_ptr<const Constants>> folds;
     ConstantRefs constants;
   };
   using PackedPtr = std::shared_ptr<const Packed>;
-  // Keeps them for a run.
+  // Owns the constants during a run.
   struct Pinned {
     PackedPtr packed;
     std::vector<std::shared_ptr<const Constants>> folds;
   };
-  // Null where somebody has replaced some of them.
+  // Empty where some of the constants have been replaced.
   static std::optional<Pinned> pin(PackedPtr packed);
   std::vector<at::Tensor> run_with(const std::optional<Pinned>& pinned, std::vector<at::Tensor> inputs,
                                    Profile* profile) const;
 
   // The packed constants if they are those of the present weights. Looks at the weights.
   std::optional<Pinned> present_constants() TP_EXCLUDES(mutex_);
-  // Null where the weights are not as they were `seen`.
+  // Null where the weights differ from `seen`.
   PackedPtr packed_of(const WeightFingerprint& seen);
 
-  // One fold of the packed program, and whose results it needs.
+  // One fold of the packed program, and the cache entry with its results.
   struct Part {
     Fold fold;
     std::vector<at::Tensor> weights;  // handles
@@ -79,8 +79,8 @@ class GraphBackend : public Backend {
   const std::shared_ptr<const Program> plain_;
   Reclaimer& reclaimer_;
   WeightWatch watch_;
-  // Those below hold nothing of the module's but handles and views of them: to be dropped before the watch gives its
-  // own away, so that none of them is the last.
+  // The members below refer to the module's tensors by handles and views of handles only. They are dropped before the
+  // watch gives its handles away, so that none of them is the last owner.
   Constants weights_;       // the handles again
   Constants plain_values_;  // of the plain program
   ConstantRefs plain_refs_;
@@ -89,7 +89,7 @@ class GraphBackend : public Backend {
   mutable Mutex mutex_;
   WeightState state_ TP_GUARDED_BY(mutex_);
   std::shared_ptr<const WeightFingerprint> seen_ TP_GUARDED_BY(mutex_);  // of state_'s epoch
-  PackedPtr constants_ TP_GUARDED_BY(mutex_);                            // of the weights as they were packed last
+  PackedPtr constants_ TP_GUARDED_BY(mutex_);                            // of the weights' last packed state
 };
 
 }  // namespace torchpool::graph

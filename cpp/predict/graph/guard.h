@@ -1,4 +1,4 @@
-// What a captured graph holds for, beyond its contract.
+// Which inputs a captured graph holds for, beyond its contract.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -35,7 +35,7 @@ struct EqualGuard {
 struct Guards {
   std::vector<ShapeGuard> ranges;
   std::vector<EqualGuard> equal;
-  // Throws GuardFailed that names the input and the bound.
+  // Throws GuardFailed, whose message names the input and the bound.
   void check(const std::vector<at::Tensor>& inputs) const;
 };
 

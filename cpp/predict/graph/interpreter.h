@@ -13,11 +13,11 @@
 
 namespace torchpool::graph {
 
-// What the body reads and does not change from run to run: weights as they are, and the prologue's results. In the
-// order of Program::constant_slots.
+// The values that the body reads and that stay the same from run to run: unpacked weights, and the prologue's results.
+// In the order of Program::constant_slots.
 using Constants = std::vector<c10::IValue>;
 
-// The same, kept by others for as long as a run takes.
+// Constants that another owner keeps for as long as a run takes.
 using ConstantRefs = std::vector<const c10::IValue*>;
 ConstantRefs refs_to(const Constants& constants);
 
@@ -32,8 +32,8 @@ struct Profile {
 Constants prepare(const Program& program, const std::vector<at::Tensor>& weights);
 
 // One run. Requires: inference mode; the inputs are not written to by the graph. Throws GuardFailed before anything ran
-// where the graph does not hold for the inputs, and whatever an operator throws. `profile`, where given, belongs to
-// this run alone meanwhile.
+// where the graph does not hold for the inputs, and whatever an operator throws. No other run uses `profile` meanwhile,
+// where it is given.
 std::vector<at::Tensor> run(const Program& program, const ConstantRefs& constants, std::vector<at::Tensor> inputs,
                             Profile* profile = nullptr);
 

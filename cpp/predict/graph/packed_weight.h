@@ -1,4 +1,4 @@
-// Packed copies of weights, one in the process for all who compute the same of the same weights.
+// Packed copies of weights. All backends of the process that compute the same of the same weights share one copy.
 #pragma once
 
 #include <cstdint>
@@ -16,25 +16,25 @@
 namespace torchpool::graph {
 
 // Note [Packed weights are shared]
-// Two kinds of calls of one module, or two predictors on it, pack mostly the same: a prologue is therefore cut into
-// parts that stand alone (Fold), and each part's results are kept once in the process, under the part's text and the
-// identities of its weights. Whoever needs them for other contents of the weights packs them anew, for all. The results
-// belong to this cache alone: backends hold them weakly between runs, so that one that is not called any more keeps no
-// results of earlier weights alive. All that one run uses is of one state, because a backend takes new results for all
-// its parts at once, and only if no weight has changed meanwhile.
+// Two kinds of calls of one module, or two predictors on it, pack mostly the same weights. A prologue is therefore cut
+// into independent parts (Fold), and each part's results are kept once in the process, under the part's text and the
+// identities of its weights. A backend that meets other contents of the weights packs them anew, for all backends. The
+// cache alone owns the results: backends hold them weakly between runs, so that a backend that is not called any more
+// keeps no results of earlier weights alive. A run uses one state of the weights, because a backend takes new results
+// for all of its parts at once, and only if no weight has changed meanwhile.
 //
-// Results are taken over by what bytes they were computed of, told by a hash of all of them. A fingerprint would not
-// do: a step of a fused optimiser leaves no trace at those samples whose gradient is zero, so that it shows somewhere
-// in the module, but not in each part of it; and a backend that is made anew (refresh) must find nothing from before a
-// write that left no trace at all.
+// Whether cached results are of the present weights is decided by a hash of all of the weights' bytes. A fingerprint (a
+// few samples) is not enough, for two reasons. A step of a fused optimiser leaves no trace at samples whose gradient is
+// zero, so the step shows somewhere in the module, but not in each part. And a new backend (refresh) must not find
+// results from before a write that left no trace at all.
 
-// Results of one Fold of certain weights. Any thread.
+// Results of one Fold of certain weights. Thread-safe.
 class PackedWeight {
  public:
   using Results = std::shared_ptr<const Constants>;
-  // Those of the weights as they are: as they were, or packed now, with no lock held. Waits while another thread packs
-  // them; who packs here waits for nobody. Null where `still_same`, asked before and after the packing, says no. Throws
-  // what an operator throws. `weights` are handles, in the order of the fold's.
+  // The results of the present weights: cached, or packed now, with no lock held. Waits while another thread packs
+  // them; a thread that packs waits for nobody. Null where `still_same`, asked before and after the packing, is false.
+  // Throws what an operator throws. `weights` are handles, in the fold's order.
   Results get(const Fold& fold, const std::vector<at::Tensor>& weights, const std::function<bool()>& still_same)
       TP_EXCLUDES(mutex_);
 
@@ -45,17 +45,17 @@ class PackedWeight {
   CondVar changed_;
   bool packing_ TP_GUARDED_BY(mutex_) = false;
   Results results_ TP_GUARDED_BY(mutex_);
-  std::optional<std::uint64_t> contents_ TP_GUARDED_BY(mutex_);  // a hash of what results_ are of; none: not to be told
+  std::optional<std::uint64_t> contents_ TP_GUARDED_BY(mutex_);  // a hash of the weights behind results_; none: unknown
 };
 
-// All of them, as long as a backend owns them. Any thread.
+// The process's packed weights, each for as long as a backend owns it. Thread-safe.
 class PackedWeights {
  public:
-  // A forked child has its own: a thread that was packing is not there to end it.
+  // A forked child has a cache of its own: a thread that was packing in the parent does not exist in the child.
   static PackedWeights& of_this_process();
 
-  // `live` and `handles` are the fold's weights. Requires: the owner of the result keeps both until it has dropped it,
-  // so that the addresses which tell them apart stay theirs.
+  // `live` and `handles` are the fold's weights. Requires: the owner keeps both until it has dropped the result.
+  // Addresses tell weights apart, so they must stay in use as long.
   std::shared_ptr<PackedWeight> find_or_make(const Fold& fold, const std::vector<at::Tensor>& live,
                                              const std::vector<at::Tensor>& handles) TP_EXCLUDES(mutex_);
   struct Usage {

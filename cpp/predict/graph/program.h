@@ -24,11 +24,11 @@ inline constexpr SlotIndex kUnused = -1;
 // One argument of an instruction: a constant, a slot, or a list with slots inside.
 struct Argument {
   enum class Kind : std::uint8_t { kConstant, kSlot, kList };
-  // What a number in a slot becomes before the operator sees it.
+  // The conversion of a number in a slot before the operator reads it.
   enum class Convert : std::uint8_t { kNone, kToTensor, kToDouble };
   Kind kind = Kind::kConstant;
   Convert convert = Convert::kNone;
-  bool last_use = false;  // kSlot: nobody reads the slot later, so that it may be moved out
+  bool last_use = false;  // kSlot: nobody reads the slot later, so the value may be moved out
   SlotIndex slot = kUnused;
   c10::IValue constant{};
   std::vector<Argument> items{};  // kList
@@ -36,32 +36,32 @@ struct Argument {
 };
 
 struct Instruction {
-  // Exactly one of the two.
+  // Exactly one of `op` and `scalar` is set.
   std::optional<c10::OperatorHandle> op;
   std::optional<ScalarOp> scalar;
   std::vector<Argument> arguments;
-  std::vector<SlotIndex> outputs;  // one for each value returned, or for each element of the list returned
-  bool spread = false;             // outputs are a returned list's elements
+  std::vector<SlotIndex> outputs;  // one for each returned value, or for each element of the returned list
+  bool spread = false;             // the outputs are the elements of a returned list
   std::vector<SlotIndex> dead;     // slots that nobody reads after this instruction
   std::string name;                // for messages and profiles
-  // Of a packed linear layer; all those of a program share them.
+  // Set for a packed linear layer; all packed linear layers of a program share one.
   std::shared_ptr<RowBuckets> row_buckets{};
 };
 
-// Immutable once finished, but for the row buckets, which are thread-safe; shared by all workers.
+// All workers share a program. It is immutable after finish(), but for the row buckets, which are thread-safe.
 struct Program {
   std::size_t num_slots = 0;
   std::vector<SlotIndex> weight_slots;
   std::vector<SlotIndex> input_slots;
   std::vector<SlotIndex> output_slots;
-  std::vector<Instruction> prologue;  // what depends on weights only
+  std::vector<Instruction> prologue;  // instructions that depend on weights only
   std::vector<Instruction> body;
-  std::vector<SlotIndex> constant_slots;  // of weights and the prologue's results, those that the body reads
+  std::vector<SlotIndex> constant_slots;  // weights and results of the prologue that the body reads
   Guards guards;
   std::string text;
 
-  // Finds last uses, and which instructions have their rows in buckets. Call once, after everything above but
-  // constant_slots is set.
+  // Finds last uses, and which instructions have their rows in buckets. Called once, after all members above but
+  // constant_slots are set.
   void finish();
 };
 

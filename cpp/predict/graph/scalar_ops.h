@@ -1,4 +1,4 @@
-// Arithmetic on sizes and other Python numbers that an exported graph does outside of tensors.
+// An exported graph's arithmetic on sizes and other Python numbers, outside of tensors.
 #pragma once
 
 #include <ATen/core/ivalue.h>
@@ -42,7 +42,7 @@ enum class ScalarOp : std::uint8_t {
   kAssert,
 };
 
-// The operation of a name such as "floordiv"; empty for one that is not known.
+// The operation of a name such as "floordiv"; empty for an unknown name.
 std::optional<ScalarOp> scalar_op(std::string_view name);
 
 // The result, with Python's rules (an int stays an int, floor division rounds down, % has the divisor's sign). Integers

@@ -1,4 +1,4 @@
-// Whether weights rest or move, and so whether a packed copy of them is worth making.
+// Whether weights rest or move, and so whether packing them is worth the time.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +14,13 @@ namespace torchpool {
 //      |                   |  changed again, too soon and too often
 //      +---------------> kMoving --rested--> kStale
 //
-// Time is counted in looks, one a batch. Several workers look at once: each names the epoch in which it took the
-// fingerprint that it compared with, and what it says of an earlier epoch is old news.
-// Not thread-safe: its owner's mutex guards it.
+// Time is counted in looks, one a batch. Several workers look at once: each names the epoch of the fingerprint that it
+// compared with, and a report about an earlier epoch is ignored. Not thread-safe: the owner's mutex guards the state.
 class WeightState {
  public:
   enum class Phase : std::uint8_t {
-    kPacked,  // the packed copy is that of the present weights
-    kStale,   // it is not: serve from the live weights, and pack them behind the calls
+    kPacked,  // the packed copy is of the present weights
+    kStale,   // the packed copy is out of date: serve from the live weights, and pack them behind the calls
     kMoving,  // serve from the live weights; do not pack
   };
   struct Patience {
@@ -35,16 +34,16 @@ class WeightState {
 
   Phase phase() const noexcept { return phase_; }
   bool should_pack() const noexcept { return phase_ == Phase::kStale && !packing_ && failed_epoch_ != epoch_; }
-  // Goes on by one at each change. The owner takes a new fingerprint whenever it moved.
+  // Grows by one at each change. The owner takes a new fingerprint whenever the epoch has changed.
   std::uint64_t epoch() const noexcept { return epoch_; }
 
-  // One look at the weights, by comparison with the fingerprint of `epoch`.
+  // Reports one look at the weights: a comparison with the fingerprint of `epoch`.
   void looked(std::uint64_t epoch, bool changed) noexcept;
-  // Somebody packs the weights of the present epoch, and has then done so. Weights that changed meanwhile leave the
-  // copy useless: the phase says whether to try again.
+  // start_packing(): a thread packs the weights of the present epoch. packed(): it has packed them. Weights that
+  // changed meanwhile leave the copy useless: the phase says whether to try again.
   void start_packing() noexcept { packing_ = true; }
   void packed(std::uint64_t epoch) noexcept;
-  // Not tried again before the weights change: what the same weights failed with would fail again, at every batch.
+  // Packing is not tried again before the weights change: the same weights would fail again, at every batch.
   void packing_failed(std::uint64_t epoch) noexcept;
   // The packed copy of that epoch is gone.
   void lost(std::uint64_t epoch) noexcept;
