@@ -1,4 +1,4 @@
-"""Refuses, with what to do, what the extension was not built for. Imported before the extension is loaded."""
+"""Refuses a torch or Python that the extension was not built for, with what to do. Imported before the extension."""
 
 import sys
 import sysconfig

@@ -22,13 +22,13 @@ def _grad_and_autocast() -> tuple[object, ...]:
 
 
 def must_stay_here() -> bool:
-    """Torch modes are active (`with torch.device(...)`, a default device, a dispatch mode): no other thread has them,
-    and a predictor runs such a call at once on the thread that makes it."""
+    """Whether torch modes are active (`with torch.device(...)`, a default device, a dispatch mode). No other thread has
+    the caller's modes, so a predictor runs such a call at once on the caller's thread."""
     return bool(torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack())
 
 
 class Ambient:
-    """Grad mode, autocast and context variables of the thread that made it: what a predictor reads at a call."""
+    """Grad mode, autocast and context variables of the creating thread: the state that a predictor reads at a call."""
 
     __slots__ = ("_context", "_state")
 
@@ -37,7 +37,7 @@ class Ambient:
         self._context = contextvars.copy_context()
 
     def is_here(self) -> bool:
-        """Whether the calling thread is in this state already. Costs about a microsecond."""
+        """Whether the calling thread is in this state already. The check takes about a microsecond."""
         if self._state != _grad_and_autocast():
             return False
         here = contextvars.copy_context()

@@ -1,4 +1,4 @@
-"""A call's arguments as tensors and back, in the same order as the extension takes them apart."""
+"""A call's arguments as tensors and back, in the extension's own order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def as_call(example: Any) -> Call:
-    """One call's arguments: a tuple is positional, a mapping is keywords, anything else is the one argument."""
+    """One call's arguments: a tuple is positional, a mapping is keywords, any other value is the only argument."""
     if isinstance(example, tuple):
         return example, {}
     if isinstance(example, Mapping):
@@ -46,7 +46,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def values(call: Call) -> list[tuple[str, str]]:
-    """Path and text of everything in the call that is no tensor, keywords by name; of containers where empty."""
+    """Path and text of every value in the call that is no tensor, keywords by name; empty containers are values."""
     args, kwargs = call
     found: list[tuple[str, str]] = []
     for index, value in enumerate(args):
@@ -89,12 +89,12 @@ def replace_tensors(call: Call, leaves: Sequence[torch.Tensor]) -> Call:
 
 
 def parameter_names(target: Callable[..., Any]) -> list[str]:
-    """Names of the positional parameters of what is called; empty where it cannot be told."""
+    """Names of the target's positional parameters; empty where they are unknown."""
     return [p.name for p in _parameters(target) if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
 def argument_names(target: Callable[..., Any]) -> set[str]:
-    """Names of all parameters of what is called; empty where it takes others too or where it cannot be told."""
+    """Names of all of the target's parameters; empty where it takes any name, or where they are unknown."""
     parameters = _parameters(target)
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         return set()

@@ -16,7 +16,7 @@ log = logging.getLogger("torchpool")
 class Future(concurrent.futures.Future[Any]):
     """A `concurrent.futures.Future` of one call; cancelling it frees its place in the predictor's queue."""
 
-    # Set by the extension before the call is admitted; given up once it is settled, since it holds the inputs.
+    # Set by the extension before the call is admitted. Dropped once the future is settled, since it holds the inputs.
     _pending: _core.Pending | None = None
 
     def cancel(self) -> bool:
@@ -33,8 +33,8 @@ class Future(concurrent.futures.Future[Any]):
         return pending is not None and not self.done() and pending.running()
 
     def result(self, timeout: float | None = None) -> Any:
-        """As concurrent.futures.Future.result. In a task of a torchpool.ThreadPoolExecutor it counts as waiting in a
-        predictor, see `overlap` there."""
+        """As concurrent.futures.Future.result. A task of a torchpool.ThreadPoolExecutor that calls this counts as
+        waiting in a predictor, see `overlap` there."""
         parked = None if self.done() else _core.ParkedTask()
         try:
             return super().result(timeout)
@@ -60,12 +60,12 @@ class Future(concurrent.futures.Future[Any]):
 
     def _settle_cancelled(self) -> None:
         super().cancel()
-        with self._condition:  # the notifier's thread and one that cancels may both come here
-            if self._state == "CANCELLED":  # concurrent.futures.wait() learns of it only by this second step
+        with self._condition:  # the notifier's thread and a cancelling thread may both come here
+            if self._state == "CANCELLED":  # only this second step tells concurrent.futures.wait() of a cancellation
                 self.set_running_or_notify_cancel()
 
     def _settle(self) -> None:
-        """Takes over the outcome of the call; on the thread that notifies, or at once where it is ready already."""
+        """Takes over the call's outcome: on the notifier's thread, or at once where the outcome is there already."""
         pending, self._pending = self._pending, None
         assert pending is not None
         if pending.cancelled():
@@ -80,7 +80,7 @@ class Future(concurrent.futures.Future[Any]):
 
 
 class _Callbacks:
-    """Runs callbacks on a thread of its own: a slow one, or one that waits for another, keeps none from settling."""
+    """Runs callbacks on a thread of its own: a callback that is slow, or waits for a future, delays no settling."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -98,12 +98,12 @@ class _Callbacks:
         while (future := self._waiting.get()) is not None:
             try:
                 future._run_callbacks()
-            except BaseException:  # the standard's own loop lets pass what is no Exception
+            except BaseException:  # the standard's own loop does not catch what is no Exception
                 log.exception("a callback of %r", future)
             del future
 
     def finish(self) -> None:
-        """Runs what waits and ends the thread."""
+        """Runs waiting callbacks and ends the thread."""
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None:
@@ -115,23 +115,23 @@ _callbacks = _Callbacks()
 
 
 def finish_callbacks() -> None:
-    """At exit, once everything is settled."""
+    """At exit, once every future is settled."""
     _callbacks.finish()
 
 
 def after_fork_in_child() -> None:
-    """The thread did not survive the fork, and its lock may be held."""
+    """Starts afresh: the callbacks' thread did not survive the fork, and its lock may be held."""
     global _callbacks
     _callbacks = _Callbacks()
 
 
 def without_our_frame(error: BaseException) -> BaseException:
-    """The error without the frame that has just caught it: that would keep the other calls of its lot alive."""
+    """The error without the frame that has just caught it: the frame would keep other calls of its lot alive."""
     return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
 
 
 def notify(done: list[Any]) -> None:
-    """Settles what is done: called by the extension on a thread of its own, with everything since the last time."""
+    """Settles finished calls. The extension calls this on its own thread, with all that finished since last time."""
     for item in done:
         try:
             item._settle()

@@ -1,9 +1,8 @@
 """Takes nested arguments and results apart into tensor leaves, and puts them together again.
 
-`flatten(obj)` gives the tensors of `obj` in a fixed order and a `TreeSpec` that remembers everything else:
-container types, keys, and plain Python values. Specs compare by structure, so two calls with equal
-specs differ only in their tensors. Specs are interned: flattening the same structure again gives the same
-compiled object.
+`flatten(obj)` gives the tensors of `obj` in a fixed order, and a `TreeSpec` that holds all the rest: container types,
+keys and plain Python values. Specs compare by structure: two calls with equal specs differ only in their tensors.
+Specs are interned: flattening an equal structure again gives the same compiled object.
 """
 
 from __future__ import annotations

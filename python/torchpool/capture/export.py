@@ -1,8 +1,8 @@
 """From a module and a proven contract to a graph of ATen operators that needs no Python.
 
-The module is exported (torch.export) as a copy that shares its tensors; the graph's weights are the user's own tensors
-again, found by name. Export keeps settings of the whole process while it runs, and leaves fake tensors wherever the
-module keeps what it computes: a process that serves captures in another one (capture_process.py).
+torch.export runs on a copy of the module that shares the module's tensors. The graph's weights are the user's own
+tensors again, found by name. Export changes settings of the whole process while it runs, and leaves fake tensors
+wherever the module keeps computed values: a process that serves calls therefore captures in a child (process.py).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _Wrapper(nn.Module):
 
 
 class _Traced(_Wrapper):
-    """The same for export that runs it as it is."""
+    """As _Wrapper, for the export that runs the module as it is."""
 
     def forward(self, *leaves: torch.Tensor) -> tuple[Any, ...]:
         try:
@@ -98,7 +98,7 @@ def capture(source: Source, *, free: bool = True) -> Graph:
 
 
 def _left_out(graph: Graph, samples: Sequence[Leaves], contract: Contract) -> tuple[str, ...]:
-    """In words, the lengths of the samples that a graph which is not frozen to any does not take."""
+    """In words: the samples' lengths that a graph with free lengths does not take."""
     checks = from_one(graph.checks) if graph.starts_at_two else graph.checks
     left_out = [one for one in samples if not allows(checks, with_rows(one, contract, 1))]
     return tuple(f"lengths {lengths_of(one, contract)} are beyond what it takes" for one in left_out)
@@ -113,7 +113,7 @@ def _capture(source: Source, *, free: bool) -> Graph:
     first: Exception | None = None
     for strict in (False, True):
         for all_buffers in (False,) if source.dtype is None else (False, True):
-            # In a context of its own: one that ends early may leave there what the next would trip over.
+            # In a context of its own: an export that ends early may leave values there that would break the next one.
             attempt = functools.partial(_attempt, source, leaves, free=free, strict=strict, all_buffers=all_buffers)
             try:
                 return contextvars.copy_context().run(attempt)

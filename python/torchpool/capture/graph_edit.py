@@ -1,4 +1,4 @@
-"""Work on exported graphs that capture, passes and lowering have in common."""
+"""Helpers for exported graphs that export, passes and lowering share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from torchpool.capture.program import CaptureError
 
-# Operators with kernels in C++; those that Python registers would need the interpreter.
+# Operators with kernels in C++. Operators that Python registers would need the interpreter.
 _NAMESPACES = frozenset({"aten", "mkldnn", "quantized", "torchvision"})
 _set_grad = torch.ops.higher_order.wrap_with_set_grad_enabled
 _autocast = torch.ops.higher_order.wrap_with_autocast
@@ -31,7 +31,7 @@ _DETACH = frozenset({torch.ops.aten.detach.default, torch.ops.aten.detach_.defau
 
 
 def value_of(node: Any) -> Any:
-    """What export knows of a node's result: a fake tensor, a symbolic int, a list of those; None if nothing."""
+    """Export's value for a node's result: a fake tensor, a symbolic int, or a list of such values; None if unknown."""
     return node.meta.get("val") if isinstance(node, Node) else None
 
 
@@ -132,7 +132,7 @@ def _copy_into(flat: Graph, module: GraphModule, arguments: Sequence[Any]) -> Se
 
 
 def simplify(graph: Graph) -> None:
-    """Removes what does nothing when a graph is only run."""
+    """Removes nodes that do nothing when a graph is only run."""
     for node in list(graph.nodes):
         if node.target in _TOLD_BY_INPUTS:
             graph.erase_node(node)

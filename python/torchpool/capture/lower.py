@@ -1,4 +1,4 @@
-"""From a captured graph to plain instructions over numbered slots, which the extension runs without Python."""
+"""Lowers a captured graph to plain instructions over numbered slots, which the extension runs without Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A copy of a module for export, which changes the module that it works on while it runs."""
+"""Copies a module for export: torch.export changes the module that it works on while it runs."""
 
 from __future__ import annotations
 

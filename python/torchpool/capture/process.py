@@ -1,11 +1,11 @@
-"""Captures in a process of their own.
+"""Captures in a child process.
 
-torch.export sets flags and patches classes for the whole process, makes fake tensors that end up wherever a module
-keeps what it computes, takes the interpreter's lock for a second or more and leaves 100 MB of modules behind. None of
-that is for a process that serves calls. A forked child has the module at hand, whatever it is made of and wherever it
-was defined, and gives back plain data. It computes nothing but shapes. Should one of the parent's threads have held a
-lock at the fork that export needs, it waits for it in vain: a child that uses no processor time for a while is ended,
-and another one forked. Whether its programs are right, the parent proves.
+torch.export must not run in a process that serves calls. It sets flags and patches classes for the whole process. It
+leaves fake tensors wherever a module keeps computed values. It holds the interpreter's lock for a second or more, and
+leaves 100 MB of imported modules behind. A forked child has the module at hand, whatever the module is made of and
+wherever it was defined. The child computes shapes only and gives back plain data; the parent proves that its programs
+are right. A lock that one of the parent's threads held at the fork is never free in the child, and export may wait for
+it: a child that uses no processor time for a while is ended, and another one forked.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ATTEMPTS = 3
 
 
 class _Stuck(Exception):
-    """The child waits for something that will not come."""
+    """The child has stopped making progress."""
 
 
 def capture_elsewhere(source: Source, wanted: Callable[[], bool] = lambda: True) -> Programs:

@@ -1,4 +1,4 @@
-"""What a capture gives: programs as plain data, which can travel between processes and which the extension runs."""
+"""Programs: the result of a capture as plain data, which can travel between processes and which the extension runs."""
 
 from __future__ import annotations
 

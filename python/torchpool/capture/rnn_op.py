@@ -1,8 +1,8 @@
 """nn.LSTM, nn.GRU and nn.RNN as operators that export leaves whole.
 
-Export takes ATen's recurrent operators apart into one set of nodes per time step, which freezes the length. These
-modules are therefore exported with operators of our own, which have the same arguments and only know the shapes of
-their results; `restore` puts ATen's back into the exported graph.
+Export takes ATen's recurrent operators apart into one set of nodes per time step, which freezes the length. Recurrent
+modules are therefore exported with torchpool's own operators. These have the same arguments, and compute nothing but
+the shapes of their results. `restore` puts ATen's operators back into the exported graph.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The sizes of a capture: what it is exported with, and what export then asks of the calls."""
+"""The sizes of a capture: the sizes that export is given, and the conditions that export then puts on calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_ROWS = 1 << 30  # without a bound export takes a single row for special
 
 
 class NotExpressible(Exception):
-    """Export found a condition on sizes that no check can say."""
+    """Export found a condition on sizes that no check can express."""
 
 
 def sizes_of(spec: InputSpec) -> tuple[int | str, ...]:
@@ -30,7 +30,7 @@ def sizes_of(spec: InputSpec) -> tuple[int | str, ...]:
 
 
 def example(samples: Sequence[Leaves], contract: Contract, *, free: bool) -> Leaves:
-    """What to export with: at least 3 rows and, for free lengths, none of 0 or 1."""
+    """Inputs for export: at least 3 rows and, for free lengths, no length of 0 or 1."""
     sample = samples[0]
     if contract.mode != "merge":
         return [leaf.detach().clone() for leaf in sample]

@@ -1,4 +1,4 @@
-"""What is captured: a module, and the kind of call that it is captured for."""
+"""The source of a capture: a module, and the kind of call to capture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many rows a batch should have to begin with: measured once, when a contract is settled."""
+"""Measures how many rows a batch should have at first. Runs once, when a contract is settled."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ log = logging.getLogger("torchpool")
 # of a run. It gives 256 rows of a small LSTM, 32 of a small CNN and 8 texts of MiniLM, each near its best on a CPU.
 _TARGET_SECONDS = 0.008
 _MIN_ROWS, _MAX_ROWS = 8, 256
-# What is learned while serving may be this many times more.
+# The size that is learned while serving may be this many times larger.
 _GROWTH, _MOST_ROWS = 8, 1024
-# A batch of what the user allows begins with no more, and grows as it pays.
+# Where the user allows more rows, batches begin with this many, and grow where larger ones are cheaper.
 _FIRST_ROWS = 32
 # Rows of the measured run. The few rows of the probe tell mostly the fixed cost of a run: an LSTM's row costs 40 us
 # in a batch of 5 and 14 us in one of 32.

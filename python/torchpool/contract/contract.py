@@ -1,7 +1,7 @@
 """The batching contract: which dims of a model's inputs and outputs are rows, lengths or fixed.
 
-`probe.probe` finds it; `Contract.to_dict` and `Contract.from_dict` keep it, so that production
-can skip probing.
+`probe.probe` finds a contract. `Contract.to_dict` and `Contract.from_dict` save and load one, so that production can
+skip probing.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class OutputSpec:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was tried on the model; `detail` holds the number."""
+    """One check that was run on the model; `detail` holds the measured number."""
 
     name: str
     passed: bool

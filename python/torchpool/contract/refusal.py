@@ -1,4 +1,4 @@
-"""What a caller is told whose call the model refuses: the input that differs from those of calls that it took."""
+"""The error for a call that the model refuses: it names the input that differs from earlier calls' inputs."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def not_a_tensor(argument: Argument, known: Seen) -> TypeError:
 
 
 def is_about_the_call(error: Exception) -> bool:
-    """Whether it comes from a run of the model, or says why the model refused the call; not so a defect of ours."""
+    """Whether the error comes from a run of the model, or says why the model refused the call; not a defect of ours."""
     names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
     return "_run_leaves" in names or "_raise_refusal" in names
 

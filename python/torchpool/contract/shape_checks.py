@@ -1,6 +1,6 @@
 """The sizes that a captured program takes, and the batches that prove it right.
 
-Inputs here are those of a merged batch: where the contract stacks calls, dim 0 is the new one.
+Inputs here belong to a merged batch: where the contract stacks calls, dim 0 is the new dim.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def samples_for_proof(
 
 
 def _takes(run: Callable[[Leaves], Any], leaves: Leaves) -> bool:
-    """Whether eager runs on sizes made up here; why not is for nobody to know."""
+    """Whether eager runs on sizes made up here; the reason for a refusal does not matter."""
     try:
         with torch.no_grad():
             run([leaf.clone() for leaf in leaves])

@@ -1,4 +1,4 @@
-"""What the executor's native side asks of Python: the standard's log messages, and a moment for other threads."""
+"""Functions that the executor's native side calls: the standard's log messages, and a pause for other threads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def breathe() -> None:
 
 
 def callback_failed(error: BaseException, future: object) -> None:
-    """A callback of a future raised; the others are called none the less."""
+    """Logs that a callback of a future raised. The other callbacks are called all the same."""
     _standard.error("exception calling callback for %r", future, exc_info=error)
 
 

@@ -1,4 +1,4 @@
-"""Rewrites of a captured graph that make it faster. Each is a file of its own and can be left out by its name."""
+"""Rewrites of a captured graph that make it faster. Each pass is a file of its own, and can be left out by its name."""
 
 from __future__ import annotations
 

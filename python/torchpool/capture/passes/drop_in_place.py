@@ -1,6 +1,6 @@
-"""Operators that write in place, where nobody else sees what they write to, as those that give a new tensor.
+"""Replaces operators that write in place by operators that give a new tensor, where no other node sees the memory.
 
-Passes after this one move and fuse computations, which they cannot where memory is written to.
+Later passes move and fuse computations. They cannot do so where memory is written to.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batch norm in eval mode as part of the convolution before it."""
+"""Folds batch norm in eval mode into the convolution before it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Activations computed by the packed linear or convolution whose result they change."""
+"""Fuses activations into the packed linear layer or convolution before them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For passes that change how a result lies in memory."""
+"""Checks for passes that change the memory layout of a result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear layers over the same input (queries, keys and values) computed as one."""
+"""Merges linear layers over the same input (queries, keys and values) into one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What oneDNN can compute on this machine."""
+"""Which types oneDNN can compute on this machine."""
 
 from __future__ import annotations
 

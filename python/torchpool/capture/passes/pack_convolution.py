@@ -1,4 +1,4 @@
-"""Convolutions with weights laid out ahead as oneDNN wants them; their results are channels-last."""
+"""Packs the weights of convolutions for oneDNN; the results of packed convolutions are channels-last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear layers with weights laid out ahead as oneDNN's matrix kernels want them."""
+"""Packs the weights of linear layers for oneDNN's matrix kernels."""
 
 from __future__ import annotations
 

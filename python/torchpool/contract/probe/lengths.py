@@ -1,4 +1,4 @@
-"""Decides which lengths may differ within a batch: from the samples, or from cut copies of a single one."""
+"""Decides which lengths may differ within a batch: from the samples, or from cut copies of a single sample."""
 
 from __future__ import annotations
 

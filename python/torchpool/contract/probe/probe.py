@@ -1,8 +1,7 @@
 """Finds out, by running a model on samples and looking at numbers, how its calls may share a batch.
 
-Nothing is believed without proof: a layout counts only when merged rows equal separate ones and stay put
-when the other rows change. What fails any check runs alone, and the contract says which check failed
-and by how much.
+A layout counts only when it is proven: merged rows equal separate rows, and stay the same when other rows change.
+Calls that fail a check run alone, and the contract says which check failed and by how much.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs the model for the probe and keeps account: results, time, shared memory, changed inputs, checks."""
+"""Runs the model for the probe, and records results, time, shared memory, changed inputs and checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps what probing must not move: random states, a module's buffers, parameters and plain attributes."""
+"""Saves and restores what probing must not change: random states, a module's buffers, parameters and attributes."""
 
 from __future__ import annotations
 
