@@ -1,6 +1,6 @@
 """The scheduling on simulated time, with recorded cost curves: `python -m benchmarks.scheduling.simulation`.
 
-The core's own queues, policies and scheduler run; only models, threads and time are simulated (cpp/core/simulator.h).
+The core's own queues, policies and scheduler run; only models, threads and time are simulated (cpp/lab/simulator).
 Alone it extrapolates a recorded curve to many workers: throughput, p50 and p99 of what torchpool learns, beside fixed
 batches with a fixed delay, and how fairly two predictors share the workers while one is flooded.
 """

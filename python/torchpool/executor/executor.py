@@ -95,7 +95,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
     def _shutdown(self) -> bool:  # type: ignore[override]
         return self._pool.is_shut_down
 
-    # submit() is native: see cpp/bindings/bind_executor.cpp.
+    # submit() is native: see cpp/bindings/executor/bind_executor.cpp.
 
     def map(
         self,
