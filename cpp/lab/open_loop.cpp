@@ -104,8 +104,8 @@ py::dict BoundPredictor::open_loop(const py::list& calls, const std::vector<doub
     const auto pair = py::cast<py::tuple>(item);
     const py::tuple args = pair[0];
     const py::object kwargs = pair[1];
-    Prepared call;
-    prepare(args, kwargs, call);
+    PreparedCall call;
+    reader_.read(args, kwargs, call);
     if (call.route != Route::kMerge || call.mismatch) {
       throw py::value_error("open_loop takes calls that share batches; explain() says why these do not");
     }
@@ -119,7 +119,7 @@ py::dict BoundPredictor::open_loop(const py::list& calls, const std::vector<doub
     one.result_form = call.variant->result_form;
     for (const at::Tensor& leaf : call.flat.leaves) one.inputs.push_back(leaf.detach().clone());
     one.shape = call.shape;
-    one.channel = channel_of(call);
+    one.channel = channels_.of(call);
     templates.push_back(std::move(one));
   }
 

@@ -47,6 +47,10 @@ BoundRuntime::~BoundRuntime() {
   });
 }
 
+bool must_run_inline() {
+  return Runtime::on_worker_thread() || Resolver::on_resolver_thread() || InlineLease::held_by_this_thread();
+}
+
 void join_reaped_runtimes() {
   std::vector<std::thread> threads;
   {

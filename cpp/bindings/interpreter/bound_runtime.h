@@ -37,6 +37,9 @@ class BoundRuntime {
   std::unique_ptr<Runtime> core_;
 };
 
+// On a worker, in a resolver's callback, and while a call runs inline: what waited here could wait for itself.
+bool must_run_inline();
+
 // Waits for those that were destroyed on their own threads. Requires that the lock is not held.
 void join_reaped_runtimes();
 

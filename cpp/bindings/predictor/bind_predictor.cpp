@@ -8,38 +8,11 @@ namespace torchpool {
 
 namespace {
 
-py::dict histogram_to_python(const Histogram& histogram, double scale) {
-  const Histogram::Snapshot snapshot = histogram.snapshot();
-  py::dict result;
-  result["count"] = snapshot.count;
-  result["mean"] = snapshot.mean() * scale;
-  result["p50"] = static_cast<double>(snapshot.quantile(0.5)) * scale;
-  result["p99"] = static_cast<double>(snapshot.quantile(0.99)) * scale;
-  result["max"] = static_cast<double>(snapshot.max) * scale;
-  return result;
-}
-
-// A size class a dict: the most rows and the greatest length that it holds.
-py::list cost_to_python(const CostModel& cost) {
-  py::list classes;
-  for (const CostModel::Point& point : cost.points()) {
-    py::dict one;
-    one["rows"] = point.rows;
-    one["length"] = point.length;
-    one["one_core"] = point.one_core;
-    one["batches"] = point.samples;
-    one["seconds_per_cell"] = point.ns_per_cell * 1e-9;
-    one["seconds_per_item"] = point.ns_per_item == 0 ? py::object(py::none()) : py::cast(point.ns_per_item * 1e-9);
-    classes.append(one);
-  }
-  return classes;
-}
-
-std::shared_ptr<BoundPredictor> make_predictor(std::shared_ptr<BoundRuntime> runtime, py::object target,
-                                               py::object learner, const std::string& name, std::int64_t queue_rows,
-                                               std::int64_t queue_bytes, bool reject, std::int64_t first_batch,
-                                               std::int64_t max_batch, double max_delay, double weight,
-                                               const py::list& modules, const py::object& script,
+std::shared_ptr<BoundPredictor> make_predictor(std::shared_ptr<BoundRuntime> runtime, const py::object& target,
+                                               const py::object& learner, const std::string& name,
+                                               std::int64_t queue_rows, std::int64_t queue_bytes, bool reject,
+                                               std::int64_t first_batch, std::int64_t max_batch, double max_delay,
+                                               double weight, const py::list& modules, const py::object& script,
                                                const std::string& method, bool by_graph) {
   BoundPredictorOptions options;
   options.name = name;
@@ -57,46 +30,10 @@ std::shared_ptr<BoundPredictor> make_predictor(std::shared_ptr<BoundRuntime> run
     if (!module) throw py::type_error("backend 'torchscript' needs a torch.jit.ScriptModule");
     backend = std::make_shared<ScriptBackend>(*module, method);
   }
-  return std::make_shared<BoundPredictor>(std::move(runtime), std::move(target), std::move(learner), modules,
-                                          std::move(options), std::move(backend));
+  return std::make_shared<BoundPredictor>(std::move(runtime), target, learner, modules, options, std::move(backend));
 }
 
 }  // namespace
-
-py::dict BoundPredictor::stats() const {
-  const auto count = [](const std::atomic<std::uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
-  py::dict result;
-  result["accepted"] = count(stats_->accepted);
-  result["resolved"] = stats_->resolved();
-  result["succeeded"] = count(stats_->succeeded);
-  result["failed"] = count(stats_->failed);
-  result["cancelled"] = count(stats_->cancelled);
-  result["expired"] = count(stats_->expired);
-  result["rejected"] = count(stats_->rejected);
-  result["inline"] = count(stats_->inlined);
-  result["fell_back"] = count(stats_->fell_back);
-  result["upkeep_failed"] = count(stats_->upkeep_failed);
-  std::int64_t waiting_rows = 0;
-  int running_batches = 0;
-  for (const auto& channel : channels()) {
-    waiting_rows += channel->waiting_rows();
-    running_batches += channel->running();
-  }
-  result["waiting_rows"] = waiting_rows;
-  result["running_batches"] = running_batches;
-  result["max_batch"] = options_.max_batch;
-  result["out_of_memory"] = count(stats_->out_of_memory);
-  const auto cells = static_cast<double>(count(stats_->cells));
-  result["padding"] = cells == 0 ? 0.0 : 1.0 - static_cast<double>(count(stats_->items)) / cells;
-  const Channel& merging = graph_ ? *graph_ : *merge_;
-  result["cost"] = cost_to_python(merging.cost());
-  constexpr double kSeconds = 1e-9;
-  result["queue_seconds"] = histogram_to_python(stats_->queue_ns, kSeconds);
-  result["batch_seconds"] = histogram_to_python(stats_->batch_ns, kSeconds);
-  result["run_seconds"] = histogram_to_python(stats_->run_ns, kSeconds);
-  result["batch_rows"] = histogram_to_python(stats_->batch_rows, 1.0);
-  return result;
-}
 
 void register_predictor(py::module_& module) {
   const auto options = [](int priority, std::optional<double> deadline) {
@@ -120,7 +57,7 @@ void register_predictor(py::module_& module) {
           [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, const py::object& notified,
                     bool to_loop, bool block, bool reject, int priority, std::optional<double> deadline) {
             const Full full = block ? Full::kBlock : reject ? Full::kReject : Full::kByPolicy;
-            return self.submit(args, kwargs, options(priority, deadline), notified, to_loop, full);
+            return self.submit(args, kwargs, options(priority, deadline), {notified, to_loop}, full);
           },
           py::arg("args"), py::arg("kwargs"), py::arg("notified") = py::none(), py::arg("to_loop") = false,
           py::arg("block") = false, py::arg("reject") = false, py::arg("priority") = 0,
@@ -139,7 +76,7 @@ void register_predictor(py::module_& module) {
             CallOptions asked = options(priority, deadline);
             asked.schedule = dynamic ? Schedule::kDynamic : Schedule::kGuided;
             asked.chunk = chunk;
-            return self.submit(args, kwargs, asked, py::none(), false, Full::kBlock);
+            return self.submit(args, kwargs, asked, {}, Full::kBlock);
           },
           py::arg("args"), py::arg("kwargs"), py::arg("priority") = 0, py::arg("deadline") = py::none(),
           py::arg("dynamic") = false, py::arg("chunk") = 0)

@@ -1,0 +1,95 @@
+#include "bindings/predictor/call_reader.h"
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+namespace torchpool {
+
+CallReader::CallReader(const py::list& modules, bool by_graph, BoundLearner& learner, const PredictorChannels& channels)
+    : by_graph_(by_graph), learner_(learner), channels_(channels), watch_(modules) {}
+
+void CallReader::refuse_grad(const FlatCall& flat, const py::tuple& args, PyObject* kwargs) const {
+  if (!at::GradMode::is_enabled()) return;
+  for (std::size_t i = 0; i < flat.leaves.size(); ++i) {
+    if (!flat.leaves[i].requires_grad()) continue;
+    const auto names = make_form(args.ptr(), kwargs, nullptr)->names();
+    const auto name = i < names.size() ? learner_.readable(names[i]) : "?";
+    throw py::type_error("input '" + name +
+                         "' requires grad, but a predictor computes no gradients: call it under torch.no_grad(), or "
+                         "pass its detach()");
+  }
+}
+
+// What was proven of the module as it was says nothing of what it is now. Attributes are another matter where the
+// module itself is called: many modules write some of theirs in forward, and nearly none decide how rows mix.
+void CallReader::see_changes() {
+  const Change change = watch_.look();
+  if (!change) return;
+  watch_.rebase();
+  if (change.kind != ChangeKind::kAttribute || by_graph_) learner_.forget();
+}
+
+bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, PreparedCall& call) {
+  channels_.check_open();
+  GilReclaimer::instance().drain();
+  see_changes();
+  PyObject* named = kwargs.is_none() ? nullptr : kwargs.ptr();
+  flatten_call(args.ptr(), named, call.flat);
+  refuse_grad(call.flat, args, named);
+  call.ambient = capture_ambient();
+  const auto& leaves = call.flat.leaves;
+  if (!call.flat.opaque.empty() && opaque_seen_.size() < VariantTable::kMaxVariants &&
+      opaque_seen_.insert(call.flat.opaque).second) {
+    learner_.saw_opaque(call.flat.opaque);
+  }
+  if (!call.flat.opaque.empty() || leaves.empty() || call.ambient.must_run_here) return true;
+  call.variant =
+      learner_.variants().find_or_add(call.flat, call.ambient.torch_key, args.ptr(), named, channels_.script_schema());
+  if (!call.variant) return true;
+  if (call.variant->route == Route::kUnknown) {
+    // Empty tensors tell nothing of rows: answered by the model, learned from the next call.
+    if (std::none_of(leaves.begin(), leaves.end(), [](const at::Tensor& leaf) { return leaf.numel() == 0; })) {
+      return false;
+    }
+    call.variant = nullptr;
+    return true;
+  }
+  fit(call);
+  return true;
+}
+
+void CallReader::read(const py::tuple& args, const py::object& kwargs, PreparedCall& call) {
+  for (;;) {
+    if (!try_read(args, kwargs, call)) learner_.learn(*call.variant, args, kwargs);
+    if (!call.variant || call.variant->route != Route::kLearning) break;
+    // A module with buffers must not be run while another thread probes it, or its state would be lost.
+    const bool own = call.variant->learning_thread == PyThread_get_thread_ident();
+    if (own || must_run_inline() || !learner_.may_have_state()) return;
+    while (call.variant->route == Route::kLearning) {
+      {
+        const GilRelease release;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    }
+  }
+  if (call.variant) fit(call);
+}
+
+void CallReader::fit(PreparedCall& call) const {
+  call.route = call.variant->route;
+  call.graph = nullptr;
+  if (call.route != Route::kMerge) return;
+  call.mismatch = call.variant->contract->fit(call.flat.leaves, call.shape);
+  // A graph was captured under the plain torch state. It runs no Python, so that no context variable reaches it.
+  if (call.ambient.torch_key != 0 || !call.variant->graph) return;
+  if (call.variant->graph->form_change() == WeightChange::kSame) {
+    call.graph = call.variant->graph;
+    return;
+  }
+  call.variant->graph.reset();  // its weights lie elsewhere now, or are of another kind
+  learner_.weights_moved(*call.variant);
+}
+
+}  // namespace torchpool

@@ -1,0 +1,41 @@
+// Reads a call: its tensors and the structure around them, its caller's state, its kind, and how that kind is served.
+#pragma once
+
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "bindings/graph/module_watch.h"
+#include "bindings/predictor/bound_learner.h"
+#include "bindings/predictor/predictor_channels.h"
+
+namespace torchpool {
+
+// Every method requires the interpreter's lock.
+class CallReader {
+ public:
+  // `modules` are those that the target is made of. `by_graph`: a graph may serve calls, which sees no plain attribute
+  // change.
+  CallReader(const py::list& modules, bool by_graph, BoundLearner& learner, const PredictorChannels& channels);
+
+  // False when the call is of a kind that nothing is known of.
+  bool try_read(const py::tuple& args, const py::object& kwargs, PreparedCall& call);
+  // Learns from the call where it is of an unknown kind, which runs the model some times.
+  void read(const py::tuple& args, const py::object& kwargs, PreparedCall& call);
+
+  ModuleWatch& watch() noexcept { return watch_; }
+  const ModuleWatch& watch() const noexcept { return watch_; }
+
+ private:
+  void see_changes();
+  void refuse_grad(const FlatCall& flat, const py::tuple& args, PyObject* kwargs) const;
+  void fit(PreparedCall& call) const;
+
+  const bool by_graph_;
+  BoundLearner& learner_;
+  const PredictorChannels& channels_;
+  ModuleWatch watch_;
+  std::unordered_set<std::string> opaque_seen_;
+};
+
+}  // namespace torchpool

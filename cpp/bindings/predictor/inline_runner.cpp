@@ -1,0 +1,100 @@
+#include "bindings/predictor/inline_runner.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <atomic>
+
+#include "bindings/predictor/python_backend.h"
+#include "predict/batch/predictor.h"
+#include "predict/batch/thread_scope.h"
+
+namespace torchpool {
+
+namespace {
+
+// From one thread to another and back takes 20 to 50 us on an AMD EPYC.
+constexpr Duration kHandOver = std::chrono::microseconds(20);
+
+}  // namespace
+
+InlineRunner::InlineRunner(std::shared_ptr<BoundRuntime> runtime, py::object target, const BoundLearner& learner,
+                           std::shared_ptr<ChannelStats> stats)
+    : runtime_(std::move(runtime)), target_(std::move(target)), learner_(learner), stats_(std::move(stats)) {}
+
+// Null, with the Python error set, where the module raises.
+py::object InlineRunner::try_plain(const py::tuple& args, const py::object& kwargs) const {
+  at::NoGradGuard no_grad;
+  // A forked child's first OpenMP region on a thread that had one before the fork waits for threads that are gone.
+  const IntraOpScope one_thread(runtime_->inline_allowed() ? 0 : 1);
+  std::atomic<int>& running = runtime_->running_here();
+  running.fetch_add(1, std::memory_order_relaxed);
+  PyObject* result = PyObject_Call(target_.ptr(), args.ptr(), kwargs.is_none() ? nullptr : kwargs.ptr());
+  running.fetch_sub(1, std::memory_order_relaxed);
+  return py::reinterpret_steal<py::object>(result);
+}
+
+py::object InlineRunner::run_watched(ModuleWatch& watch, const py::tuple& args, const py::object& kwargs) const {
+  const bool as_known = !watch.look();
+  py::object result = try_plain(args, kwargs);
+  if (as_known) watch.rebase_after_run();
+  if (!result) throw py::error_already_set();
+  return result;
+}
+
+// Null when the graph cannot serve it: then the module itself says what is wrong.
+py::object InlineRunner::try_graph(const PreparedCall& call, Channel& channel, InlineKind kind) const {
+  std::vector<at::Tensor> outputs;
+  BatchSize size;
+  size.rows = call.shape.rows;
+  size.length = call.shape.extent();
+  size.items = size.rows * size.length;
+  Duration took{};
+  std::atomic<int>& running = runtime_->running_here();
+  running.fetch_add(1, std::memory_order_relaxed);
+  try {
+    // Two threads that both let go of the lock for a few microseconds hand it to and fro, by the kernel, in every call.
+    std::optional<GilRelease> release;
+    if (kind != InlineKind::kTiny) release.emplace();
+    const TimePoint start = Clock::steady().now();
+    outputs = run_one(*call.graph, *call.variant->contract, *call.variant->form, call.flat.leaves, call.shape);
+    took = Clock::steady().now() - start;
+  } catch (const std::exception&) {
+    running.fetch_sub(1, std::memory_order_relaxed);
+    stats_->fell_back.fetch_add(1, std::memory_order_relaxed);
+    return {};
+  }
+  running.fetch_sub(1, std::memory_order_relaxed);
+  channel.record_inline(size, took, kind);
+  for (auto* counter : {&stats_->accepted, &stats_->inlined, &stats_->succeeded}) {
+    counter->fetch_add(1, std::memory_order_relaxed);
+  }
+  return static_cast<const PyResultForm&>(*call.variant->result_form).rebuild(outputs);
+}
+
+py::object InlineRunner::run(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const {
+  stats_->accepted.fetch_add(1, std::memory_order_relaxed);
+  stats_->inlined.fetch_add(1, std::memory_order_relaxed);
+  py::object result = try_plain(args, kwargs);
+  (result ? stats_->succeeded : stats_->failed).fetch_add(1, std::memory_order_relaxed);
+  if (!result) learner_.refuse(call, args, kwargs);
+  if (call.variant && call.variant->aliases) return learner_.own(result);
+  return result;
+}
+
+// Nothing runs or waits: handing the call over would only cost. It has all cores, as a lone call should, or leaves them
+// to others where it is over before one of those could be told.
+py::object InlineRunner::run_if_idle(const PreparedCall& call, Channel& channel, const py::tuple& args,
+                                     const py::object& kwargs) const {
+  if (!runtime_->inline_allowed()) return {};
+  const Duration learned = channel.cost().estimate_alone(call.shape.rows, call.shape.extent());
+  const bool tiny = call.graph && learned > Duration::zero() && learned < kHandOver;
+  const InlineKind kind = tiny ? InlineKind::kTiny : InlineKind::kAllCores;
+  const InlineLease lease = runtime_->core().try_inline(channel, kind);
+  if (!lease) return {};
+  if (call.graph) {
+    if (py::object result = try_graph(call, channel, kind)) return result;
+  }
+  return run(call, args, kwargs);
+}
+
+}  // namespace torchpool

@@ -1,0 +1,38 @@
+// Runs a call on its caller's own thread, by the module or by a graph.
+#pragma once
+
+#include <memory>
+
+#include "bindings/graph/module_watch.h"
+#include "bindings/interpreter/bound_runtime.h"
+#include "bindings/predictor/bound_learner.h"
+#include "bindings/predictor/prepared_call.h"
+
+namespace torchpool {
+
+// Every method requires the interpreter's lock.
+class InlineRunner {
+ public:
+  InlineRunner(std::shared_ptr<BoundRuntime> runtime, py::object target, const BoundLearner& learner,
+               std::shared_ptr<ChannelStats> stats);
+
+  // By the module itself. Raises what it raises, or the typed error for it.
+  py::object run(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const;
+  // The same, or by the call's graph, if nothing runs or waits on `channel`, the call's own; else null.
+  py::object run_if_idle(const PreparedCall& call, Channel& channel, const py::tuple& args,
+                         const py::object& kwargs) const;
+  // The model's own call, without gradients, for the learner's runs: what they change of the module's attributes, the
+  // module writes whenever it runs.
+  py::object run_watched(ModuleWatch& watch, const py::tuple& args, const py::object& kwargs) const;
+
+ private:
+  py::object try_plain(const py::tuple& args, const py::object& kwargs) const;
+  py::object try_graph(const PreparedCall& call, Channel& channel, InlineKind kind) const;
+
+  std::shared_ptr<BoundRuntime> runtime_;
+  py::object target_;
+  const BoundLearner& learner_;
+  std::shared_ptr<ChannelStats> stats_;
+};
+
+}  // namespace torchpool

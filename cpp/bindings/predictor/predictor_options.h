@@ -1,0 +1,35 @@
+// What a predictor is made with, and what one call may ask for beside its arguments.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "core/queue/admission_queue.h"
+#include "core/queue/request.h"
+#include "core/sync/clock.h"
+
+namespace torchpool {
+
+struct BoundPredictorOptions {
+  std::string name;
+  QueueLimits limits;
+  bool reject = false;            // a full queue refuses instead of blocking
+  std::int64_t first_batch = 32;  // rows of a batch until more is known
+  std::int64_t max_batch = 32;    // never more
+  Duration max_delay{};           // longest that a batch is held for more calls
+  double weight = 1.0;            // share of the runtime's time, beside other predictors
+  bool by_graph = false;          // a captured graph may serve calls; it must then see plain attributes change, too
+};
+
+struct CallOptions {
+  std::int32_t priority = 0;
+  Schedule schedule = Schedule::kGuided;
+  std::int64_t chunk = 0;
+  std::optional<double> deadline;  // seconds from the call
+};
+
+// How submit() deals with a full queue.
+enum class Full : std::uint8_t { kByPolicy, kBlock, kReject, kLineUp };
+
+}  // namespace torchpool

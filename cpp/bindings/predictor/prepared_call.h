@@ -1,0 +1,23 @@
+// A call on its way from its arguments to whoever runs it.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "bindings/call/ambient.h"
+#include "bindings/call/call_form.h"
+#include "bindings/predictor/variant.h"
+
+namespace torchpool {
+
+struct PreparedCall {
+  FlatCall flat;
+  Ambient ambient;
+  std::shared_ptr<Variant> variant;  // null: a call that nothing is learned from
+  Route route = Route::kSerial;
+  CallShape shape;
+  std::optional<Mismatch> mismatch;
+  std::shared_ptr<graph::GraphBackend> graph;  // null: the module serves it
+};
+
+}  // namespace torchpool

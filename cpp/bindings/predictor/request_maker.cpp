@@ -1,0 +1,111 @@
+#include "bindings/predictor/request_maker.h"
+
+#include <atomic>
+
+#include "bindings/call/snapshot.h"
+#include "bindings/executor/pool_worker.h"
+#include "bindings/interpreter/waiting.h"
+
+namespace torchpool {
+
+namespace {
+
+MergeKey unmergeable_key() {
+  static std::atomic<std::uint64_t> next{1};
+  return {0, next.fetch_add(1, std::memory_order_relaxed)};
+}
+
+}  // namespace
+
+RequestMaker::RequestMaker(std::shared_ptr<BoundRuntime> runtime, const BoundLearner& learner,
+                           std::shared_ptr<Unnotified> unnotified, bool reject)
+    : runtime_(std::move(runtime)), learner_(learner), unnotified_(std::move(unnotified)), reject_(reject) {}
+
+std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
+                                                const CallOptions& options, Notify notify, bool snapshot) const {
+  RequestInfo info;
+  const bool merges = call.route == Route::kMerge;
+  if (merges) {
+    const std::uint64_t ambient = call.graph ? 0 : call.ambient.merge_key;
+    info = call.variant->contract->request_info(call.flat.leaves, call.shape, ambient);
+  } else {
+    info.key = unmergeable_key();
+    for (const at::Tensor& leaf : call.flat.leaves) info.bytes += static_cast<std::int64_t>(leaf.nbytes());
+  }
+  info.priority = options.priority;
+  info.schedule = options.schedule;
+  info.chunk = options.chunk;
+  if (options.deadline) info.deadline = after_seconds(*options.deadline);
+  std::shared_ptr<CallRequest> request;
+  Reclaimer& reclaimer = GilReclaimer::instance();
+  if (notify.object.is_none()) {
+    request = std::make_shared<CallRequest>(info, reclaimer);
+  } else {
+    request = std::make_shared<NotifyingRequest>(
+        info, reclaimer, notify.to_loop ? runtime_->loops() : runtime_->futures(),
+        Notified{make_ref(std::move(notify.object)), Unnotified::Ticket(unnotified_)});
+  }
+  request->ambient = call.ambient.state;
+  if (!merges && call.variant && call.variant->aliases) request->owner = learner_.own_function();
+  if (!call.flat.opaque.empty() || call.flat.leaves.empty()) {
+    py::dict named = kwargs.is_none() ? py::dict() : py::reinterpret_borrow<py::dict>(kwargs);
+    request->opaque = call.flat.opaque;
+    request->object = make_ref(snapshot ? copy_arguments(args, named) : py::make_tuple(args, named));
+    return request;
+  }
+  request->form =
+      call.variant ? call.variant->form : make_form(args.ptr(), kwargs.is_none() ? nullptr : kwargs.ptr(), nullptr);
+  request->inputs = std::move(call.flat.leaves);
+  if (merges) {
+    request->contract = call.variant->contract;
+    request->backend = call.graph;
+    request->shape = std::move(call.shape);
+    request->result_form = call.variant->result_form;
+  }
+  if (snapshot) take_snapshot(*request);
+  return request;
+}
+
+void RequestMaker::take_snapshot(CallRequest& request) {
+  for (std::size_t i = 0; i < request.inputs.size(); ++i) {
+    at::Tensor& input = request.inputs[i];
+    if (input.nbytes() <= kSnapshotBytes) {
+      input = copy_of(input);
+    } else {
+      request.versions.resize(request.inputs.size(), -1);
+      if (!input.is_inference()) request.versions[i] = static_cast<std::int64_t>(input._version());
+    }
+  }
+}
+
+Admission RequestMaker::admission(Full full) const {
+  if (must_run_inline()) return Admission::kBypass;
+  if (full == Full::kLineUp) return Admission::kLineUp;
+  const bool rejects = full == Full::kReject || (full == Full::kByPolicy && reject_);
+  if (!rejects) return Admission::kBlock;
+  return reject_ ? Admission::kReject : Admission::kTry;
+}
+
+void RequestMaker::admit(const std::shared_ptr<CallRequest>& request, Channel& channel, Full full) const {
+  const bool slices = handles_signals();
+  const Admission asked = admission(full);
+  // With room, without letting go of the interpreter's lock: a release at each of a thousand submits would hand it to
+  // a worker, and wait to get it back, a thousand times.
+  PushResult pushed = channel.submit(request, asked, TimePoint::min());
+  if (pushed == PushResult::kAdmitted) return watch_deadline(request);
+  const ParkedTask parked;
+  while (pushed != PushResult::kAdmitted) {
+    {
+      const GilRelease release;
+      pushed = channel.submit(request, asked, slices ? signal_slice() : kNever);
+    }
+    if (pushed != PushResult::kAdmitted && PyErr_CheckSignals() != 0) throw py::error_already_set();
+  }
+  watch_deadline(request);
+}
+
+void RequestMaker::watch_deadline(const std::shared_ptr<CallRequest>& request) const {
+  if (request->info.deadline != kNever) runtime_->core().watch_deadline(request);
+}
+
+}  // namespace torchpool
