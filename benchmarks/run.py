@@ -130,9 +130,7 @@ def main() -> int:
     described = machine.describe()
     print(f"{described['cpu']}, {described['cores_usable']} cores, torch {described['torch']}", flush=True)
     if (busy := machine.busy_cores()) > BUSY_CORES:
-        print(
-            f"warning: something else keeps {busy:.1f} cores busy: do not trust the figures below", flush=True
-        )
+        print(f"warning: something else keeps {busy:.1f} cores busy: do not trust the figures below", flush=True)
     chosen = args.contenders or [*BASELINES, *TORCHPOOL, *(() if args.demo else BENCH_ONLY)]
     names = list(dict.fromkeys(["plain", *chosen]))
     report: dict[str, object] = {}

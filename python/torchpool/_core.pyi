@@ -3,7 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextvars
-from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any
 
 import torch
@@ -130,13 +130,6 @@ class Predictor:
         dynamic: bool = False,
         chunk: int = 0,
     ) -> Pending: ...
-    def feed_batch(
-        self,
-        calls: Sequence[tuple[tuple[Any, ...], dict[str, Any] | None]],
-        priority: int,
-        deadline: float | None,
-        max_rows: int,
-    ) -> list[Pending]: ...
     def learn(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None: ...
     def is_known(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bool: ...
     def run_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any: ...

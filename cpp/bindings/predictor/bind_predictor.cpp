@@ -80,11 +80,6 @@ void register_predictor(py::module_& module) {
           },
           py::arg("args"), py::arg("kwargs"), py::arg("priority") = 0, py::arg("deadline") = py::none(),
           py::arg("dynamic") = false, py::arg("chunk") = 0)
-      .def(
-          "feed_batch",
-          [options](BoundPredictor& self, const py::list& calls, int priority, std::optional<double> deadline,
-                    std::int64_t max_rows) { return self.submit_batch(calls, options(priority, deadline), max_rows); },
-          py::arg("calls"), py::arg("priority"), py::arg("deadline"), py::arg("max_rows"))
       .def("learn", &BoundPredictor::learn_from, py::arg("args"), py::arg("kwargs"))
       .def("is_known", &BoundPredictor::is_known, py::arg("args"), py::arg("kwargs"))
       .def("run_plain", &BoundPredictor::run_plain, py::arg("args"), py::arg("kwargs"))

@@ -33,11 +33,6 @@ class BoundPredictor {
   // `line_up`: whatever `overflow` says.
   py::object start(const py::tuple& args, const py::object& kwargs, const CallOptions& options, bool line_up);
 
-  // Submits calls, each an (args, kwargs), that run together, as a batch of their own; those that cannot share one run
-  // in batches with their likes, or alone, and no batch has more than `max_rows`, or than memory is known to hold. In
-  // order; a call that is refused is given as failed.
-  std::vector<Pending> submit_batch(const py::list& calls, const CallOptions& options, std::int64_t max_rows);
-
   // Learns how calls like this one are served, if that is not known yet; runs the model some times.
   void learn_from(const py::tuple& args, const py::object& kwargs);
   // False when a call would first have to be learned from, or does not fit what was learned.

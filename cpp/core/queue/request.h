@@ -24,8 +24,7 @@ struct MergeKey {
   bool operator==(const MergeKey&) const = default;
 };
 
-// How the calls of a loop are handed to workers, in OpenMP's terms. OpenMP's static schedule is not here: the caller
-// forms static batches (FormedBatch).
+// How the calls of a loop are handed to workers, in OpenMP's terms.
 enum class Schedule : std::uint8_t {
   kGuided,   // little more than one worker's part of the waiting rows, so that all workers end together
   kDynamic,  // whole batches, for whichever worker is free

@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "core/batch/formed_batch.h"
 #include "core/schedule/scheduler.h"
 #include "core/schedule/worker.h"
 #include "core/sync/error.h"
@@ -55,10 +54,6 @@ PushResult Channel::submit(const RequestPtr& request, Admission admission, TimeP
   const PushResult result = state_->queue->push(request, admission, give_up);
   if (result == PushResult::kAdmitted) state_->scheduler->notify(state_);
   return result;
-}
-
-void Channel::submit_batch(std::vector<RequestPtr> requests) {
-  state_->scheduler->post_to(state_, std::make_unique<FormedBatch>(state_, std::move(requests)));
 }
 
 bool Channel::cancel(Request& request) noexcept {

@@ -56,10 +56,6 @@ class Channel {
 
   // As AdmissionQueue::push, then wakes a worker.
   PushResult submit(const RequestPtr& request, Admission admission, TimePoint give_up);
-  // Runs the requests together, as one batch, when the batch's turn comes. They take no place in the queue, and its
-  // bounds do not hold for them. Requires: the handler can run the requests together. Throws Closed; the requests have
-  // failed with Closed then.
-  void submit_batch(std::vector<RequestPtr> requests);
   // Cancels a request that has not started, and frees its place. True when this call cancelled the request.
   bool cancel(Request& request) noexcept;
   void close(bool fail_waiting);       // refuses from now on; idempotent

@@ -33,7 +33,6 @@ struct TaskRun {
   FairSharePtr share;       // the channel's, or the task's own
   TimePoint started{};      // when the batch started
   Lane lane = Lane::kCompute;
-  bool posted = false;  // from post_to(), and not begun yet
 };
 
 // Either a channel with waiting requests or a task that is ready to step.

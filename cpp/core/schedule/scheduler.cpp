@@ -62,27 +62,6 @@ void Scheduler::post(TaskRun run) {
   wake.now();
 }
 
-void Scheduler::post_to(const ChannelStatePtr& channel, std::unique_ptr<Task> task) {
-  TaskRun run;
-  run.task = std::move(task);
-  run.channel = channel;
-  run.share = channel->share;
-  run.lane = channel->lane;
-  run.posted = true;
-  Wake wake;
-  {
-    MutexLock lock(mutex_);
-    if (stopping() || !channel->open.load(std::memory_order_relaxed)) {
-      throw Closed("closed: no more calls are accepted");
-    }
-    channel->running.store(channel->running.load() + 1);
-    ++channel->posted;
-    enter_rotation_locked(std::move(run));
-    wake = wake_locked();
-  }
-  wake.now();
-}
-
 // A channel in the rotation will be looked at by a worker that comes after this push, so no lock is needed.
 // Whoever takes it out looks at its queue afterwards; all four accesses are sequentially consistent, so one
 // of the two sides sees the other.
@@ -166,8 +145,6 @@ bool Scheduler::pick(WorkerSlot& worker, Assignment& assignment) {
     assignment.run.share = ready.share;
     assignment.run.channel = std::move(ready.channel);
     assignment.run.lane = worker.lane;
-  } else if (std::exchange(assignment.run.posted, false)) {
-    --assignment.run.channel->posted;
   }
   worker.warm = ready.share;
   assignment.charged = ready.charged;
@@ -319,7 +296,7 @@ int Scheduler::most_running_locked(const ChannelState& channel) const {
 }
 
 int Scheduler::begun_locked(const ChannelState& channel) const {
-  return channel.running.load() - channel.posted - channel.tiny;
+  return channel.running.load() - channel.tiny;
 }
 
 int Scheduler::takers_locked(const LaneState& lane) const {

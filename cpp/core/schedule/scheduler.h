@@ -38,7 +38,6 @@ struct ChannelState {
   std::atomic<bool> failing{false};  // closed, and requests that have not started are to fail
   // Written under the scheduler's mutex, read without.
   std::atomic<int> running{0};           // batches from their pick until their task is destroyed, and inline calls
-  int posted = 0;                        // of `running`, tasks that have not begun; under the scheduler's mutex
   int tiny = 0;                          // of `running`, tiny inline calls; under the scheduler's mutex
   std::atomic<bool> in_rotation{false};  // sequentially consistent: see Scheduler::notify
   std::atomic<TimePoint> held_until{};   // the policy waits for more requests; zero: no hold. Sequentially consistent
@@ -94,9 +93,6 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
 
   void add_channel(const ChannelStatePtr& channel) TP_EXCLUDES(mutex_);  // throws Closed
   void post(TaskRun run) TP_EXCLUDES(mutex_);                            // throws Closed
-  // A task of a channel that did not come through the channel's queue. The task counts as running from now on. Throws
-  // Closed.
-  void post_to(const ChannelStatePtr& channel, std::unique_ptr<Task> task) TP_EXCLUDES(mutex_);
   // After a push: sees to it that the channel is served.
   void notify(const ChannelStatePtr& channel) TP_EXCLUDES(mutex_);
   // After waiting requests left the queue without a batch.
@@ -165,7 +161,7 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
   // Whether the lane needs a worker: to run an item, or to sleep until a held channel is due.
   bool needs_worker_locked(const LaneState& lane) const TP_REQUIRES(mutex_);
   int most_running_locked(const ChannelState& channel) const TP_REQUIRES(mutex_);
-  // Batches of the channel that have begun, without posted tasks that wait for their turn.
+  // Batches of the channel and inline calls that hold cores; tiny ones do not.
   int begun_locked(const ChannelState& channel) const TP_REQUIRES(mutex_);
   // Workers of the lane that could take an item now, the asking worker included.
   int takers_locked(const LaneState& lane) const TP_REQUIRES(mutex_);

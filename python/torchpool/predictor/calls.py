@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from torchpool.predictor.predictor import Predictor
 
 
-_ANY_ROWS = 1 << 40
-
-
 class Calls:
     """The ways to call a predictor, each at the same priority and deadline."""
 
@@ -60,10 +57,6 @@ class Calls:
             return core.feed
         return lambda args, kwargs: core.feed(args, kwargs, priority, deadline, dynamic, chunk)
 
-    def _feed_batch(self, calls: list[Call]) -> list[_core.Pending]:
-        core, max_batch = self._predictor._open_core(), self._predictor._options.max_batch
-        return core.feed_batch(calls, self._priority, self._deadline, max_batch or _ANY_ROWS)
-
     def map(
         self,
         *iterables: Iterable[Any],
@@ -83,10 +76,7 @@ class Calls:
 
         `schedule` says how calls are parted into batches, as in OpenMP, each perhaps with a chunk of rows behind it
         ("dynamic,16"): "guided" (the default) takes smaller batches, of `chunk` at least, as less is left to share out,
-        so that all workers end together; "dynamic" takes whole batches, of `chunk` at most; "static" parts an iterable
-        of known length beforehand into equal batches of consecutive calls, `chunk` each, whatever else goes on: with a
-        chunk they are the same in every run. Static batches pass by the queue, its bounds and priorities, but have no
-        more rows than `max_batch`.
+        so that all workers end together; "dynamic" takes whole batches, of `chunk` at most.
         """
         if not iterables:
             raise TypeError("map() needs at least one iterable")
@@ -122,26 +112,16 @@ class Calls:
         schedule: str | None,
     ) -> mapping.MapIterator:
         ahead = self._calls_ahead(buffersize)
-        plan = Schedule.parse(schedule)
-        batch = None
-        if plan.kind == "static":
-            if not ordered:
-                raise ValueError("schedule='static' gives results in order: leave ordered=True")
-            predictor = self._predictor
-            batch = plan.calls_a_batch(sources, predictor._first_batch, predictor._used_runtime.workers)
-            ahead = max(ahead, 2 * batch * predictor._used_runtime.workers) if buffersize is None else ahead
         sized = [len(source) for source in sources if isinstance(source, Sized)] if progress else []
         return mapping.MapIterator(
             self._submit,
-            self._feed(plan),
+            self._feed(Schedule.parse(schedule)),
             calls,
             ahead=ahead,
             timeout=timeout,
             ordered=ordered,
             return_exceptions=return_exceptions,
             bar=mapping.progress_bar(min(sized, default=None)) if progress else None,
-            feed_batch=None if batch is None else self._feed_batch,
-            batch=batch or 0,
         )
 
     def acall(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import queue
 import time
 from collections import deque
@@ -124,16 +123,12 @@ class MapIterator:
         ordered: bool,
         return_exceptions: bool,
         bar: Any = None,
-        feed_batch: Callable[[list[Call]], list[_core.Pending]] | None = None,
-        batch: int = 0,
     ) -> None:
         self._submit = submit
         self._feed = feed
-        self._feed_batch = feed_batch  # for batches of `batch` calls that are put together here
-        self._batch = batch
         self._calls = calls
         self._ahead = ahead
-        self._refill_at = refill_at(ahead) if feed_batch is None else max(0, ahead - batch)
+        self._refill_at = refill_at(ahead)
         self._until = None if timeout is None else time.monotonic() + timeout
         self._return_exceptions = return_exceptions
         self._bar = bar
@@ -149,9 +144,6 @@ class MapIterator:
         return len(self._in_order) + len(self._unordered)
 
     def _fill(self) -> None:
-        if self._feed_batch is not None:
-            self._fill_by_batches(self._feed_batch)
-            return
         feed, calls, in_order = self._feed, self._calls, self._in_order
         for _ in range(0 if self._exhausted else self._ahead - self._in_flight()):
             try:
@@ -176,25 +168,6 @@ class MapIterator:
                 return
             except Exception as error:
                 self._refuse(error)
-
-    def _fill_by_batches(self, feed_batch: Callable[[list[Call]], list[_core.Pending]]) -> None:
-        while not self._exhausted and (not self._in_order or len(self._in_order) + self._batch <= self._ahead):
-            lot: list[Call] = []
-            try:
-                lot.extend(itertools.islice(self._calls, self._batch))
-                self._exhausted = len(lot) < self._batch
-            except Exception as error:  # the caller's iterable failed: raised after the results before it
-                self._exhausted = True
-                self._input_error = error
-            if not lot:
-                continue
-            try:
-                self._in_order.extend(feed_batch(lot))
-            except _core.Closed as error:
-                if not self._in_flight():
-                    raise
-                self._exhausted = True
-                self._input_error = error
 
     def _submit_unordered(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], arrived: queue.SimpleQueue[_Arrival]

@@ -14,7 +14,7 @@ from torch import nn
 
 import torchpool
 
-SCHEDULES = [None, "guided", "guided,4", "dynamic", "dynamic,3", "static", "static,5", " dynamic , 16 "]
+SCHEDULES = [None, "guided", "guided,4", "dynamic", "dynamic,3", " dynamic , 16 "]
 
 
 class Sum(nn.Module):
@@ -73,7 +73,7 @@ def test_two_workers_give_the_same(schedule: str | None) -> None:
     runtime.close()
 
 
-@pytest.mark.parametrize("schedule", ["guided", "dynamic,2", "static", "static,2"])
+@pytest.mark.parametrize("schedule", ["guided", "dynamic,2"])
 def test_starmap_takes_several_arguments(runtime: torchpool.Runtime, schedule: str) -> None:
     predict = torchpool.wrap(Sum().eval(), example=(row(), row()), runtime=runtime)
     calls: list[Any] = [(row(n), row(1)) if n % 2 else {"a": row(n), "b": row(1)} for n in range(30)]
@@ -83,7 +83,7 @@ def test_starmap_takes_several_arguments(runtime: torchpool.Runtime, schedule: s
 
 
 @pytest.mark.parametrize("buffersize", [1, 3, 7, 100])
-@pytest.mark.parametrize("schedule", ["guided,4", "dynamic,3", "static", "static,5"])
+@pytest.mark.parametrize("schedule", ["guided,4", "dynamic,3"])
 def test_any_buffersize_goes_with_any_schedule(wrapped: Any, schedule: str, buffersize: int) -> None:
     predict = wrapped()
     results = predict.map([row(n) for n in range(60)], schedule=schedule, buffersize=buffersize)
@@ -91,7 +91,8 @@ def test_any_buffersize_goes_with_any_schedule(wrapped: Any, schedule: str, buff
 
 
 @pytest.mark.parametrize(
-    "wrong", ["", "gided", "Dynamic", "static,", "static,0", "dynamic,-1", "guided,2.5", "guided,x", "static,2,3", ",4"]
+    "wrong",
+    [*("", "gided", "Dynamic", "static", ",4"), *(f"guided,{chunk}" for chunk in ("", "0", "-1", "2.5", "x", "2,3"))],
 )
 @pytest.mark.parametrize("way", ["map", "starmap"])
 def test_a_schedule_that_makes_no_sense_is_refused_before_any_work(
@@ -100,34 +101,19 @@ def test_a_schedule_that_makes_no_sense_is_refused_before_any_work(
     predict = wrapped()
     pulled: list[int] = []
     inputs = (pulled.append(n) or row(n) for n in range(5))
-    with pytest.raises(ValueError, match="schedule must be 'guided', 'dynamic' or 'static', perhaps with a chunk"):
+    with pytest.raises(ValueError, match="schedule must be 'guided' or 'dynamic', perhaps with a chunk"):
         getattr(predict, way)(inputs, schedule=wrong)
     assert (pulled, rows, predict.stats()["accepted"]) == ([], [], 0)
 
 
-@pytest.mark.parametrize("wrong", [3, b"static", ("static", 4)])
+@pytest.mark.parametrize("wrong", [3, b"dynamic", ("dynamic", 4)])
 def test_a_schedule_that_is_no_text_is_refused(wrapped: Any, wrong: Any) -> None:
     with pytest.raises(TypeError, match="schedule must be a str or None, got"):
         wrapped().map([row()], schedule=wrong)
 
 
-def test_a_static_schedule_needs_a_known_length(wrapped: Any, rows: list[int]) -> None:
-    predict = wrapped()
-    pulled: list[int] = []
-    inputs = (pulled.append(n) or row(n) for n in range(5))
-    for schedule in ("static", "static,2"):
-        with pytest.raises(ValueError, match="schedule='static' needs an iterable of known length"):
-            predict.map(inputs, schedule=schedule)
-    assert (pulled, rows) == ([], [])
-
-
-def test_a_static_schedule_gives_results_in_order_only(wrapped: Any) -> None:
-    with pytest.raises(ValueError, match="schedule='static' gives results in order"):
-        wrapped().map([row()], schedule="static", ordered=False)
-
-
 @pytest.mark.parametrize("schedule", ["guided", "guided,4", "dynamic", "dynamic,3"])
-def test_other_schedules_take_what_has_no_end(wrapped: Any, schedule: str) -> None:
+def test_a_schedule_takes_what_has_no_end(wrapped: Any, schedule: str) -> None:
     predict = wrapped()
     pulled: list[int] = []
     inputs = (pulled.append(n) or row(n) for n in itertools.count())
@@ -148,32 +134,6 @@ def test_results_out_of_order_are_the_same_ones(wrapped: Any, schedule: str) -> 
     )
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 7])
-def test_static_batches_are_consecutive_calls_of_the_chunk(wrapped: Any, rows: list[int], chunk: int) -> None:
-    predict = wrapped()
-    list(predict.map([row(n) for n in range(24)], schedule=f"static,{chunk}"))
-    whole, rest = divmod(24, chunk)
-    assert rows == [chunk] * whole + [rest] * bool(rest)
-
-
-def test_static_batches_are_the_same_to_the_last_bit_in_every_run(wrapped: Any) -> None:
-    predict = wrapped()
-    inputs = draws(100, 1, 4)
-    first = list(predict.map(inputs, schedule="static,7"))
-    for _ in range(5):
-        assert all(map(torch.equal, predict.map(inputs, schedule="static,7"), first))
-
-
-@pytest.mark.parametrize("count", [1, 31, 32, 33, 100])
-def test_a_static_schedule_without_a_chunk_makes_equal_batches(wrapped: Any, rows: list[int], count: int) -> None:
-    predict = wrapped(max_batch=32)
-    list(predict.map([row(n) for n in range(count)], schedule="static"))
-    assert sum(rows) == count
-    assert max(rows) <= 32
-    assert max(rows) - min(rows) <= len(rows)  # all but the last are equal, and that one lacks less than one a batch
-    assert len(set(rows[:-1])) <= 1
-
-
 def test_a_dynamic_chunk_is_the_most_of_a_batch(wrapped: Any, rows: list[int]) -> None:
     predict = wrapped()
     list(predict.map(map(row, range(100)), schedule="dynamic,3"))
@@ -181,7 +141,7 @@ def test_a_dynamic_chunk_is_the_most_of_a_batch(wrapped: Any, rows: list[int]) -
     assert max(rows) <= 3
 
 
-@pytest.mark.parametrize("schedule", ["guided", "guided,30", "dynamic", "dynamic,30", "static", "static,30"])
+@pytest.mark.parametrize("schedule", ["guided", "guided,30", "dynamic", "dynamic,30"])
 def test_no_batch_is_larger_than_max_batch(wrapped: Any, rows: list[int], schedule: str) -> None:
     predict = wrapped(max_batch=6)
     assert_all_close(predict.map([row(n) for n in range(100)], schedule=schedule), expect(predict, range(100)))
@@ -263,20 +223,12 @@ def test_a_view_maps_by_the_same_schedules(wrapped: Any, schedule: str | None) -
     assert_all_close(view.map([row(n) for n in range(60)], schedule=schedule), expect(predict, range(60)))
 
 
-@pytest.mark.parametrize("schedule", ["static", "static,5", "dynamic,3"])
+@pytest.mark.parametrize("schedule", ["guided,5", "dynamic,3"])
 def test_the_rows_of_a_tensor_are_scheduled_too(runtime: torchpool.Runtime, schedule: str) -> None:
     model = build(MarkerModule)
     predict = torchpool.wrap(model, example=torch.zeros(4), runtime=runtime)
     data = torch.cat(draws(50, 1, 4))
     assert_all_close(predict.map(data, schedule=schedule), (eager(model, x) for x in data))
-
-
-@pytest.mark.parametrize("schedule", ["static", "static,5"])
-def test_static_batches_count_rows_not_calls(wrapped: Any, rows: list[int], schedule: str) -> None:
-    predict = wrapped(max_batch=6)
-    calls = [row(n, rows=4) for n in range(20)]
-    assert_all_close(predict.map(calls, schedule=schedule), (eager(predict.model.inner, x) for x in calls))
-    assert rows == [4] * 20  # two would not fit
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -205,18 +205,6 @@ def test_a_model_that_never_held_the_batch_by_which_it_is_measured(
     assert_right(predict, runtime, 40)
 
 
-def test_static_batches_keep_to_the_bound_that_was_learned(wrapped: Any, memory: Memory) -> None:
-    predict = wrapped(4)
-    for _ in range(2):
-        calls = [row(n) for n in range(30)]
-        results = predict.map(calls, schedule="static,10", buffersize=10)
-        assert_all_close(results, (eager(predict.model.inner, x) for x in calls))
-    assert memory.failures == 3  # the first lot, and both of its halves
-    memory.rows.clear()
-    list(predict.map([row(n) for n in range(30)], schedule="static,10"))
-    assert max(memory.rows) <= 4
-
-
 def test_many_threads_in_little_memory_all_get_their_results(wrapped: Any, memory: Memory) -> None:
     predict = wrapped(2)
     results = run_threads(8, lambda number: [predict(row(100 * number + n)) for n in range(30)])

@@ -23,7 +23,6 @@ WAYS: Ways = {
     "submit": lambda calls, value: calls.submit(row(value)).result(HANG),
     "map": lambda calls, value: next(calls.map([row(value)])),
     "map unordered": lambda calls, value: next(calls.map([row(value)], ordered=False)),
-    "static map": lambda calls, value: next(calls.map([row(value)], schedule="static")),
     "starmap": lambda calls, value: next(calls.starmap([(row(value),)])),
     "acall": lambda calls, value: run(calls.acall(row(value))),
     "amap": lambda calls, value: run(first_of(calls.amap([row(value)]))),
@@ -82,7 +81,7 @@ def test_a_call_of_higher_priority_runs_before_those_that_wait(hold: Any, thread
     assert_all_resolved(held)
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "static map"])  # its batches are formed beforehand
+@pytest.mark.parametrize("way", WAYS)
 def test_a_call_of_lower_priority_runs_after_those_that_came_later(hold: Any, threads: Any, way: str) -> None:
     held = hold(max_batch=1)
     held.hold()
