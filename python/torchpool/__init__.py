@@ -3,12 +3,11 @@
 from torchpool import _compatibility as _compatibility  # first: it says why the extension cannot be loaded
 from torchpool._build_info import VERSION as __version__
 from torchpool._core import Closed, QueueFull
-from torchpool.contract.contract import Contract
-from torchpool.executor.executor import ThreadPoolExecutor
-from torchpool.insight.explanation import Explanation
-from torchpool.predictor.predictor import Predictor
-from torchpool.predictor.wrap import wrap
-from torchpool.runtime.runtime import Runtime, default_runtime
+from torchpool.contract import Contract
+from torchpool.executor import ThreadPoolExecutor
+from torchpool.insight import Explanation
+from torchpool.predictor import Predictor, wrap
+from torchpool.runtime import Runtime, default_runtime
 
 __all__ = [
     "Closed",
@@ -22,3 +21,7 @@ __all__ = [
     "default_runtime",
     "wrap",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -18,7 +18,7 @@ from torchpool.capture.program import Lowered
 from torchpool.capture.source import Source
 from torchpool.contract import shape_checks
 from torchpool.contract.contract import Contract
-from torchpool.contract.probe.probe import probe
+from torchpool.contract.probe import probe
 
 Leaves = list[torch.Tensor]
 

@@ -79,8 +79,11 @@ PyMethodDef take_method = {"take_result_or_cancel",
                            "The future's result; one that is not there by then (seconds of time.monotonic(), or None) "
                            "is cancelled, and TimeoutError raised."};
 
-// Puts submit() on the class, whose instances keep their pool's handle in the slot `_handle`.
-void finish_executor_class(const py::object& type, const py::tuple& predictors) {
+// Puts submit() on the class, whose instances keep their pool's handle in the slot `_handle`. `hooks`: a module of what
+// is called in Python.
+void finish_executor_class(const py::object& type, const py::tuple& predictors, const py::object& hooks) {
+  standard.hooks = py::object(hooks).release().ptr();
+  standard.breathe = py::object(hooks.attr("breathe")).release().ptr();
   const py::object slot = type.attr("_handle");
   if (Py_TYPE(slot.ptr()) != &PyMemberDescr_Type) throw py::type_error("_handle is to be a slot of the class");
   handle_offset = reinterpret_cast<PyMemberDescrObject*>(slot.ptr())->d_member->offset;
@@ -195,7 +198,7 @@ void register_executor(py::module_& module) {
                              })
       .def_property_readonly("max_workers", [](const Pool& pool) { return pool.staff().max_workers; })
       .def_property_readonly("is_shut_down", &Pool::is_shut_down);
-  module.def("finish_executor_class", &finish_executor_class, py::arg("type"), py::arg("predictors"));
+  module.def("finish_executor_class", &finish_executor_class, py::arg("type"), py::arg("predictors"), py::arg("hooks"));
   module.add_object("take_result_or_cancel", PyCFunction_New(&take_method, nullptr));
 }
 

@@ -171,8 +171,6 @@ void register_future(py::module_& module) {
   standard.broken_pool = import_from("concurrent.futures.thread", "BrokenThreadPool");
   standard.condition = import_from("threading", "Condition");
   standard.thread_module = import_from("concurrent.futures.thread", "__dict__");
-  standard.hooks = py::module_::import("torchpool.executor.hooks").release().ptr();
-  standard.breathe = import_from("torchpool.executor.hooks", "breathe");
 
   register_future_lock();
   const Py_ssize_t align = alignof(FutureFields);

@@ -93,7 +93,7 @@ struct Standard {
   PyObject* broken_pool = nullptr;
   PyObject* condition = nullptr;      // threading.Condition
   PyObject* thread_module = nullptr;  // dict of concurrent.futures.thread
-  PyObject* hooks = nullptr;          // torchpool.executor_hooks
+  PyObject* hooks = nullptr;          // torchpool.executor.hooks, from finish_executor_class() on
   PyObject* breathe = nullptr;        // an empty Python function: the interpreter hands over when it is entered
 };
 extern Standard standard;
@@ -108,7 +108,7 @@ PyObject* call_standard(const char* name, PyObject* future, Args... args) {
   return result;
 }
 
-// Logs as the standard does, by a function of torchpool.executor_hooks; clears the error that is set.
+// Logs as the standard does, by a function of torchpool.executor.hooks; clears the error that is set.
 void log_error(const char* hook, PyObject* about) noexcept;
 
 void register_future(py::module_& module);

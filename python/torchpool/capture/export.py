@@ -19,16 +19,23 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, GuardOnDataDependentSymNode
 
-from torchpool.call import tree
-from torchpool.call.arguments import Call, replace_tensors
+from torchpool.call import Call, replace_tensors, tree
 from torchpool.capture import graph_edit, grouped_op, module_copy, rnn_op
 from torchpool.capture import shapes as capture_shapes
 from torchpool.capture.program import CaptureError
 from torchpool.capture.shapes import NotExpressible
 from torchpool.capture.source import Source
-from torchpool.contract.contract import Contract
-from torchpool.contract.refusal import brief
-from torchpool.contract.shape_checks import Leaves, ShapeCheck, ShapeEqual, allows, from_one, lengths_of, with_rows
+from torchpool.contract import (
+    Contract,
+    Leaves,
+    ShapeCheck,
+    ShapeEqual,
+    allows,
+    brief,
+    from_one,
+    lengths_of,
+    with_rows,
+)
 
 
 @dataclass

@@ -26,7 +26,7 @@ import torch
 from torchpool import _core
 from torchpool.capture.program import CaptureError, Programs
 from torchpool.capture.source import Source
-from torchpool.contract.refusal import brief
+from torchpool.contract import brief
 
 _LIMIT_SECONDS = 300
 _LOOK_SECONDS = 0.1  # how often to see what the child does, and whether the interpreter stays

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from torchpool.capture import module_copy
-from torchpool.contract.shape_checks import ShapeCheck, ShapeEqual
+from torchpool.contract import ShapeCheck, ShapeEqual
 
 BODY = "for each batch:"  # the title, in a listing, of the instructions that each batch runs
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from torchpool import _core
-from torchpool.contract.shape_checks import Leaves, ProofSample
+from torchpool.contract import Leaves, ProofSample
 
 # Of the largest value of an output. The first is the bound of a predictor's results in fp32; rounding to the 8 bits of
 # bfloat16 at each of some 20 layers stays well within the second.

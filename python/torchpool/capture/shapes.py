@@ -12,8 +12,16 @@ from torch.export import Dim
 from torch.utils._sympy.functions import Mod
 from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
-from torchpool.contract.contract import Contract, InputSpec
-from torchpool.contract.shape_checks import Leaves, ShapeCheck, ShapeEqual, lengths_of, with_lengths, with_rows
+from torchpool.contract import (
+    Contract,
+    InputSpec,
+    Leaves,
+    ShapeCheck,
+    ShapeEqual,
+    lengths_of,
+    with_lengths,
+    with_rows,
+)
 
 _ROWS = (3, 5, 7, 11)  # of the example: export takes sizes 0 and 1 for special
 _CEILINGS = (1 << 24, 1 << 20, 1 << 16, 1 << 13)  # of lengths, to try where export asks for one

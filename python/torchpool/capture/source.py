@@ -9,13 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchpool.call import tree
-from torchpool.call.arguments import Call, replace_tensors
+from torchpool.call import Call, replace_tensors, tree
 from torchpool.capture import module_copy
 from torchpool.capture.program import CaptureError
-from torchpool.contract.contract import Contract
-from torchpool.contract.refusal import brief
-from torchpool.contract.shape_checks import Leaves
+from torchpool.contract import Contract, Leaves, brief
 
 # Hooks of these modules do nothing but collect values for the result.
 _COLLECTING_HOOKS = ("transformers.utils.output_capturing",)

@@ -1,0 +1,42 @@
+"""What may be done with a model's calls so that each still gets its own result, and how that is found out.
+
+The package `probe` runs the model on samples and gives a `contract`: which dims are rows, lengths or fixed.
+`batch_size` measures how many rows a batch should begin with, `shape_checks` makes batches of other sizes for proofs,
+and `refusal` says what is wrong with a call that the model does not take.
+"""
+
+from torchpool.contract import refusal
+from torchpool.contract.batch_size import choose_first_batch, first_and_most
+from torchpool.contract.contract import Contract, InputSpec
+from torchpool.contract.refusal import brief
+from torchpool.contract.shape_checks import (
+    Leaves,
+    ProofSample,
+    ShapeCheck,
+    ShapeEqual,
+    allows,
+    from_one,
+    lengths_of,
+    samples_for_proof,
+    with_lengths,
+    with_rows,
+)
+
+__all__ = [
+    "Contract",
+    "InputSpec",
+    "Leaves",
+    "ProofSample",
+    "ShapeCheck",
+    "ShapeEqual",
+    "allows",
+    "brief",
+    "choose_first_batch",
+    "first_and_most",
+    "from_one",
+    "lengths_of",
+    "refusal",
+    "samples_for_proof",
+    "with_lengths",
+    "with_rows",
+]

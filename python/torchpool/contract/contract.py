@@ -1,6 +1,6 @@
 """The batching contract: which dims of a model's inputs and outputs are rows, lengths or fixed.
 
-`probe.probe` finds a contract. `Contract.to_dict` and `Contract.from_dict` save and load one, so that production can
+`probe` finds a contract. `Contract.to_dict` and `Contract.from_dict` save and load one, so that production can
 skip probing.
 """
 

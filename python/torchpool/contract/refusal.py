@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from torchpool.call.arguments import readable_names
+from torchpool.call import readable_names
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # of the whole package
 

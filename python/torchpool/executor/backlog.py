@@ -10,14 +10,11 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchpool import _core
-from torchpool.call.ambient import Ambient, must_stay_here
-from torchpool.call.futures import Future, without_our_frame
-
-if TYPE_CHECKING:
-    from torchpool.predictor.calls import Calls
+from torchpool.call import Ambient, Future, must_stay_here, without_our_frame
+from torchpool.predictor import Calls
 
 log = logging.getLogger("torchpool")
 

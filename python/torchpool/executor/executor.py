@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures.thread
 import itertools
 import math
-import os
 import threading
 import time
 import weakref
@@ -15,14 +14,15 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import Any
 
 from torchpool import _core
+from torchpool.executor import hooks
 from torchpool.executor.map import SubmitAll, buffered_results, by_submit, results
 from torchpool.executor.periodic import Periodic
 from torchpool.executor.streams import Streams, finish_streams
-from torchpool.executor.threads import default_workers, serve
+from torchpool.executor.threads import BROKEN, Initializer, default_workers, serve
 from torchpool.executor.timer import default_timer
 from torchpool.executor.view import ExecutorView, check_options
-from torchpool.predictor.calls import Calls, View
-from torchpool.predictor.predictor import Predictor
+from torchpool.predictor import Calls, Predictor, View
+from torchpool.runtime import Child, Exit, at_exit, in_child
 
 standard: Any = concurrent.futures.thread  # its names that begin with an underscore, too
 _executors: weakref.WeakSet[ThreadPoolExecutor] = weakref.WeakSet()
@@ -196,17 +196,11 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         with self._shutdown_lock, standard._global_shutdown_lock:
             if standard._shutdown:
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+            ref = weakref.ref(self, _stopper(self._pool))
             thread = threading.Thread(
                 name=f"{self._thread_name_prefix}_{next(self._thread_numbers)}",
                 target=serve,
-                args=(
-                    worker,
-                    weakref.ref(self, _stopper(self._pool)),
-                    self._pool,
-                    self._streams,
-                    self._initializer,
-                    self._initargs,
-                ),
+                args=(worker, ref, *_noters(ref), self._make_initializer()),
             )
             try:
                 self._note_thread(thread)
@@ -216,6 +210,17 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
                     self._threads.discard(thread)
                     standard._threads_queues.pop(thread, None)
                 raise
+
+    def _make_initializer(self) -> Initializer | None:
+        if self._initializer is None:
+            return None
+        pool, streams = self._pool, self._streams
+
+        def failed(error: Callable[[], Exception]) -> None:
+            pool.mark_broken(BROKEN)
+            streams.fail(error)
+
+        return Initializer(self._initializer, self._initargs, streams.release, failed)
 
     def _note_thread(self, thread: threading.Thread) -> None:
         """Called by the one who started it and by itself: a KeyboardInterrupt may keep the former from it."""
@@ -309,6 +314,24 @@ def _expirer(ref: weakref.ref[ThreadPoolExecutor]) -> Callable[[], None]:
     return expire
 
 
+def _noters(
+    ref: weakref.ref[ThreadPoolExecutor],
+) -> tuple[Callable[[threading.Thread], None], Callable[[threading.Thread], None]]:
+    """What a thread tells when it begins, and when it leaves."""
+
+    def began(thread: threading.Thread) -> None:
+        executor = ref()
+        if executor is not None:
+            executor._note_thread(thread)
+
+    def left(thread: threading.Thread) -> None:
+        executor = ref()
+        if executor is not None:
+            executor._forget_thread(thread)
+
+    return began, left
+
+
 def _stopper(pool: _core.Pool) -> Callable[[object], None]:
     return lambda _: pool.put(None)
 
@@ -335,6 +358,6 @@ def _after_fork() -> None:
         executor._after_fork()
 
 
-_core.finish_executor_class(ThreadPoolExecutor, (Predictor, View))
-threading._register_atexit(_before_exit)  # type: ignore[attr-defined]
-os.register_at_fork(after_in_child=_after_fork)
+_core.finish_executor_class(ThreadPoolExecutor, (Predictor, View), hooks)
+at_exit(Exit.EXECUTORS, _before_exit)
+in_child(Child.EXECUTORS, _after_fork)

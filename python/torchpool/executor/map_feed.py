@@ -14,19 +14,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from torchpool import _core
-from torchpool.call.ambient import Ambient, must_stay_here
-from torchpool.call.futures import without_our_frame
+from torchpool.call import Ambient, must_stay_here, without_our_frame
 from torchpool.executor.backlog import EXPIRED, Stream, log
-from torchpool.predictor import mapping
-
-if TYPE_CHECKING:
-    from torchpool.predictor.calls import Calls
+from torchpool.predictor import Calls, mapping
 
 _AT_ONCE = (list, tuple, range, torch.Tensor, np.ndarray)  # read in no time, so that nothing is fed meanwhile
 

@@ -13,15 +13,12 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchpool import _core
 from torchpool.executor.backlog import seconds_left
 from torchpool.executor.map_feed import MapFeed
-from torchpool.predictor import mapping
-
-if TYPE_CHECKING:
-    from torchpool.predictor.calls import Calls
+from torchpool.predictor import Calls, mapping
 
 
 class _Shared:

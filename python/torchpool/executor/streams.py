@@ -10,8 +10,7 @@ from typing import Any
 
 from torchpool.executor.backlog import Stream, SubmitStream, join_feeders
 from torchpool.executor.map_stream import MapStream
-from torchpool.predictor.calls import Calls
-from torchpool.predictor.predictor import Predictor
+from torchpool.predictor import Callee, Calls
 
 _EXIT_SECONDS = 2.0
 _unfinished: set[Stream] = set()  # of all executors, also of those that were dropped
@@ -24,7 +23,7 @@ class Streams:
     def __init__(self, *, held: bool) -> None:
         self.held = held
         self._lock = threading.RLock()  # reentrant: a finalizer may submit at any allocation
-        self._submits: weakref.WeakKeyDictionary[Predictor, dict[_Kind, SubmitStream]] = weakref.WeakKeyDictionary()
+        self._submits: weakref.WeakKeyDictionary[Callee, dict[_Kind, SubmitStream]] = weakref.WeakKeyDictionary()
         self._busy: set[Stream] = set()  # with something pending: kept, whoever has dropped the predictor
 
     def submit(

@@ -5,18 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import weakref
 from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from torchpool import _core
 
-if TYPE_CHECKING:
-    from torchpool.executor.executor import ThreadPoolExecutor
-    from torchpool.executor.streams import Streams
-
-_BROKEN = "A thread initializer failed, the thread pool is not usable anymore"  # the standard's words
+BROKEN = "A thread initializer failed, the thread pool is not usable anymore"  # the standard's words
 _log = logging.getLogger("concurrent.futures")
 
 
@@ -26,31 +22,42 @@ def default_workers() -> int:
     return min(32, (count() or 1) + 4)
 
 
-def serve(
-    worker: _core.PoolWorker,
-    ref: weakref.ref[ThreadPoolExecutor],
-    pool: _core.Pool,
-    streams: Streams,
-    initializer: Callable[..., object] | None,
-    initargs: tuple[Any, ...],
-) -> None:
-    """A thread's whole life. Holds its executor weakly: one that is dropped is collected, which ends the thread."""
-    executor = ref()
-    if executor is not None:
-        executor._note_thread(threading.current_thread())
-    del executor
-    if initializer is not None:
+@dataclass(frozen=True)
+class Initializer:
+    """What each thread runs before its first task, and who waits for that."""
+
+    fn: Callable[..., object]
+    args: tuple[Any, ...]
+    succeeded: Callable[[], None]
+    failed: Callable[[Callable[[], Exception]], None]
+    """With what makes an exception for each that waits: nothing is run any more."""
+
+    def run(self) -> bool:
+        """Whether the thread may go on."""
         try:
-            initializer(*initargs)
+            self.fn(*self.args)
         except BaseException:
             _log.critical("Exception in initializer:", exc_info=True)
-            pool.mark_broken(_BROKEN)
-            streams.fail(lambda: BrokenThreadPool(_BROKEN))
-            worker.leave()
-            return
-        streams.release()
-    del pool, streams, initializer, initargs
-    superfluous = worker.run(ref)
-    executor = ref() if superfluous else None
-    if executor is not None:
-        executor._forget_thread(threading.current_thread())
+            self.failed(lambda: BrokenThreadPool(BROKEN))
+            return False
+        self.succeeded()
+        return True
+
+
+def serve(
+    worker: _core.PoolWorker,
+    executor: Callable[[], Any],
+    began: Callable[[threading.Thread], None],
+    left: Callable[[threading.Thread], None],
+    initializer: Initializer | None,
+) -> None:
+    """A thread's whole life. None of what it is given may hold its executor: one that is dropped is collected, which
+    ends the thread. `executor` looks it up, and gives None once it is gone; `left` is told where there were too many
+    threads."""
+    began(threading.current_thread())
+    if initializer is not None and not initializer.run():
+        worker.leave()
+        return
+    del initializer
+    if worker.run(executor):
+        left(threading.current_thread())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
+
+from torchpool.runtime import Child, in_child
 
 log = logging.getLogger("torchpool")
 
@@ -179,4 +180,4 @@ def _after_fork() -> None:
         _default.after_fork_in_child()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+in_child(Child.TIMERS, _after_fork)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from torchpool.executor.executor import ThreadPoolExecutor
+from typing import Any, Protocol
 
 
 def check_options(priority: int, deadline: float | None) -> tuple[int, float | None]:
@@ -21,10 +18,35 @@ def check_options(priority: int, deadline: float | None) -> tuple[int, float | N
     return priority, deadline
 
 
+class Viewed(Protocol):
+    """What a view needs of its executor."""
+
+    def _submit_as(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        priority: int,
+        deadline: float | None,
+    ) -> Future[Any]: ...
+
+    def _map(
+        self,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        timeout: float | None,
+        buffersize: int | None,
+        priority: int,
+        deadline: float | None,
+    ) -> Iterator[Any]: ...
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None: ...
+
+
 class ExecutorView(Executor):
     """The same executor, whose tasks have a priority and a deadline; made by `ThreadPoolExecutor.options`."""
 
-    def __init__(self, executor: ThreadPoolExecutor, priority: int, deadline: float | None) -> None:
+    def __init__(self, executor: Viewed, priority: int, deadline: float | None) -> None:
         self._executor = executor
         self._priority = priority
         self._deadline = deadline

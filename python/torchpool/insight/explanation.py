@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torchpool.contract.contract import Contract
-from torchpool.contract.refusal import Argument
-from torchpool.predictor.learner import Learner
-
-if TYPE_CHECKING:
-    from torchpool.predictor.graphs import Captured
+from torchpool.contract import Contract
 
 _MAX_KINDS = 64  # as in the extension's table of kinds
 
@@ -92,40 +87,60 @@ def _describe(contract: Contract, backend: str) -> list[str]:
     return lines
 
 
+@dataclass(frozen=True)
+class KindRecord:
+    """What is known of one kind of calls."""
+
+    inputs: tuple[str, ...]
+    """Names of the tensors."""
+    contract: Contract | None
+    reason: str | None
+    """Why its calls run alone, where there is no contract that says so."""
+    not_widened: str | None
+    """Why calls of other sizes than the contract's run alone."""
+    by_graph: bool = False
+    no_graph: str | None = None
+    """Why the module serves the calls itself, where there should be a graph."""
+    graph_notes: tuple[str, ...] = ()
+
+    def notes(self) -> list[str]:
+        """What the contract does not say."""
+        calls = f"calls with ({', '.join(self.inputs)})"
+        notes = [f"graph of {calls}: {note}" for note in self.graph_notes]
+        if self.no_graph is not None:
+            notes.insert(0, f"{calls} are served by the module itself, not by a graph: {self.no_graph}")
+        if self.contract is None:
+            notes.append(f"{calls} run alone: {self.reason}")
+        if self.not_widened is not None:
+            notes.append(f"{calls} of other sizes run alone: {self.not_widened}")
+        return notes
+
+
 def explain(
     name: str,
     backend: str,
     max_batch: int,
-    learner: Learner,
-    captured: Mapping[int, Captured],
+    kinds: Sequence[KindRecord],
+    opaque: Sequence[str] = (),
     programs: Sequence[str] = (),
 ) -> Explanation:
-    """The explanation of a predictor's present state."""
-    notes = []
-    numbered = list(learner.kinds.items())
-    kinds = [kind for _, kind in numbered]
-    served_by = []
-    if not kinds:
-        notes.append("nothing learned yet: the contract is learned from the first call")
-    for variant, kind in numbered:
-        found = captured.get(variant)
-        names = ", ".join(kind.names)
-        if kind.contract is not None:
-            served_by.append("graph" if found is not None and found.backend is not None else backend)
-        if found is not None and found.reason is not None:
-            notes.append(f"calls with ({names}) are served by the module itself, not by a graph: {found.reason}")
-        notes += [] if found is None else [f"graph of calls with ({names}): {note}" for note in found.notes]
-        if kind.contract is None:
-            notes.append(f"calls with ({names}) run alone: {kind.reason}")
-        if kind.not_widened is not None:
-            notes.append(f"calls with ({names}) of other sizes run alone: {kind.not_widened}")
+    """The explanation of a predictor's present state. `backend`: what serves where no graph does; `opaque`: arguments
+    that cannot be taken apart, in words; `programs`: listings of the graphs."""
+    notes = [] if kinds else ["nothing learned yet: the contract is learned from the first call"]
+    for kind in kinds:
+        notes += kind.notes()
     if len(kinds) >= _MAX_KINDS:
         text = f"{_MAX_KINDS} kinds of calls were learned, which is the limit: those of any other kind run alone"
         notes.append(f"{text} (an argument that is no tensor and differs in every call makes each a kind of its own)")
-    for what in sorted(learner.opaque):
-        argument = Argument.parse(what, learner.parameters)
-        notes.append(f"calls where {argument} run alone: it cannot be merged")
-    backend = "graph" if "graph" in served_by else backend
+    notes += [f"calls where {argument} run alone: it cannot be merged" for argument in opaque]
+    settled = [(kind.contract, kind.by_graph) for kind in kinds if kind.contract is not None]
+    served_by = tuple("graph" if by_graph else backend for _, by_graph in settled)
     return Explanation(
-        name, backend, max_batch, tuple(learner.contracts()), tuple(notes), tuple(served_by), tuple(programs)
+        name=name,
+        backend="graph" if "graph" in served_by else backend,
+        max_batch=max_batch,
+        contracts=tuple(contract for contract, _ in settled),
+        notes=tuple(notes),
+        served_by=served_by,
+        programs=tuple(programs),
     )

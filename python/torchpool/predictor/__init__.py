@@ -1,0 +1,13 @@
+"""A model's stand-in that answers calls in shared batches.
+
+`wrap` reads `options` and makes a `predictor`, which is called in the ways of `calls` (`mapping` and `schedule` for
+many in order, `aio` to await them). Calls of a kind that is not known yet go to the `learner`, which has them probed;
+`graphs` has their module captured behind them. `answers` is how the extension finds both.
+"""
+
+from torchpool.predictor import mapping
+from torchpool.predictor.calls import Callee, Calls, View
+from torchpool.predictor.predictor import Predictor
+from torchpool.predictor.wrap import wrap
+
+__all__ = ["Callee", "Calls", "Predictor", "View", "mapping", "wrap"]

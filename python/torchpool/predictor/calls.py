@@ -6,16 +6,26 @@ import asyncio
 import inspect
 import sys
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping, Sized
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torchpool import _core
-from torchpool.call.arguments import Call, as_call
-from torchpool.call.futures import Future
+from torchpool.call import Call, Future, as_call
 from torchpool.predictor import aio, mapping
 from torchpool.predictor.schedule import Schedule
 
-if TYPE_CHECKING:
-    from torchpool.predictor.predictor import Predictor
+
+class Callee(Protocol):
+    """What the ways to call a predictor need of it."""
+
+    def _open_core(self) -> _core.Predictor:
+        """Who answers calls, in a forked child, too."""
+
+    def _look_ahead(self) -> int:
+        """Calls of a map in flight: every worker has a full batch running, and several more to choose near lengths
+        from."""
+
+    def options(self, *, priority: int = 0, deadline: float | None = None) -> Calls:
+        """The same predictor at another priority and deadline."""
 
 
 class Calls:
@@ -25,7 +35,7 @@ class Calls:
     _deadline: float | None = None
 
     @property
-    def _predictor(self) -> Predictor:
+    def _predictor(self) -> Callee:
         raise NotImplementedError
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -167,7 +177,7 @@ class Calls:
     def _calls_ahead(self, buffersize: int | None) -> int:
         if buffersize is not None and (not isinstance(buffersize, int) or buffersize < 1):
             raise ValueError(f"buffersize must be an int of at least 1, or None, got {buffersize!r}")
-        return buffersize or self._predictor._look_ahead
+        return buffersize or self._predictor._look_ahead()
 
 
 # For libraries that ask whether they are to await what a function gives.
@@ -180,13 +190,13 @@ else:
 class View(Calls):
     """A predictor seen at another priority and deadline; made by `Predictor.options`."""
 
-    def __init__(self, predictor: Predictor, priority: int, deadline: float | None) -> None:
+    def __init__(self, predictor: Callee, priority: int, deadline: float | None) -> None:
         self._viewed = predictor
         self._priority = priority
         self._deadline = deadline
 
     @property
-    def _predictor(self) -> Predictor:
+    def _predictor(self) -> Callee:
         return self._viewed
 
     def __repr__(self) -> str:
@@ -200,6 +210,3 @@ def _star_call(item: Any) -> Call:
         f"starmap() takes tuples of positional or mappings of keyword arguments, got {type(item).__name__}; "
         "for single arguments use map()"
     )
-
-
-# The learner must not keep its predictor: a dropped predictor is to be freed at once, not by the cycle collector.

@@ -9,30 +9,60 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from torchpool import _core
-from torchpool.call import tree
-from torchpool.call.arguments import Call, replace_tensors
-from torchpool.capture.process import capture_elsewhere
-from torchpool.capture.program import BODY, CaptureError
-from torchpool.capture.proof import Difference, prove
-from torchpool.capture.source import Source, refuse_hooks
-from torchpool.contract.batch_size import choose_first_batch, first_and_most
-from torchpool.contract.contract import Contract
-from torchpool.contract.refusal import brief
-from torchpool.contract.shape_checks import Leaves, from_one, samples_for_proof, with_rows
-
-if TYPE_CHECKING:
-    from torchpool.predictor.predictor import Predictor
+from torchpool.call import Call, replace_tensors, tree
+from torchpool.capture import CaptureError, Difference, Source, capture_elsewhere, prove, refuse_hooks
+from torchpool.contract import (
+    Contract,
+    Leaves,
+    brief,
+    choose_first_batch,
+    first_and_most,
+    from_one,
+    samples_for_proof,
+    with_rows,
+)
+from torchpool.insight import Timing, program_listing
+from torchpool.runtime import Child, in_child
 
 log = logging.getLogger("torchpool")
 
 
 _MAX_REBUILDS = 8
 _PROFILE_RUNS = 20
+
+
+class Runner(Protocol):
+    """Runs a predictor's calls: by the module, until it is told to run a kind of them by a graph."""
+
+    @property
+    def volatile_attributes(self) -> list[str]:
+        """Attributes that the module writes when it runs."""
+
+    def serve_by_graph(
+        self, kind_id: int, contract: Contract, graph: _core.GraphBackend, first_batch: int, max_batch: int, /
+    ) -> bool:
+        """Runs calls of this kind by the graph from now on; False where the contract is not theirs any more."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """Of a predictor, what its graphs need. Held for a moment only: a dropped predictor is to be freed at once."""
+
+    target: Callable[..., Any]
+    """What a call runs."""
+    dtype: torch.dtype | None
+    """What graphs compute in; None: what the module does."""
+    max_batch: int | None
+    """Rows, where the user has bounded them."""
+    closed: bool
+    runner: Runner
+    grow_batch: Callable[[int, int], None]
+    """Is told of how many rows the graph's batches are, at first and at most."""
 
 
 @dataclass
@@ -50,7 +80,7 @@ class Captured:
 class Kind:
     """A kind of call as far as a capture has to know it."""
 
-    variant: int
+    id: int
     number: int
     """Under which the extension takes it over."""
     call: Call
@@ -106,27 +136,6 @@ def build(
     raise CaptureError(f"the captured graph is not equal to the module: {wrong}")
 
 
-def _text(kind: Kind, backend: _core.GraphBackend, rows: int | None) -> str:
-    title = f"graph of calls with ({', '.join(spec.name for spec in kind.contract.inputs)})"
-    program = backend.text().splitlines()
-    if rows is None:
-        return "\n".join([f"{title}:", *program])
-    leaves = with_rows(kind.samples[0], kind.contract, rows)
-    backend.profile(leaves)
-    times = backend.profile(leaves, _PROFILE_RUNS)
-    begin = program.index(BODY) + 1
-    for line, (_, seconds) in enumerate(times, begin):
-        program[line] = f"{seconds * 1e6:10.1f} us{program[line]}"
-    sizes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
-    total = sum(seconds for _, seconds in times)
-    by_op: dict[str, float] = {}
-    for op, seconds in times:
-        by_op[op] = by_op.get(op, 0.0) + seconds
-    ordered = sorted(by_op.items(), key=lambda item: -item[1])
-    shares = [f"{seconds / total:10.1%}     {op.removeprefix('aten::')}" for op, seconds in ordered]
-    return "\n".join([f"{title} of sizes {sizes}, {total * 1e6:.1f} us:", *program, "by operator:", *shares])
-
-
 class Capturer:
     """One thread that captures, while there is something to capture: one export at a time is load enough."""
 
@@ -161,18 +170,21 @@ class Capturer:
 _capturer = Capturer()
 
 
-def after_fork_in_child() -> None:
-    """The thread did not survive the fork, and its lock may be held."""
+def _start_afresh() -> None:
+    # The thread did not survive the fork, and its lock may be held.
     global _capturer
     _capturer = Capturer()
+
+
+in_child(Child.CAPTURES, _start_afresh)
 
 
 class Graphs:
     """The graphs of one predictor's kinds of calls."""
 
-    def __init__(self, predictor: Predictor, module: torch.nn.Module) -> None:
-        # Weakly, as the learner: a dropped predictor is to be freed at once.
-        self._predictor = weakref.ref(predictor)
+    def __init__(self, served: Callable[[], Served | None], module: torch.nn.Module) -> None:
+        """`served` gives None once the predictor was dropped; neither it nor this holds the module."""
+        self._served = served
         self._module = weakref.ref(module)
         self._changed = threading.Condition()
         self._under_way = 0
@@ -180,39 +192,39 @@ class Graphs:
         self._rebuilt: dict[int, int] = {}
         self.captured: dict[int, Captured] = {}
 
-    def learned(self, variant: int, number: int, call: Call, samples: Sequence[Leaves], contract: Contract) -> None:
+    def learned(self, kind_id: int, number: int, call: Call, samples: Sequence[Leaves], contract: Contract) -> None:
         """A kind of call was learned: its capture begins once the extension has taken it over."""
         if torch.is_autocast_enabled("cpu"):  # the extension serves such calls by the module in any case
-            self.captured[variant] = Captured("calls under autocast are served by the module")
+            self.captured[kind_id] = Captured("calls under autocast are served by the module")
             return
         args, kwargs = replace_tensors(call, samples[0])
         own = [list(sample) for sample in samples]
-        kind = Kind(variant, number, (args, kwargs), own, contract, contextvars.copy_context())
+        kind = Kind(kind_id, number, (args, kwargs), own, contract, contextvars.copy_context())
         with self._changed:
-            known = self._kinds.get(variant)
+            known = self._kinds.get(kind_id)
             if known is None or known.number < number:  # of two threads that learn the same, as in the extension
-                self._kinds[variant] = kind
+                self._kinds[kind_id] = kind
 
-    def installed(self, variant: int, number: int) -> None:
+    def installed(self, kind_id: int, number: int) -> None:
         """The extension serves by what was learned under this number: its capture begins, behind the calls."""
-        kind = self._kinds.get(variant)
+        kind = self._kinds.get(kind_id)
         if kind is not None and kind.number == number:
             self._start(kind)
 
     def _start(self, kind: Kind) -> None:
         with self._changed:
             self._under_way += 1
-            self.captured.pop(kind.variant, None)
+            self.captured.pop(kind.id, None)
         _capturer.add(lambda: self._capture(kind))
 
-    def again(self, variant: int) -> None:
+    def again(self, kind_id: int) -> None:
         """The weights of a graph were replaced: it is captured anew, but not for ever."""
         with self._changed:
-            kind = self._kinds.get(variant)
-            count = self._rebuilt[variant] = self._rebuilt.get(variant, 0) + 1
+            kind = self._kinds.get(kind_id)
+            count = self._rebuilt[kind_id] = self._rebuilt.get(kind_id, 0) + 1
             if kind is None or count > _MAX_REBUILDS:
                 text = f"its weights' memory was replaced {count} times while it served; refresh() captures once more"
-                self.captured[variant] = Captured(text)
+                self.captured[kind_id] = Captured(text)
                 return
         self._start(kind)
 
@@ -228,25 +240,18 @@ class Graphs:
         with self._changed:
             return self._changed.wait_for(lambda: self._under_way == 0, timeout)
 
-    def texts(self, rows: int | None) -> list[str]:
+    def listings(self, rows: int | None) -> list[str]:
         """The programs of all graphs, readable; timed on batches of that many rows, unless None."""
         with self._changed:
             served = [
-                (self._kinds[variant], captured.backend)
-                for variant, captured in self.captured.items()
-                if captured.backend is not None and variant in self._kinds
+                (self._kinds[kind_id], captured.backend)
+                for kind_id, captured in self.captured.items()
+                if captured.backend is not None and kind_id in self._kinds
             ]
-        return [_text(kind, backend, rows) for kind, backend in served]
-
-    def require(self) -> None:
-        """Waits, and raises ValueError where the module serves a kind of call itself."""
-        self.wait(None)
-        predictor = self._predictor()
-        assert predictor is not None
-        alone = [kind.reason for kind in predictor._learner.kinds.values() if kind.route != "merge"]
-        reasons = [*alone, *(captured.reason for captured in self.captured.values() if captured.reason is not None)]
-        if reasons:
-            raise ValueError(f"backend='graph': {reasons[0]}. backend='auto' serves such calls by the module")
+        return [
+            program_listing([spec.name for spec in kind.contract.inputs], backend.text(), _timed(kind, backend, rows))
+            for kind, backend in served
+        ]
 
     def _capture(self, kind: Kind) -> None:
         captured = Captured()
@@ -260,22 +265,22 @@ class Graphs:
         _core.trim_heap()  # of what proving took: 25 MB for MiniLM, which malloc would keep
         with self._changed:
             self._under_way -= 1
-            if self._kinds.get(kind.variant) is kind:
-                self.captured[kind.variant] = captured
+            if self._kinds.get(kind.id) is kind:
+                self.captured[kind.id] = captured
             self._changed.notify_all()
 
     def _wanted(self, kind: Kind) -> bool:
-        predictor = self._predictor()
-        return predictor is not None and not predictor._closed and self._kinds.get(kind.variant) is kind
+        served = self._served()
+        return served is not None and not served.closed and self._kinds.get(kind.id) is kind
 
     def _build_and_serve(self, kind: Kind, captured: Captured) -> None:
-        predictor, module = self._predictor(), self._module()
-        if predictor is None or module is None or not self._wanted(kind):
+        served, module = self._served(), self._module()
+        if served is None or module is None or not self._wanted(kind):
             return
-        if written := predictor._core.volatile_attributes:
+        if written := served.runner.volatile_attributes:
             raise CaptureError(f"the module writes to itself when it runs, which a graph would not do: {written[0]}")
-        target, dtype, most = predictor.model, predictor._options.dtype, predictor._options.max_batch
-        del predictor
+        target, dtype, most = served.target, served.dtype, served.max_batch
+        del served
         built = build(target, module, kind, dtype, wanted=lambda: self._wanted(kind))
         backend = built.backend
         captured.notes = built.specialised
@@ -285,11 +290,19 @@ class Graphs:
             captured.notes = (text, *captured.notes)
         chosen = choose_first_batch(backend.run, kind.samples[0], kind.contract) if most is None else most
         first, most = first_and_most(chosen, most)
-        predictor = self._predictor()
-        if predictor is None:
+        served = self._served()
+        if served is None:
             return
-        if not predictor._core.serve_by_graph(kind.variant, kind.contract, backend, first, most):
+        if not served.runner.serve_by_graph(kind.id, kind.contract, backend, first, most):
             captured.reason = "other calls were learned from meanwhile"
             return
         captured.backend = backend
-        predictor._grow_batch(first, most)  # the look-ahead of maps follows it
+        served.grow_batch(first, most)  # the look-ahead of maps follows it
+
+
+def _timed(kind: Kind, backend: _core.GraphBackend, rows: int | None) -> Timing | None:
+    if rows is None:
+        return None
+    leaves = with_rows(kind.samples[0], kind.contract, rows)
+    backend.profile(leaves)
+    return Timing(tuple(tuple(leaf.shape) for leaf in leaves), backend.profile(leaves, _PROFILE_RUNS))

@@ -9,29 +9,23 @@ import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from torchpool.call import tree
-from torchpool.call.arguments import (
+from torchpool.call import (
     Call,
     argument_names,
     parameter_names,
     readable_names,
     replace_tensors,
     tensors,
+    tree,
     values,
 )
-from torchpool.contract import refusal
-from torchpool.contract.batch_size import choose_first_batch
-from torchpool.contract.contract import Contract
-from torchpool.contract.probe.probe import probe
+from torchpool.contract import Contract, Leaves, choose_first_batch, refusal
+from torchpool.contract.probe import probe
 
-if TYPE_CHECKING:
-    from torchpool.predictor.graphs import Graphs
-
-Leaves = list[torch.Tensor]
 # What the extension is told: route, contract of a merge route, spec of the results, whether results must be copied, and
 # a number: of two threads that learn the same, the higher one counts.
 Learned = tuple[str, Contract | None, tree.TreeSpec | None, bool, int]
@@ -74,9 +68,14 @@ class Learner:
         pad: Mapping[str, float | int | bool] | None = None,
         alone: str | None = None,
         needs_spec: bool = False,
+        tensors_only: bool = False,
         on_first_batch: Callable[[int], None] | None = None,
-        graphs: Graphs | None = None,
+        on_merge: Callable[[int, int, Call, Sequence[Leaves], Contract], None] | None = None,
     ) -> None:
+        """`run_plain` runs the target as it is. `needs_spec`: who runs merged calls has to be told the form of their
+        results; `tensors_only`: and can give back nothing else than tensors. `on_first_batch` is told a good number of
+        rows, `on_merge` each kind of call that merges: its id, the number under which it was learned, a call, samples
+        and the contract."""
         self._target = target
         self._module = module
         self._run_plain = run_plain
@@ -86,8 +85,9 @@ class Learner:
         self._pad = dict(pad or {})
         self._alone = alone
         self._needs_spec = needs_spec
+        self._tensors_only = tensors_only
         self._on_first_batch = on_first_batch
-        self._graphs = graphs
+        self._on_merge = on_merge
         self.parameters = parameter_names(target)
         self._arguments = argument_names(target)  # what may be stated of them counts where they are passed
         self._lock = threading.Lock()
@@ -97,7 +97,7 @@ class Learner:
 
     # What the extension calls.
 
-    def learn(self, variant: int, paths: list[str], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Learned:
+    def learn(self, kind_id: int, paths: list[str], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Learned:
         """How calls like this one are served. Raises what the model raises, or a typed error, when it refuses it."""
         call: Call = (args, kwargs or {})
         leaves = [leaf.detach() for leaf in tensors(call)]
@@ -112,19 +112,14 @@ class Learner:
                     error.with_traceback(refusal.without_our_frames(error.__traceback__))
                 raise
         with self._lock:
-            self.kinds[variant] = kind
-        self._note_for_graph(variant, kind, call, learned)
+            self.kinds[kind_id] = kind
+        self._tell(kind_id, kind, call, learned)
         return learned
 
-    def _note_for_graph(self, variant: int, kind: Kind, call: Call, learned: Learned) -> None:
+    def _tell(self, kind_id: int, kind: Kind, call: Call, learned: Learned) -> None:
         route, contract, _, _, number = learned
-        if self._graphs is not None and route == "merge" and contract is not None:
-            self._graphs.learned(variant, number, call, kind.samples, contract)
-
-    def installed(self, variant: int, number: int) -> None:
-        """The extension has taken over what was learned under this number."""
-        if self._graphs is not None:
-            self._graphs.installed(variant, number)
+        if self._on_merge is not None and route == "merge" and contract is not None:
+            self._on_merge(kind_id, number, call, kind.samples, contract)
 
     def may_have_state(self) -> bool:
         """Whether the model must not be run by others while it is probed: a probe puts its buffers back."""
@@ -132,7 +127,7 @@ class Learner:
 
     def mismatch(
         self,
-        variant: int,
+        kind_id: int,
         paths: list[str],
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
@@ -142,7 +137,7 @@ class Learner:
         """The result of a call that departs from its kind's contract, and how to go on with calls like it."""
         call: Call = (args, kwargs or {})
         with self._lock:
-            kind = self.kinds.get(variant)
+            kind = self.kinds.get(kind_id)
         try:
             result = self._run_plain(*call)
         except Exception as error:
@@ -161,7 +156,7 @@ class Learner:
             samples = [*kind.samples[: _KEPT_SAMPLES - 1], _copies(tensors(call))]
         widened = contextvars.copy_context().run(self._widen, kind, call, samples)
         if widened is not None:
-            self._note_for_graph(variant, kind, call, widened)
+            self._tell(kind_id, kind, call, widened)
         return result, widened
 
     def _widen(self, kind: Kind, call: Call, samples: list[Leaves]) -> Learned | None:
@@ -178,17 +173,10 @@ class Learner:
         with self._lock:
             self._saved = []
             self.kinds.clear()
-        if self._graphs is not None:
-            self._graphs.forget()
 
     def watched(self) -> list[torch.nn.Module]:
         """The modules in which a change shows; a script keeps its own elsewhere."""
         return [] if self._module is None or isinstance(self._module, torch.jit.ScriptModule) else [self._module]
-
-    def weights_moved(self, variant: int) -> None:
-        """The weights of a kind's graph have been given other memory or another form: its graph is of no use."""
-        if self._graphs is not None:
-            self._graphs.again(variant)
 
     def own(self, result: Any) -> Any:
         """The result with every tensor copied: the model returned memory that it keeps or was given."""
@@ -291,9 +279,9 @@ class Learner:
     def _settle(self, kind: Kind, call: Call, contract: Contract) -> Learned:
         route = "merge" if contract.mode == "merge" else "serial" if contract.serial else "parallel"
         spec = None
-        if route == "merge" and (self._needs_spec or self._graphs is not None):
+        if route == "merge" and self._needs_spec:
             spec = tree.flatten(self._run_plain(*call))[1]
-        if self._needs_spec and spec is not None:
+        if self._tensors_only and spec is not None:
             fixed = [(name, value) for name, value in spec.constants() if value is not None]
             if fixed:
                 name, kind_of = fixed[0][0], type(fixed[0][1]).__name__
@@ -349,6 +337,12 @@ class Learner:
         except Exception:
             return False
         return True
+
+    def opaque_arguments(self) -> list[str]:
+        """The arguments seen that cannot be taken apart, in words."""
+        with self._lock:
+            seen = sorted(self.opaque)
+        return [str(refusal.Argument.parse(what, self.parameters)) for what in seen]
 
     def contracts(self) -> list[Contract]:
         """Everything learned, for saving."""

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from torchpool import _core
-from torchpool.call.arguments import Call
-from torchpool.call.futures import without_our_frame
+from torchpool.call import Call, without_our_frame
 
 Submit = Callable[..., _core.Pending]
 Feed = Callable[[tuple[Any, ...], dict[str, Any] | None], _core.Pending]

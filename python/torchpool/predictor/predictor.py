@@ -5,22 +5,20 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
 from torchpool import _core
-from torchpool.contract.batch_size import first_and_most
-from torchpool.contract.contract import Contract
-from torchpool.insight.explanation import Explanation, explain
+from torchpool.contract import Contract, first_and_most
+from torchpool.insight import Explanation, KindRecord, explain
+from torchpool.predictor.answers import Answers
 from torchpool.predictor.calls import Calls, View
-from torchpool.predictor.graphs import Graphs
-from torchpool.predictor.learner import Learner
-from torchpool.runtime.runtime import Runtime, default_runtime
-
-if TYPE_CHECKING:
-    from torchpool.predictor.wrap import Options
+from torchpool.predictor.graphs import Captured, Graphs, Served
+from torchpool.predictor.learner import Kind, Learner
+from torchpool.predictor.options import Options, method_of, module_of
+from torchpool.runtime import Runtime, default_runtime
 
 _NOT_PROBED = "a plain callable is not probed unless example= or batch= is given (probing runs it about a dozen times)"
 
@@ -33,8 +31,6 @@ class Predictor(Calls):
     """
 
     def __init__(self, model: Callable[..., Any], options: Options, runtime: Runtime | None) -> None:
-        from torchpool.predictor.wrap import method_of, module_of
-
         self._model = model
         self._options = options
         self._runtime = runtime
@@ -50,7 +46,7 @@ class Predictor(Calls):
         for args, kwargs in options.examples:
             self._core.learn(args, kwargs)
         if options.backend == "graph" and options.examples and self._graphs is not None:
-            self._graphs.require()
+            self._require_graphs(self._graphs)
 
     @property
     def _predictor(self) -> Predictor:
@@ -72,14 +68,16 @@ class Predictor(Calls):
             saved=self._saved,
             pad=options.pad,
             alone=None if options.merging and probed else "merging is off (batch=False)" if probed else _NOT_PROBED,
-            needs_spec=scripted,
+            needs_spec=scripted or self._graphs is not None,
+            tensors_only=scripted,
             on_first_batch=_first_batch_setter(weakref.ref(self)) if options.max_batch is None else None,
-            graphs=self._graphs,
+            on_merge=None if self._graphs is None else self._graphs.learned,
         )
+        self._answers = Answers(self._learner, self._graphs)
         self._core = _core.Predictor(
             self._used_runtime._core,
             self._model,
-            self._learner,
+            self._answers,
             name=options.name,
             queue_rows=options.queue_size,
             queue_bytes=options.queue_bytes,
@@ -99,7 +97,15 @@ class Predictor(Calls):
             return None
         if self._module is None or isinstance(self._module, torch.jit.ScriptModule):
             return None
-        return Graphs(self, self._module)
+        return Graphs(_served(weakref.ref(self)), self._module)
+
+    def _require_graphs(self, graphs: Graphs) -> None:
+        """Waits, and raises ValueError where the module serves a kind of call itself."""
+        graphs.wait(None)
+        reasons = [kind.reason for kind in self._learner.kinds.values() if kind.route != "merge"]
+        reasons += [found.reason for found in graphs.captured.values() if found.reason is not None]
+        if reasons:
+            raise ValueError(f"backend='graph': {reasons[0]}. backend='auto' serves such calls by the module")
 
     def _open_core(self) -> _core.Predictor:
         if self._generation != self._used_runtime._generation:
@@ -111,11 +117,8 @@ class Predictor(Calls):
                 self._core.close(True)
         return self._core
 
-    @property
     def _look_ahead(self) -> int:
-        # Enough for every worker to have a full batch running and several more to choose near lengths from.
-        rows = self._options.max_batch or self._first_batch
-        return max(128, 4 * rows * self._used_runtime.workers)
+        return max(128, 4 * (self._options.max_batch or self._first_batch) * self._used_runtime.workers)
 
     def _grow_batch(self, first: int, most: int) -> None:
         self._first_batch = max(first, self._first_batch)
@@ -149,12 +152,21 @@ class Predictor(Calls):
         """How calls are served and why: backend, contract, and for each choice not taken the reason. `verbose` adds the
         graphs' programs, an instruction a line; `profile` also runs each some times, with one intra-op thread and
         as many rows of its first calls as a batch had at first, and adds the time of each instruction."""
-        core = self._open_core()
-        captured = {} if self._graphs is None else self._graphs.captured
+        backend = self._open_core().backend
+        captured: Mapping[int, Captured] = {}
         programs: list[str] = []
-        if self._graphs is not None and (verbose or profile):
-            programs = self._graphs.texts(self._first_batch if profile else None)
-        return explain(self._options.name, core.backend, self._most_batch, self._learner, captured, programs)
+        if self._graphs is not None:
+            captured = self._graphs.captured
+            if verbose or profile:
+                programs = self._graphs.listings(self._first_batch if profile else None)
+        return explain(
+            self._options.name,
+            backend,
+            self._most_batch,
+            [_record(kind, captured.get(kind_id)) for kind_id, kind in list(self._learner.kinds.items())],
+            self._learner.opaque_arguments(),
+            programs,
+        )
 
     def ready(self, timeout: float | None = None) -> bool:
         """Waits until what was learned so far is served in the way it will be: captured, proven, and switched over.
@@ -164,7 +176,7 @@ class Predictor(Calls):
     def refresh(self) -> None:
         """Forgets what was learned, for a module that was changed in a way that its calls do not show."""
         self._saved = ()
-        self._learner.forget()
+        self._answers.forget()
         self._open_core().forget_learned()
 
     def close(self, wait: bool = True, cancel_pending: bool = False) -> None:
@@ -199,6 +211,23 @@ def _rebuild(model: Callable[..., Any], options: Options, contracts: tuple[Contr
     return Predictor(model, options, None)
 
 
+def _record(kind: Kind, captured: Captured | None) -> KindRecord:
+    found = captured or Captured()
+    return KindRecord(
+        inputs=tuple(kind.names),
+        contract=kind.contract,
+        reason=kind.reason,
+        not_widened=kind.not_widened,
+        by_graph=found.backend is not None,
+        no_graph=found.reason,
+        graph_notes=found.notes,
+    )
+
+
+# What the learner and the graphs are given. They must not keep their predictor: a dropped one is to be freed at once,
+# not by the cycle collector.
+
+
 def _plain_runner(ref: weakref.ref[Predictor]) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
     def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         predictor = ref()
@@ -216,3 +245,21 @@ def _first_batch_setter(ref: weakref.ref[Predictor]) -> Callable[[int], None]:
             predictor._core.set_batch(predictor._first_batch, predictor._most_batch)
 
     return set_first_batch
+
+
+def _served(ref: weakref.ref[Predictor]) -> Callable[[], Served | None]:
+    def served() -> Served | None:
+        predictor = ref()
+        if predictor is None:
+            return None
+        options = predictor._options
+        return Served(
+            target=predictor._model,
+            dtype=options.dtype,
+            max_batch=options.max_batch,
+            closed=predictor._closed,
+            runner=predictor._core,
+            grow_batch=predictor._grow_batch,
+        )
+
+    return served

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
-import os
 import threading
 import time
 import weakref
 
 from torchpool import _core
 from torchpool.call import futures
-from torchpool.predictor import graphs
+from torchpool.runtime import lifecycle
+from torchpool.runtime.lifecycle import Child, Exit
 
 _runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
 _lock = threading.Lock()
@@ -90,7 +89,7 @@ def default_runtime() -> Runtime:
 
 
 def _close_all() -> None:
-    # Plain atexit: user threads, and executors that finish their work at exit, have ended by now and were served.
+    # User threads, and executors that finish their work at exit, have ended by now and were served.
     for runtime in list(_runtimes):
         runtime.close()
     _core.join_reaped_runtimes()
@@ -99,19 +98,22 @@ def _close_all() -> None:
     give_up = time.monotonic() + _EXIT_SECONDS
     while any(runtime._core.running_here for runtime in list(_runtimes)) and time.monotonic() < give_up:
         time.sleep(0.001)
-    futures.finish_callbacks()
 
 
-def _after_fork() -> None:
+def _make_afresh() -> None:
     global _lock, _in_forked_child
     _lock = threading.Lock()
     _in_forked_child = True
     _core.after_fork_in_child()
-    futures.after_fork_in_child()
-    graphs.after_fork_in_child()
+
+
+def _open_anew() -> None:
     for runtime in list(_runtimes):
         runtime._after_fork()
 
 
-atexit.register(_close_all)
-os.register_at_fork(after_in_child=_after_fork)
+lifecycle.at_exit(Exit.RUNTIMES, _close_all)
+lifecycle.at_exit(Exit.CALLBACKS, futures.finish_callbacks)
+lifecycle.in_child(Child.EXTENSION, _make_afresh)
+lifecycle.in_child(Child.FUTURES, futures.after_fork_in_child)
+lifecycle.in_child(Child.RUNTIMES, _open_anew)

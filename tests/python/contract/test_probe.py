@@ -16,7 +16,7 @@ from torch import nn
 
 from torchpool.call.tree import flatten
 from torchpool.contract.contract import Contract
-from torchpool.contract.probe.probe import probe
+from torchpool.contract.probe import probe
 
 Leaves = list[torch.Tensor]
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from torchpool.contract.contract import Contract
+from torchpool.contract.probe import probe
 from torchpool.contract.probe import run as probe_run
-from torchpool.contract.probe.probe import probe
 
 Forward = Callable[["Planted", torch.Tensor], Any]
 

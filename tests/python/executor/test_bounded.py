@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures.thread import BrokenThreadPool
 from typing import Any
 
 import pytest
@@ -149,9 +150,9 @@ def test_a_failing_initializer_wakes_submitters_with_its_error(make_executor: An
     first = executor.submit(int)
     second = blocked(executor.submit, int)
     gate.open()
-    with pytest.raises(torchpool.executor.standard.BrokenThreadPool):
+    with pytest.raises(BrokenThreadPool):
         second.value()
-    assert isinstance(first.exception(HANG), torchpool.executor.standard.BrokenThreadPool)
+    assert isinstance(first.exception(HANG), BrokenThreadPool)
 
 
 def test_tasks_that_submit_tasks_never_wait_for_room(make_executor: Any) -> None:

@@ -304,7 +304,7 @@ def test_results_that_nobody_takes_do_not_keep_their_inputs(runtime: torchpool.R
     assert stream.drain()
     predict(torch.ones(1, 20_000))  # drops what its worker could not drop without the interpreter's lock
     kept = sum(reference() is not None for reference in references)
-    assert kept <= 3 * predict._look_ahead < 600
+    assert kept <= 3 * predict._calls_ahead(None) < 600
     assert_all_close(results, [torch.full((1,), 20_000.0 * n) for n in range(600)])
 
 

@@ -1,0 +1,215 @@
+"""The options of wrap(), read and checked."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from torchpool.call import Call, argument_names, as_call
+from torchpool.contract import Contract
+from torchpool.insight import Explanation
+
+Batch = Mapping[str, Any] | Explanation | Contract | bool | None
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that wrap() was given beside the model, checked."""
+
+    examples: tuple[Call, ...]
+    batch: Mapping[str, int] | None
+    saved: tuple[Contract, ...]
+    merging: bool
+    pad: Mapping[str, float | int | bool]
+    dtype: torch.dtype | None
+    backend: str
+    max_batch: int | None
+    max_delay: float
+    weight: float
+    queue_size: int
+    queue_bytes: int
+    overflow: str
+    name: str
+
+
+def read_options(
+    model: Callable[..., Any],
+    *,
+    example: Any,
+    batch: Batch,
+    pad: Any,
+    dtype: torch.dtype | None,
+    backend: str,
+    max_batch: int | None,
+    max_delay: float,
+    weight: float,
+    queue_size: int | None,
+    queue_bytes: int | None,
+    overflow: str,
+    name: str | None,
+) -> Options:
+    """What wrap() was given. Raises TypeError or ValueError for what makes no sense."""
+    if not callable(model):
+        raise TypeError(f"model must be callable, got {type(model).__name__}")
+    if isinstance(batch, Mapping) and "contracts" in batch:
+        batch = Explanation.from_dict(batch)
+    if isinstance(batch, Explanation):
+        max_batch = max_batch or batch.max_batch
+    stated, saved, merging = _read_batch(batch)
+    return Options(
+        examples=_read_examples(example),
+        batch=stated,
+        saved=saved,
+        merging=merging,
+        pad=_read_pad(model, pad),
+        dtype=_read_dtype(model, dtype, backend),
+        backend=_read_backend(model, backend),
+        max_batch=_at_least_one("max_batch", max_batch),
+        max_delay=_seconds("max_delay", max_delay),
+        weight=_weight(weight),
+        queue_size=_at_least_one("queue_size", queue_size) or 4096,
+        queue_bytes=_at_least_one("queue_bytes", queue_bytes) or 256 << 20,
+        overflow=_one_of("overflow", overflow, ("block", "reject")),
+        name=name if name is not None else _name_of(model),
+    )
+
+
+def module_of(model: Callable[..., Any]) -> torch.nn.Module | None:
+    """The module whose state and train mode a call depends on."""
+    if isinstance(model, torch.nn.Module):
+        return model
+    if isinstance(model, torch._C.ScriptMethod):
+        module: torch.nn.Module = torch.jit._recursive.wrap_cpp_module(model.owner)  # type: ignore[no-untyped-call]
+        return module
+    owner = getattr(model, "__self__", None)
+    return owner if isinstance(owner, torch.nn.Module) else None
+
+
+def method_of(model: Callable[..., Any]) -> str:
+    """The method of the module that a call runs."""
+    if isinstance(model, torch._C.ScriptMethod):
+        return str(model.name)
+    return "forward" if isinstance(model, torch.nn.Module) else getattr(model, "__name__", "forward")
+
+
+def _name_of(model: Callable[..., Any]) -> str:
+    module = module_of(model)
+    if isinstance(module, torch.jit.ScriptModule):
+        name = str(getattr(module, "original_name", type(module).__name__))
+        return name if model is module else f"{name}.{method_of(model)}"
+    return getattr(model, "__qualname__", None) or type(model).__name__
+
+
+def _at_least_one(name: str, value: int | None) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"{name} must be an int of at least 1, or None, got {value!r}")
+    return value
+
+
+def _seconds(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a number of seconds, 0 or more, got {value!r}")
+    return float(value)
+
+
+def _weight(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-3 <= value <= 1e3:
+        raise ValueError(f"weight must be a number from 0.001 to 1000, got {value!r}")
+    return float(value)
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+def _read_backend(model: Callable[..., Any], backend: str) -> str:
+    _one_of("backend", backend, ("auto", "graph", "python", "torchscript"))
+    scripted = isinstance(model, torch.jit.ScriptModule | torch._C.ScriptMethod)
+    if backend == "torchscript" and not scripted:
+        raise TypeError(
+            f"backend 'torchscript' needs a ScriptModule (torch.jit.load, script or trace) or a method of one, "
+            f"got {type(model).__name__}"
+        )
+    hooks = isinstance(model, torch.nn.Module) and (model._forward_hooks or model._forward_pre_hooks)
+    if backend == "torchscript" and hooks:
+        raise TypeError("backend 'torchscript' does not run the module's forward hooks: use backend 'python'")
+    if backend == "graph" and (scripted or module_of(model) is None):
+        raise TypeError(f"backend 'graph' needs an nn.Module or a method of one, got {type(model).__name__}")
+    if backend == "auto" and scripted:
+        return "python" if hooks else "torchscript"
+    return backend
+
+
+def _read_dtype(model: Callable[..., Any], dtype: torch.dtype | None, backend: str) -> torch.dtype | None:
+    if dtype is None:
+        return None
+    if dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        raise ValueError(f"dtype must be torch.bfloat16, float16 or float32, got {dtype!r}")
+    module = module_of(model)
+    if module is None or isinstance(module, torch.jit.ScriptModule) or backend not in ("auto", "graph"):
+        raise TypeError("dtype= needs an nn.Module that is not scripted, and backend='auto' or 'graph'")
+    if all(p.dtype == dtype for p in module.parameters() if p.is_floating_point()):
+        return None
+    if dtype == torch.bfloat16 and not torch.cpu._is_avx512_bf16_supported():
+        warnings.warn(
+            "this processor has no bfloat16 instructions (avx512_bf16): computing in it is emulated, and slower",
+            stacklevel=4,  # where wrap() is called
+        )
+    return dtype
+
+
+def _read_examples(example: Any) -> tuple[Call, ...]:
+    if example is None:
+        return ()
+    if isinstance(example, list):
+        if not example:
+            raise ValueError("example is an empty list: give at least one call's arguments")
+        return tuple(as_call(one) for one in example)
+    return (as_call(example),)
+
+
+def _read_batch(batch: Batch) -> tuple[Mapping[str, int] | None, tuple[Contract, ...], bool]:
+    if batch is None:
+        return None, (), True
+    if batch is False:
+        return None, (), False
+    if isinstance(batch, Explanation):
+        return None, batch.contracts, True
+    if isinstance(batch, Contract):
+        return None, (batch,), True
+    if isinstance(batch, Mapping):
+        for key, dim in batch.items():
+            if not isinstance(key, str) or (dim is not None and not isinstance(dim, int)):
+                raise ValueError(f"batch must map names to dims, got {key!r}: {dim!r}")
+        return dict(batch), (), True
+    raise TypeError(f"batch must be None, False, a mapping of names to dims, or what explain() returned, got {batch!r}")
+
+
+def _read_pad(model: Callable[..., Any], pad: Any) -> dict[str, float | int | bool]:
+    if pad is None:
+        return {}
+    if isinstance(pad, Mapping):
+        known = argument_names(model)
+        unknown = [name for name in pad if known and str(name).partition("[")[0] not in known]
+        if unknown:
+            raise ValueError(f"pad= names no input of the model: {unknown} (inputs: {sorted(known or ())})")
+        for name, value in pad.items():
+            if not isinstance(name, str) or not isinstance(value, bool | int | float):
+                raise ValueError(f"pad must map input names to numbers, got {name!r}: {value!r}")
+        return dict(pad)
+    if getattr(pad, "pad_token_id", None) is not None:
+        if getattr(pad, "padding_side", "right") != "right":
+            raise ValueError("pad: the tokenizer pads on the left; only right-padding is supported")
+        return {
+            "input_ids": int(pad.pad_token_id),
+            "attention_mask": 0,
+            "token_type_ids": int(getattr(pad, "pad_token_type_id", 0)),
+        }
+    raise TypeError(f"pad must be a mapping of input names to values or a tokenizer with a pad token, got {pad!r}")
