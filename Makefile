@@ -195,6 +195,7 @@ lint-python: $(STAMPS)/deps
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=python $(BIN)/lint-imports --no-logo --no-cache
 
 lint-format: $(STAMPS)/clang
 	$(if $(OUR_CPP),clang-format-19 --dry-run -Werror $(OUR_CPP))

@@ -19,6 +19,7 @@ PYTHON_HEADERS = re.compile(
     r"^(?:Python\.h|pybind11/|torch/(?:extension|python)\.h"
     r"|torch/csrc/(?:Exceptions|utils/(?:pybind|python)|autograd/python))"
 )
+ROOT_IMPORT = re.compile(r"^\s*(import torchpool(?![.\w])|from torchpool import (?!_core$).*)", re.MULTILINE)
 # The operating system's own headers, for topology, parking and affinity.
 SYSTEM_HEADERS = {
     *("dirent.h", "errno.h", "fcntl.h", "linux/futex.h", "pthread.h", "sched.h", "time.h", "unistd.h"),
@@ -76,6 +77,14 @@ def layer_faults(path: Path, text: str) -> list[str]:
     return faults
 
 
+def import_faults(path: Path, text: str) -> list[str]:
+    """Within the Python package only the extension is imported from its root, which import-linter cannot see."""
+    name = path.relative_to(ROOT).as_posix()
+    if not name.startswith("python/torchpool/") or name == "python/torchpool/__init__.py":
+        return []
+    return [f"{name}: of the root only _core may be imported, not by {line!r}" for line in ROOT_IMPORT.findall(text)]
+
+
 def main() -> int:
     faults: list[str] = []
     for path in tracked_files():
@@ -83,7 +92,7 @@ def main() -> int:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue
-        faults += too_long(path, text) + layer_faults(path, text)
+        faults += too_long(path, text) + layer_faults(path, text) + import_faults(path, text)
     print("\n".join(faults) or "layout: clean")
     return 1 if faults else 0
 
