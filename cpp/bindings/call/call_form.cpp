@@ -154,7 +154,7 @@ struct Flattener {
   }
   bool value(PyObject* object, const std::string& path) {
     if (append_value(flat.key, object)) return true;
-    flat.opaque = "argument '" + path + "' is of type " + Py_TYPE(object)->tp_name;
+    flat.opaque = {path, Py_TYPE(object)->tp_name};
     return false;
   }
 };
@@ -234,7 +234,7 @@ py::object build_node(const std::vector<Node>& nodes, std::size_t& at, const std
 void flatten_call(PyObject* args, PyObject* kwargs, FlatCall& flat) {
   flat.key.clear();
   flat.leaves.clear();
-  flat.opaque.clear();
+  flat.opaque = {};
   if ((kwargs == nullptr || PyDict_GET_SIZE(kwargs) == 0) && PyTuple_GET_SIZE(args) == 1 &&
       is_plain_tensor(PyTuple_GET_ITEM(args, 0))) {
     flat.key.push_back('T');  // by far the commonest call

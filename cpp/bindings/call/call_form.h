@@ -6,6 +6,7 @@
 
 #include "bindings/interpreter/gil.h"
 #include "predict/backends/script_backend.h"
+#include "predict/batch/opaque_argument.h"
 
 namespace torchpool {
 
@@ -44,7 +45,7 @@ class PyCallForm : public ScriptCallForm {
 struct FlatCall {
   std::string key;                 // of its structure and its values other than tensors
   std::vector<at::Tensor> leaves;  // as passed, not detached
-  std::string opaque;              // not empty: the argument that cannot be taken apart, and its type
+  OpaqueArgument opaque;           // not empty: the first that cannot be taken apart
 };
 
 // Takes tensors, None, bool, int, float, str, dtypes, devices, enum members and tuples, lists and dicts of these apart.

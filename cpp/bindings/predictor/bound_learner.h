@@ -33,7 +33,7 @@ class BoundLearner {
   const PyRef& own_function() const noexcept { return own_; }
   // An argument's name as an error message has it.
   std::string readable(const std::string& name) const;
-  void saw_opaque(const std::string& argument) const { learner_.attr("saw_opaque")(argument); }
+  void saw_opaque(const OpaqueArgument& argument) const { learner_.attr("saw_opaque")(argument.path, argument.type); }
   void weights_moved(const Variant& variant) const { learner_.attr("weights_moved")(variant.id); }
   bool may_have_state() const { return learner_.attr("may_have_state")().cast<bool>(); }
 

@@ -1,8 +1,7 @@
 // Reads a call: its tensors and the structure around them, its caller's state, its kind, and how that kind is served.
 #pragma once
 
-#include <string>
-#include <unordered_set>
+#include <set>
 #include <vector>
 
 #include "bindings/graph/module_watch.h"
@@ -35,7 +34,7 @@ class CallReader {
   BoundLearner& learner_;
   const PredictorChannels& channels_;
   ModuleWatch watch_;
-  std::unordered_set<std::string> opaque_seen_;
+  std::set<OpaqueArgument> opaque_seen_;
 };
 
 }  // namespace torchpool

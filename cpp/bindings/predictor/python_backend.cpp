@@ -49,10 +49,10 @@ BackendResult flatten_python_result(const py::object& result) {
   return flat;
 }
 
-py::object typed_refusal(const py::object& learner, const py::object& error, const std::string& opaque,
+py::object typed_refusal(const py::object& learner, const py::object& error, const OpaqueArgument& opaque,
                          const py::object& args, const py::object& kwargs) {
-  py::object typed =
-      opaque.empty() ? learner.attr("refused_values")(args, kwargs) : learner.attr("refused_opaque")(opaque);
+  py::object typed = opaque.empty() ? learner.attr("refused_values")(args, kwargs)
+                                    : learner.attr("refused_opaque")(opaque.path, opaque.type);
   if (typed.is_none()) return error;
   PyException_SetCause(typed.ptr(), py::object(error).release().ptr());
   return typed;

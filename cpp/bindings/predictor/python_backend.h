@@ -26,7 +26,7 @@ BackendResult flatten_python_result(const py::object& result);
 
 // What to raise for a call without tensors that the model refused with `error`: the learner's typed error, caused by
 // it, if tensors were learned where none came; else `error`. `opaque` names the argument that cannot be taken apart.
-py::object typed_refusal(const py::object& learner, const py::object& error, const std::string& opaque,
+py::object typed_refusal(const py::object& learner, const py::object& error, const OpaqueArgument& opaque,
                          const py::object& args, const py::object& kwargs);
 
 class PythonBackend : public Backend {

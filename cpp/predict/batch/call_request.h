@@ -11,6 +11,7 @@
 #include "core/queue/request.h"
 #include "predict/backends/backend.h"
 #include "predict/batch/contract.h"
+#include "predict/batch/opaque_argument.h"
 
 namespace torchpool {
 
@@ -45,7 +46,7 @@ class CallRequest : public Request {
   // The bindings' function that copies an opaque call's result. Set where the model hands out memory that it keeps.
   std::shared_ptr<void> owner;
 
-  std::string opaque;  // the argument of an opaque call that could not be taken apart; empty where all could
+  OpaqueArgument opaque;  // of an opaque call; empty where all of its arguments could be taken apart
 
   // The bindings' own object: the arguments of an opaque call, later its result. The deleter may run on any thread.
   std::shared_ptr<void> object;

@@ -7,7 +7,7 @@ and `refusal` says what is wrong with a call that the model does not take.
 
 from torchpool.contract import refusal
 from torchpool.contract.batch_size import choose_first_batch, first_and_most
-from torchpool.contract.contract import Contract, InputSpec
+from torchpool.contract.contract import Contract, InputSpec, Reason
 from torchpool.contract.refusal import brief
 from torchpool.contract.shape_checks import (
     Leaves,
@@ -27,6 +27,7 @@ __all__ = [
     "InputSpec",
     "Leaves",
     "ProofSample",
+    "Reason",
     "ShapeCheck",
     "ShapeEqual",
     "allows",

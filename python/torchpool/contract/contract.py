@@ -7,6 +7,7 @@ skip probing.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +16,20 @@ from typing import Any, Literal
 import torch
 
 VERSION = 1
-TRAIN_MODE = "model is in train mode"
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+class Reason(enum.Enum):
+    """What the text of a contract's reason is about."""
+
+    CHECK = "check"
+    """A check failed that merging needs."""
+    TRAIN_MODE = "train mode"
+    """A check failed while the model was in train mode, which may be why."""
+    LENGTHS = "lengths"
+    """Calls merge, but lengths are not padded."""
+    RESULTS = "results"
+    """The backend cannot give back what the model returns."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +107,8 @@ class Contract:
     checks: tuple[Check, ...]
     values: tuple[tuple[str, str], ...] = ()
     """The call's arguments that are no tensors, as (name, repr): the proof is for calls with equal ones."""
+    code: Reason | None = None
+    """Of `reason`; None where there is none, and in contracts that were saved without."""
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -101,12 +116,13 @@ class Contract:
     @property
     def refused(self) -> bool:
         """A check failed in train mode: serving the model would not give what the user means."""
-        return self.mode == "alone" and (self.reason or "").startswith(TRAIN_MODE)
+        return self.code is Reason.TRAIN_MODE
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that json can write; `from_dict` takes them back."""
         data = dataclasses.asdict(self)
         data["version"] = VERSION
+        data["code"] = None if self.code is None else self.code.value
         data["padded"] = sorted(self.padded)
         for item in data["inputs"]:
             item["dtype"] = str(item["dtype"]).removeprefix("torch.")
@@ -127,7 +143,7 @@ class Contract:
             raise ValueError(f"a contract must be a mapping, got {type(data).__name__}")
         if data.get("version") != VERSION:
             raise ValueError(f"contract version {data.get('version')!r} is not known (expected {VERSION}): probe again")
-        fields = {key: value for key, value in data.items() if key != "version"}
+        fields = {"code": None, **{key: value for key, value in data.items() if key != "version"}}
         _expect_keys(cls, fields, "contract")
         return cls(
             mode=fields["mode"],
@@ -140,6 +156,7 @@ class Contract:
             row_seconds=fields["row_seconds"],
             checks=tuple(_record(Check, item, "checks") for item in _sequence(fields["checks"], "checks")),
             values=tuple(_pair(item) for item in _sequence(fields["values"], "values")),
+            code=_code(fields["code"]),
         )
 
 
@@ -154,6 +171,15 @@ def _pair(value: Any) -> tuple[str, str]:
     if len(pair) != 2 or not all(isinstance(item, str) for item in pair):
         raise ValueError(f"contract entry 'values' must hold pairs of text, got {value!r}")
     return pair[0], pair[1]
+
+
+def _code(value: Any) -> Reason | None:
+    try:
+        return None if value is None else Reason(value)
+    except ValueError:
+        raise ValueError(
+            f"contract entry 'code' must be one of {[one.value for one in Reason]}, got {value!r}"
+        ) from None
 
 
 def _expect_keys(cls: type, data: Any, where: str) -> None:
@@ -207,6 +233,11 @@ def _validate(contract: Contract) -> None:
     require(contract.mode in ("merge", "alone"), f"mode must be 'merge' or 'alone', got {contract.mode!r}")
     require(contract.reason is None or isinstance(contract.reason, str), "reason must be text or None")
     require(contract.mode == "merge" or bool(contract.reason), "mode 'alone' needs a reason")
+    require(contract.code is None or isinstance(contract.code, Reason), f"code must be a Reason, got {contract.code!r}")
+    require(contract.code is None or bool(contract.reason), "a code needs a reason")
+    require(
+        contract.code is not Reason.TRAIN_MODE or contract.mode == "alone", "code TRAIN_MODE is for mode 'alone' only"
+    )
     for name in ("serial", "aliases"):
         require(isinstance(getattr(contract, name), bool), f"{name} must be True or False")
     require(not (contract.serial and contract.mode == "merge"), "serial is for mode 'alone' only")

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
 import torch
-
-from torchpool.call import readable_names
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # of the whole package
 
@@ -55,18 +51,12 @@ def difference(call: Seen, known: Seen) -> tuple[type[Exception], str] | None:
     return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Argument:
     """An argument that cannot be taken apart, and the name of its type."""
 
     name: str
     type: str
-
-    @classmethod
-    def parse(cls, what: str, parameters: Sequence[str]) -> Argument:
-        """From the extension's words: "argument '<position, keyword or path>' is of type <type>"."""
-        path, _, rest = what.partition("'")[2].partition("'")
-        return cls(readable_names([path], parameters)[0], rest.removeprefix(" is of type "))
 
     def __str__(self) -> str:
         if self.type in ("Tensor", "Parameter"):
@@ -82,10 +72,13 @@ def not_a_tensor(argument: Argument, known: Seen) -> TypeError:
     return TypeError(f"{text}: convert it with {advice} first")
 
 
-def is_about_the_call(error: Exception) -> bool:
-    """Whether the error comes from a run of the model, or says why the model refused the call; not a defect of ours."""
-    names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return "_run_leaves" in names or "_raise_refusal" in names
+class Refused(Exception):
+    """The model refused a call. Caught where the call came from: its caller gets `error`, the model's or one that says
+    what is wrong with the call. What goes wrong in our own hands is raised as it is."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def without_our_frames(entry: TracebackType | None) -> TracebackType | None:

@@ -9,7 +9,7 @@ import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -23,8 +23,12 @@ from torchpool.call import (
     tree,
     values,
 )
-from torchpool.contract import Contract, Leaves, choose_first_batch, refusal
+from torchpool.contract import Contract, Leaves, Reason, choose_first_batch, refusal
 from torchpool.contract.probe import probe
+from torchpool.predictor.samples import alike, copies, few_rows, same_names, same_sizes, shaped_like
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # What the extension is told: route, contract of a merge route, spec of the results, whether results must be copied, and
 # a number: of two threads that learn the same, the higher one counts.
@@ -32,7 +36,6 @@ Learned = tuple[str, Contract | None, tree.TreeSpec | None, bool, int]
 
 _MAX_WIDENINGS = 8
 _KEPT_SAMPLES = 4
-_KEPT_ROWS = 8  # of each
 
 
 @dataclass
@@ -51,6 +54,28 @@ class Kind:
     widenings: int = 0
     not_widened: str | None = None
     """Why calls that depart from the contract go on to run alone."""
+
+
+def _tells_refusals(answer: Callable[P, T]) -> Callable[P, T]:
+    """An answer to the extension. What is refused in it is raised as the caller of the predictor is to see it: without
+    any frame of this package, not even that of the answer, since they hold samples, which are other callers' inputs."""
+
+    @functools.wraps(answer)
+    def told(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return answer(*args, **kwargs)
+        except refusal.Refused as refused:
+            error = refused.error
+        shown = refusal.without_our_frames(error.__traceback__)
+        try:
+            raise error
+        except Exception:
+            error.with_traceback(shown)
+            raise  # which adds no frame, as the first one did
+        finally:
+            del error
+
+    return told
 
 
 class Learner:
@@ -93,10 +118,11 @@ class Learner:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self.kinds: dict[int, Kind] = {}
-        self.opaque: set[str] = set()
+        self.opaque: set[refusal.Argument] = set()
 
     # What the extension calls.
 
+    @_tells_refusals
     def learn(self, kind_id: int, paths: list[str], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Learned:
         """How calls like this one are served. Raises what the model raises, or a typed error, when it refuses it."""
         call: Call = (args, kwargs or {})
@@ -104,13 +130,8 @@ class Learner:
         kind = self._kind(paths, call, leaves)
         learned: Learned = ("direct", None, None, False, 0)
         if self._alone is None:
-            try:
-                # In a copy of the caller's context: what the model sets there while it is probed is gone afterwards.
-                learned = contextvars.copy_context().run(self._learn_kind, kind, call, leaves)
-            except Exception as error:
-                if refusal.is_about_the_call(error):
-                    error.with_traceback(refusal.without_our_frames(error.__traceback__))
-                raise
+            # In a copy of the caller's context: what the model sets there while it is probed is gone afterwards.
+            learned = contextvars.copy_context().run(self._learn_kind, kind, call, leaves)
         with self._lock:
             self.kinds[kind_id] = kind
         self._tell(kind_id, kind, call, learned)
@@ -125,6 +146,7 @@ class Learner:
         """Whether the model must not be run by others while it is probed: a probe puts its buffers back."""
         return self._module is not None and next(self._module.buffers(), None) is not None
 
+    @_tells_refusals
     def mismatch(
         self,
         kind_id: int,
@@ -153,7 +175,7 @@ class Learner:
             if not may_widen or kind.widenings >= _MAX_WIDENINGS:
                 return result, None
             kind.widenings += 1
-            samples = [*kind.samples[: _KEPT_SAMPLES - 1], _copies(tensors(call))]
+            samples = [*kind.samples[: _KEPT_SAMPLES - 1], copies(tensors(call))]
         widened = contextvars.copy_context().run(self._widen, kind, call, samples)
         if widened is not None:
             self._tell(kind_id, kind, call, widened)
@@ -187,17 +209,17 @@ class Learner:
         """The name of the input at a path: "0" -> "x"."""
         return readable_names([path], self.parameters)[0]
 
-    def saw_opaque(self, what: str) -> None:
+    def saw_opaque(self, path: str, type_name: str) -> None:
         """A call with an argument that cannot be taken apart came, and runs alone."""
         with self._lock:
-            self.opaque.add(what)
+            self.opaque.add(refusal.Argument(self.readable(path), type_name))
 
-    def refused_opaque(self, what: str) -> TypeError | None:
+    def refused_opaque(self, path: str, type_name: str) -> TypeError | None:
         """For a call with an argument that is no tensor, which the model refused: the error that says so, if a tensor
         was learned there."""
         with self._lock:
             known = [kind for kind in self.kinds.values() if kind.route != "direct"]
-        argument = refusal.Argument.parse(what, self.parameters)
+        argument = refusal.Argument(self.readable(path), type_name)
         learned = [kind for kind in known if argument.name in kind.names]
         return refusal.not_a_tensor(argument, learned[0]) if learned else None
 
@@ -230,13 +252,13 @@ class Learner:
     def _learn_kind(self, kind: Kind, call: Call, leaves: Leaves) -> Learned:
         contract = self._find_saved(kind, leaves)
         if contract is not None:
-            kind.samples = [_copies(leaves)]
+            kind.samples = [copies(leaves)]
             return self._settle(kind, call, contract)
-        samples = [_copies(leaves)]
+        samples = [copies(leaves)]
         for example in self._examples:
             other = tensors(example)
-            if _alike(other, leaves) and _same_names(example, call) and not _same_sizes(other, samples):
-                samples.append(_copies(other))
+            if alike(other, leaves) and same_names(example, call) and not same_sizes(other, samples):
+                samples.append(copies(other))
         contract = self._prove(kind, call, samples)
         kind.samples = samples
         return self._settle(kind, call, contract)
@@ -246,7 +268,7 @@ class Learner:
         return self._run_plain(args, kwargs)
 
     def _prove(self, kind: Kind, call: Call, samples: list[Leaves]) -> Contract:
-        """What probing finds. Raises what the model raises, or a typed error, when it refuses the first sample."""
+        """What probing finds. Raises Refused when the model refuses the first sample."""
         raised: list[Exception] = []  # by the model, last
 
         def run(leaves: Leaves) -> Any:
@@ -265,8 +287,7 @@ class Learner:
         except Exception as error:
             if not any(error is own for own in raised):
                 raise
-            self._raise_refusal(kind, call, error)
-            raise
+            raise refusal.Refused(self._typed_refusal(kind, call, error) or error) from None
         finally:
             raised.clear()  # an exception must not be held by the frames that it holds
         if contract.refused:
@@ -286,12 +307,12 @@ class Learner:
             if fixed:
                 name, kind_of = fixed[0][0], type(fixed[0][1]).__name__
                 text = f"output {name!r} is a {kind_of}, no tensor, which the torchscript backend cannot give back"
-                contract = dataclasses.replace(contract, mode="alone", reason=text)
+                contract = dataclasses.replace(contract, mode="alone", reason=text, code=Reason.RESULTS)
                 route, spec = "parallel", None
         with self._lock:
             kind.route, kind.contract, kind.reason = route, contract, contract.reason
             number = next(self._numbers)
-        kind.samples = [_few_rows(sample, contract) for sample in kind.samples]
+        kind.samples = [few_rows(sample, contract) for sample in kind.samples]
         if route == "merge" and self._on_first_batch is not None and kind.samples:
             run = functools.partial(self._run_leaves, call)
             self._on_first_batch(choose_first_batch(run, kind.samples[0], contract))
@@ -313,27 +334,29 @@ class Learner:
                 return contract
         return None
 
-    def _raise_refusal(self, kind: Kind, call: Call, error: Exception) -> None:
-        """Raises the typed error for a call that the model refuses, where it differs from the kinds it took."""
+    def _typed_refusal(self, kind: Kind, call: Call, error: Exception) -> Exception | None:
+        """For a call that the model refuses with `error`: the typed error, where it differs from the kinds it took."""
         with self._lock:
             others = [other for other in self.kinds.values() if other.samples]
         differences = [refusal.difference(kind, other) for other in others]
         if None in differences:
-            return  # calls of this form were taken
+            return None  # calls of this form were taken
         for other, difference in zip(others, differences, strict=True):
             known = dict(zip(other.names, other.samples[0], strict=True))
             if difference is None or not known.keys() >= set(kind.names):
                 continue
             if self._takes_others_like(call, tensors(call), [known[name] for name in kind.names]):
-                return  # its values are at fault, not its form
-            error.with_traceback(refusal.without_our_frames(error.__traceback__))
+                return None  # its values are at fault, not its form
             cls, text = difference
-            raise cls(f"{text} as in earlier calls; the model refuses it: {refusal.brief(error)}") from error
+            typed = cls(f"{text} as in earlier calls; the model refuses it: {refusal.brief(error)}")
+            typed.__cause__ = error.with_traceback(refusal.without_our_frames(error.__traceback__))
+            return typed
+        return None
 
     def _takes_others_like(self, call: Call, leaves: Leaves, sample: Leaves) -> bool:
         """Whether the model takes a sample that was fine, brought to this call's dtypes and sizes."""
         try:
-            self._run_leaves(call, [_shaped_like(s, leaf) for s, leaf in zip(sample, leaves, strict=True)])
+            self._run_leaves(call, [shaped_like(s, leaf) for s, leaf in zip(sample, leaves, strict=True)])
         except Exception:
             return False
         return True
@@ -341,46 +364,9 @@ class Learner:
     def opaque_arguments(self) -> list[str]:
         """The arguments seen that cannot be taken apart, in words."""
         with self._lock:
-            seen = sorted(self.opaque)
-        return [str(refusal.Argument.parse(what, self.parameters)) for what in seen]
+            return list(map(str, sorted(self.opaque)))
 
     def contracts(self) -> list[Contract]:
         """Everything learned, for saving."""
         with self._lock:
             return [dataclasses.replace(kind.contract) for kind in self.kinds.values() if kind.contract is not None]
-
-
-def _copies(leaves: Leaves) -> Leaves:
-    return [leaf.detach().clone() for leaf in leaves]
-
-
-def _few_rows(sample: Leaves, contract: Contract) -> Leaves:
-    """A sample that may be kept: a large first call would hold its memory for as long as the predictor lives."""
-
-    def few(leaf: torch.Tensor, dim: int | None, stacked: bool) -> torch.Tensor:
-        if dim is None or stacked or leaf.shape[dim] <= _KEPT_ROWS:
-            return leaf
-        return leaf.narrow(dim, 0, _KEPT_ROWS).clone()
-
-    return [few(leaf, spec.batch_dim, spec.stacked) for leaf, spec in zip(sample, contract.inputs, strict=True)]
-
-
-def _alike(one: Leaves, other: Leaves) -> bool:
-    return [(x.dtype, x.dim(), x.device) for x in one] == [(x.dtype, x.dim(), x.device) for x in other]
-
-
-def _same_names(one: Call, other: Call) -> bool:
-    return len(one[0]) == len(other[0]) and sorted(one[1]) == sorted(other[1])
-
-
-def _same_sizes(leaves: Leaves, samples: list[Leaves]) -> bool:
-    return any([x.shape for x in leaves] == [x.shape for x in sample] for sample in samples)
-
-
-def _shaped_like(sample: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
-    """The sample's values, repeated or cut to the leaf's sizes, in its dtype; the leaf's own where ranks differ."""
-    if sample.dim() != leaf.dim() or not sample.numel():
-        return leaf.detach().clone()
-    for dim, size in enumerate(leaf.shape):
-        sample = sample.index_select(dim, torch.arange(size, device=sample.device) % sample.shape[dim])
-    return sample.to(leaf.device, leaf.dtype)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
+import pickle
 from typing import Any
 
 import pytest
 import torch
 
-from torchpool.contract.contract import Check, Contract, InputSpec, OutputSpec, Trim
+from torchpool.contract.contract import Check, Contract, InputSpec, OutputSpec, Reason, Trim
 
 IDS = InputSpec("input_ids", torch.int64, "cpu", 0, False, ("batch", "s0"), 0)
 MASK = InputSpec("attention_mask", torch.bool, "cpu", 0, False, ("batch", "s0"), False)
@@ -57,8 +59,29 @@ def test_alone_contract_says_whether_it_is_refused() -> None:
         outputs=(),
     )
     assert through_json(alone) == alone and not alone.refused
-    assert dataclasses.replace(alone, reason="model is in train mode: ...").refused
-    assert not dataclasses.replace(CONTRACT, reason="padding is not used").refused
+    assert not dataclasses.replace(alone, code=Reason.CHECK).refused
+    assert dataclasses.replace(alone, code=Reason.TRAIN_MODE).refused
+    assert not dataclasses.replace(CONTRACT, reason="padding is not used", code=Reason.LENGTHS).refused
+
+
+@pytest.mark.parametrize("code", [*Reason])
+def test_the_reasons_code_survives(code: Reason) -> None:
+    contract = dataclasses.replace(CONTRACT, mode="alone", reason="why", padded=frozenset(), outputs=(), code=code)
+    assert through_json(contract).code is code
+
+
+def test_a_contract_that_was_saved_without_a_code_is_read() -> None:
+    data = CONTRACT.to_dict()
+    del data["code"]
+    assert Contract.from_dict(data) == CONTRACT
+    data["reason"] = "padding is not used: no pad value was given"
+    assert Contract.from_dict(data).code is None
+
+
+def test_a_pickle_that_was_made_without_a_code_is_read() -> None:
+    old = copy.copy(CONTRACT)
+    del old.__dict__["code"]
+    assert pickle.loads(pickle.dumps(old)) == CONTRACT
 
 
 def edited(path: str, value: Any) -> dict[str, Any]:
@@ -98,6 +121,9 @@ def edited(path: str, value: Any) -> dict[str, Any]:
         ("row_seconds", -1.0, "row_seconds"),
         ("row_seconds", "fast", "row_seconds"),
         ("reason", 5, "reason"),
+        ("code", "bad weather", "'code'"),
+        ("code", 5, "'code'"),
+        ("code", "check", "a code needs a reason"),
         ("checks", [{"name": "x"}], "checks"),
     ],
 )
@@ -117,3 +143,5 @@ def test_missing_entries_and_other_types() -> None:
         dataclasses.replace(CONTRACT, inputs=(TABLE,), outputs=(), padded=frozenset())
     with pytest.raises(ValueError, match="needs a reason"):
         dataclasses.replace(CONTRACT, mode="alone")
+    with pytest.raises(ValueError, match="TRAIN_MODE is for mode 'alone'"):
+        dataclasses.replace(CONTRACT, reason="why", code=Reason.TRAIN_MODE)

@@ -119,8 +119,7 @@ class LengthFinder:
             except Unsafe as failure:
                 if failure.serial:
                     raise
-                reason = failure.reason.removeprefix(_NOT_USED)
-                ragged.why_not = ragged.why_not or f"{_NOT_USED}{reason}"
+                ragged.why_not = ragged.why_not or f"{_NOT_USED}{failure.reason}"
                 continue
             rest = sorted(set(symbols) - chosen)
             why = ragged.why_not or no_source

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchpool.contract.contract import TRAIN_MODE, Contract, InputSpec, OutputSpec
+from torchpool.contract.contract import Contract, InputSpec, OutputSpec, Reason
 from torchpool.contract.probe.layout import layouts
 from torchpool.contract.probe.lengths import LengthFinder, prove_at_length
 from torchpool.contract.probe.perturb import Layout, Leaves
@@ -106,12 +106,12 @@ class _Probe:
             # Failed layouts that came before another one was proven leave no failed check behind.
             if not self.runner.checks or self.runner.checks[-1].passed:
                 self.runner.record(failure.check, False, failure.reason)
-            reason = failure.reason
+            code, reason = Reason.CHECK, failure.reason
             if self.runner.state.training and failure.check not in _NOT_THE_MODE:
-                reason = f"{TRAIN_MODE} (call model.eval() first): {reason}"
+                code, reason = Reason.TRAIN_MODE, f"model is in train mode (call model.eval() first): {reason}"
             if self.batch:
                 raise ValueError(f"batch={self.batch} fails the check {failure.check!r}: {reason}") from failure
-            return self._alone(reason, failure.serial or self._order_matters())
+            return self._alone(code, reason, failure.serial or self._order_matters())
 
     def _order_matters(self) -> bool:
         """Whether a call that runs alone may depend on those before it; the failed check need not have shown it."""
@@ -146,7 +146,7 @@ class _Probe:
         ]
         return Contract(
             "merge", ragged.why_not, False, tuple(inputs), tuple(outputs), ragged.padded, runner.aliases,
-            proofs[0].row_seconds, tuple(runner.checks),
+            proofs[0].row_seconds, tuple(runner.checks), code=Reason.LENGTHS if ragged.why_not else None,
         )  # fmt: skip
 
     def _input(self, i: int, layout: Layout, ragged: Ragged) -> InputSpec:
@@ -157,14 +157,14 @@ class _Probe:
             tuple(ragged.sizes[i]), ragged.values[i] if filled else None,
         )  # fmt: skip
 
-    def _alone(self, reason: str, serial: bool) -> Contract:
+    def _alone(self, code: Reason, reason: str, serial: bool) -> Contract:
         ragged = find_ragged(self.samples, Layout((None,) * len(self.runner.names)))
         inputs = [self._input(i, Layout((None,) * len(self.runner.names)), ragged) for i in range(len(ragged.sizes))]
         outputs = self.first.spec.leaf_names if self.first else ()
         return Contract(
             "alone", reason, serial, tuple(inputs),
             tuple(OutputSpec(name, None, (), False) for name in outputs), frozenset(), self.runner.aliases,
-            None, tuple(self.runner.checks),
+            None, tuple(self.runner.checks), code=code,
         )  # fmt: skip
 
     def _shapes(self) -> list[list[Leaves]]:

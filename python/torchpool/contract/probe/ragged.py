@@ -150,11 +150,11 @@ class PadProver:
             points = self._more_lengths(calls, values)
             trims = {j: self._fit(j, points) for j in range(len(points[0][1]))}
             if found is not None and trims != found:
-                raise Unsafe("output lengths", "padding is not used: output lengths follow no one formula (2 groups)")
+                raise Unsafe("output lengths", "output lengths follow no one formula (2 groups)")
             found = trims
             usable = [point for point in points if point[2]]
             if len({tuple(self._lengths(call).items()) for call, _, _ in usable}) < 2:
-                raise Unsafe("padding", "padding is not used: the model ran at 1 length only")
+                raise Unsafe("padding", "the model ran at 1 length only")
             gap, count = self._prove_group([(call, own) for call, own, _ in usable], trims, values, contents)
             worst_gap, most = max(worst_gap, gap), max(most, count)
         text = f"{most} lengths together, differ by {worst_gap:.2g} of the largest value from their own calls"
@@ -212,7 +212,7 @@ class PadProver:
                     break
             else:
                 seen = ", ".join(f"{'/'.join(map(str, lengths.values()))}: {size}" for lengths, size in sizes)
-                text = f"padding is not used: the size of dim {dim} of output {name!r} is no exact multiple"
+                text = f"the size of dim {dim} of output {name!r} is no exact multiple"
                 raise Unsafe("output lengths", f"{text} of a length plus a constant ({seen})")
         return tuple(trims)
 
@@ -309,7 +309,7 @@ class PadProver:
         output = self.rows.own[0].spec.leaf_names[j]
         filled = ", ".join(f"{self.runner.names[i]!r} with {value}" for i, value in fill.items())
         grown = ", ".join(f"{s} from {own[s]} to {target[s]}" for s in sorted(self.symbols))
-        text = f"padding is not used: output {output!r} changes by {gap:.2g} of its largest value when {grown}"
+        text = f"output {output!r} changes by {gap:.2g} of its largest value when {grown}"
         hint = {
             2: " (what the padding holds matters: state its value with pad=)",
             3: " and other requests change",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from torchpool.contract.probe.perturb import Layout, disturb, is_number, same_leaves, vary
-from torchpool.contract.probe.run import Leaves, Outcome, OutOfTime, Runner, Unsafe, largest, worst
+from torchpool.contract.probe.run import BatchRaises, Leaves, Outcome, OutOfTime, Runner, Unsafe, largest, worst
 from torchpool.contract.refusal import brief
 
 Axes = tuple[int | None, ...]
@@ -108,9 +108,8 @@ class RowProver:
         except Unsafe:
             raise
         except Exception as error:
-            raise self._fail(
-                "batch runs", f"the model raises for a batch of {len(units)} ({brief(error)})", 1
-            ) from error
+            text = f"the model raises for a batch of {len(units)} ({brief(error)}){self.where}"
+            raise BatchRaises(f"batch runs{self.where}", text, stage=1) from error
         if merged.spec != self.own[0].spec:
             raise self._fail("structure", _structure(self.own[0], merged, f"changes with a batch of {len(units)}"), 2)
         return merged
@@ -266,10 +265,8 @@ class RowProver:
                 continue
             try:
                 return self._run([way.get(i, units[i]) for i in range(size)])
-            except OutOfTime:
-                raise
-            except Unsafe as failure:
-                if failure.check.startswith("batch runs") and self._raises_alone(way.values()):
+            except BatchRaises:
+                if self._raises_alone(way.values()):
                     continue
                 raise
         return None

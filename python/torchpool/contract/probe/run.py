@@ -31,6 +31,10 @@ class Unsafe(Exception):
         self.check, self.reason, self.stage, self.serial = check, reason, stage, serial
 
 
+class BatchRaises(Unsafe):
+    """The model raises for a batch."""
+
+
 class OutOfTime(Unsafe):
     """The time given for probing is over."""
 
