@@ -97,7 +97,10 @@ $(STAMPS)/deps: $(STAMPS)/requirements.txt $(STAMPS)/python-dev
 $(STAMPS)/install: $(STAMPS)/deps $(STAMPS)/ccache $(PACKAGE_SOURCES)
 	@export CMAKE_CXX_COMPILER_LAUNCHER="$$(command -v ccache || true)"; \
 	  $(call step,build,Building torchpool) \
-	  $(BIN)/python -m pip install -v --no-build-isolation --no-deps --force-reinstall .
+	  $(BIN)/python -m pip install -v --no-build-isolation --no-deps --force-reinstall \
+	    -C cmake.define.TORCHPOOL_BUILD_LAB=ON .
+	@$(BIN)/cmake --install build/release --component lab \
+	  --prefix "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')" >/dev/null
 	@touch $@
 
 $(STAMPS)/googletest: | $(STAMPS)

@@ -29,7 +29,7 @@ SYSTEM_HEADERS = {
 MAY_INCLUDE = {
     "core": {"core"},
     "predict": {"core", "predict"},
-    "bindings": {"core", "predict", "bindings", "lab"},
+    "bindings": {"core", "predict", "bindings"},
     "lab": {"core", "predict", "bindings", "lab"},
 }
 

@@ -11,6 +11,8 @@ import statistics
 import time
 from dataclasses import dataclass
 
+import torchpool_lab
+
 from benchmarks.harness.wanted import Figure, report
 from benchmarks.scheduling.load import Loaded, prepare
 
@@ -45,7 +47,7 @@ def measure(name: str) -> Sizes:
     calls = max(128, int(PASS_SECONDS / seconds))
 
     def with_size(size: int) -> float:
-        loaded.predict._core.set_fixed_batches((size, 0.0) if size else None)
+        torchpool_lab.set_fixed_batches(loaded.predict._core, (size, 0.0) if size else None)
         one_pass(loaded, max(64, calls // 4))  # what is learned begins with a new policy, and known costs
         return one_pass(loaded, calls)
 

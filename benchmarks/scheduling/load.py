@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torchpool_lab
 
 from benchmarks.harness.wanted import Figure, report
 from benchmarks.harness.workloads import load
@@ -35,7 +36,7 @@ class Loaded:
     calls: list[tuple[tuple[Any, ...], dict[str, Any] | None]]
 
     def run(self, arrivals: list[float], **options: Any) -> dict[str, Any]:
-        found: dict[str, Any] = self.predict._core.open_loop(self.calls, arrivals, **options)
+        found: dict[str, Any] = torchpool_lab.open_loop(self.predict._core, self.calls, arrivals, **options)
         return found
 
 
@@ -120,9 +121,9 @@ def measure(name: str) -> dict[str, Any]:
         rows: dict[str, list[dict[str, Any]]] = {policy: [] for policy in policies}
         for trace in arrivals:
             for policy, batches in policies.items():
-                core.set_fixed_batches(batches)
+                torchpool_lab.set_fixed_batches(core, batches)
                 rows[policy].append(describe(loaded.run(trace), SECONDS))
-        core.set_fixed_batches(None)
+        torchpool_lab.set_fixed_batches(core, None)
         # Of the rounds the better one of each: what else runs on the machine only adds.
         found["loads"][share] = {policy: min(tries, key=lambda one: one["p99"]) for policy, tries in rows.items()}
         # Once more, with the costs as they were meanwhile.

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from torchpool import _core
+import torchpool_lab
 
 Curve = dict[int, dict[int, dict[int, float]]]  # by cores, length and rows: seconds
 
@@ -54,7 +54,7 @@ def predictor(
     first_rows: int = 8,
     weight: float = 1.0,
 ) -> dict[str, Any]:
-    """What _core.simulate takes for one predictor."""
+    """What torchpool_lab.simulate takes for one predictor."""
     return {
         "cost": cost,
         "fixed": fixed,
@@ -77,7 +77,7 @@ def latencies(found: dict[str, Any]) -> list[float]:
 
 def one_run(workers: int, given: dict[str, Any], arrivals: Sequence[float], deadline: float = 0.0) -> dict[str, Any]:
     calls = [(at, 0, 1, 0, 0, deadline) for at in arrivals]
-    found: dict[str, Any] = _core.simulate(workers, 1, [given], calls)
+    found: dict[str, Any] = torchpool_lab.simulate(workers, 1, [given], calls)
     return found
 
 
@@ -130,7 +130,7 @@ def beside_a_flood(curve: Curve, workers: int, calls: int) -> tuple[float, float
     alone = one_run(workers, predictor(curve), arrivals)
     flood = [(at, 1, 1, 0, 0, 0.0) for at in poisson(30 * rate, 3 * calls, 4) if at < arrivals[-1]]
     both = sorted([(at, 0, 1, 0, 0, 0.0) for at in arrivals] + flood)
-    found = _core.simulate(workers, 1, [predictor(curve), predictor(curve)], both)
+    found = torchpool_lab.simulate(workers, 1, [predictor(curve), predictor(curve)], both)
     quiet = [
         ended
         for (end, _, ended), call in zip(found["outcomes"], both, strict=True)

@@ -8,7 +8,6 @@
 #include "bindings/interpreter/errors.h"
 #include "bindings/interpreter/fork.h"
 #include "bindings/predictor/bound_predictor.h"
-#include "lab/bind_simulator.h"
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The C++ core of torchpool. Private: use the torchpool package.";
@@ -22,5 +21,4 @@ PYBIND11_MODULE(_core, module) {
   torchpool::register_watches(module);
   torchpool::register_executor(module);
   torchpool::register_fork(module);
-  torchpool::register_simulator(module);
 }

@@ -1,12 +1,12 @@
-// Calls that arrive by a schedule, whatever becomes of those before: load as servers see it, from a native thread.
+#include "lab/open_loop.h"
+
 #include <sys/prctl.h>
 #include <time.h>
 
+#include <atomic>
 #include <cerrno>
+#include <cmath>
 #include <thread>
-
-#include "bindings/predictor/bound_predictor.h"
-#include "core/sync/error.h"
 
 namespace torchpool {
 
@@ -30,23 +30,14 @@ struct Outcome {
   std::int8_t status = -1;
 };
 
-// What is submitted again and again.
-struct Template {
-  RequestInfo info;
-  std::shared_ptr<const Contract> contract;
-  std::shared_ptr<Backend> backend;
-  std::shared_ptr<const CallForm> form;
-  std::shared_ptr<const ResultForm> result_form;
-  std::vector<at::Tensor> inputs;
-  CallShape shape;
-  std::shared_ptr<Channel> channel;
-};
+using RepeatedCall = MeasuredPredictor::RepeatedCall;
+using Submitted = MeasuredPredictor::Submitted;
 
 enum Status : std::int8_t { kSucceeded, kExpired, kFailed, kRejected };
 
 class ScheduledRequest : public CallRequest {
  public:
-  ScheduledRequest(const Template& call, const RequestInfo& facts, TimePoint scheduled, Outcome& outcome,
+  ScheduledRequest(const RepeatedCall& call, const RequestInfo& facts, TimePoint scheduled, Outcome& outcome,
                    std::atomic<std::int64_t>& open)
       : CallRequest(facts, DropsAtOnce::instance()), scheduled_(scheduled), outcome_(outcome), open_(open) {
     contract = call.contract;
@@ -89,8 +80,8 @@ void sleep_until(TimePoint until) {
 
 }  // namespace
 
-py::dict BoundPredictor::open_loop(const py::list& calls, const std::vector<double>& arrivals,
-                                   std::optional<double> deadline, int priority, bool block) {
+py::dict open_loop(MeasuredPredictor& predictor, const py::list& calls, const std::vector<double>& arrivals,
+                   std::optional<double> deadline, int priority, bool block) {
   if (calls.empty()) throw py::value_error("open_loop needs at least one call");
   for (std::size_t i = 0; i < arrivals.size(); ++i) {
     if (!(arrivals[i] >= (i > 0 ? arrivals[i - 1] : 0.0) && arrivals[i] < 1e9)) {
@@ -99,28 +90,13 @@ py::dict BoundPredictor::open_loop(const py::list& calls, const std::vector<doub
   }
   if (deadline && std::isnan(*deadline)) throw py::value_error("deadline must be a number of seconds");
   if (deadline && *deadline >= 1e9) deadline.reset();  // never
-  std::vector<Template> templates;
+  std::vector<RepeatedCall> repeated;
   for (const py::handle item : calls) {
     const auto pair = py::cast<py::tuple>(item);
-    const py::tuple args = pair[0];
-    const py::object kwargs = pair[1];
-    PreparedCall call;
-    reader_.read(args, kwargs, call);
-    if (call.route != Route::kMerge || call.mismatch) {
-      throw py::value_error("open_loop takes calls that share batches; explain() says why these do not");
-    }
-    Template one;
-    one.info =
-        call.variant->contract->request_info(call.flat.leaves, call.shape, call.graph ? 0 : call.ambient.merge_key);
-    one.info.priority = priority;
-    one.contract = call.variant->contract;
-    one.backend = call.graph;
-    one.form = call.variant->form;
-    one.result_form = call.variant->result_form;
-    for (const at::Tensor& leaf : call.flat.leaves) one.inputs.push_back(leaf.detach().clone());
-    one.shape = call.shape;
-    one.channel = channels_.of(call);
-    templates.push_back(std::move(one));
+    std::optional<RepeatedCall> call = predictor.repeated(pair[0], pair[1]);
+    if (!call) throw py::value_error("open_loop takes calls that share batches; explain() says why these do not");
+    call->info.priority = priority;
+    repeated.push_back(std::move(*call));
   }
 
   std::vector<Outcome> outcomes(arrivals.size());
@@ -128,7 +104,6 @@ py::dict BoundPredictor::open_loop(const py::list& calls, const std::vector<doub
   std::atomic<bool> stopped{false};
   double cpu_seconds = 0;
   double wall_seconds = 0;
-  Runtime& core = runtime_->core();
   const auto generate = [&] {
     prctl(PR_SET_TIMERSLACK, 1000UL);  // ns; the usual 50 us would be half of a small model's latency
     const double cpu_before = thread_cpu_seconds();
@@ -137,7 +112,7 @@ py::dict BoundPredictor::open_loop(const py::list& calls, const std::vector<doub
       const TimePoint scheduled =
           start + std::chrono::duration_cast<Duration>(std::chrono::duration<double>(arrivals[i]));
       if (Clock::steady().now() < scheduled) sleep_until(scheduled);
-      const Template& call = templates[i % templates.size()];
+      const RepeatedCall& call = repeated[i % repeated.size()];
       RequestInfo info = call.info;
       if (deadline)
         info.deadline = scheduled + std::chrono::duration_cast<Duration>(std::chrono::duration<double>(*deadline));
@@ -145,14 +120,11 @@ py::dict BoundPredictor::open_loop(const py::list& calls, const std::vector<doub
       outcome.seconds_late = std::chrono::duration<double>(Clock::steady().now() - scheduled).count();
       const auto request = std::make_shared<ScheduledRequest>(call, info, scheduled, outcome, open);
       open.fetch_add(1, std::memory_order_relaxed);
-      try {
-        call.channel->submit(request, block ? Admission::kBlock : Admission::kTry, kNever);
-        if (deadline) core.watch_deadline(request);
-      } catch (const Error& error) {  // it has no place; a queue that is closed ends the load
-        open.fetch_sub(1, std::memory_order_relaxed);
-        outcome.status = dynamic_cast<const DeadlineExceeded*>(&error) != nullptr ? kExpired : kRejected;
-        if (dynamic_cast<const Closed*>(&error) != nullptr) stopped = true;
-      }
+      const Submitted submitted = predictor.submit_again(call, request, block);
+      if (submitted == Submitted::kAdmitted) continue;
+      open.fetch_sub(1, std::memory_order_relaxed);
+      outcome.status = submitted == Submitted::kExpired ? kExpired : kRejected;
+      if (submitted == Submitted::kClosed) stopped = true;
     }
     cpu_seconds = thread_cpu_seconds() - cpu_before;
     while (open.load(std::memory_order_acquire) > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -166,7 +138,7 @@ py::dict BoundPredictor::open_loop(const py::list& calls, const std::vector<doub
   bool interrupted = false;
   while (!done.load(std::memory_order_acquire)) {
     {
-      const GilRelease release;
+      const py::gil_scoped_release release;
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
     if (!interrupted && PyErr_CheckSignals() != 0) {
@@ -175,7 +147,7 @@ py::dict BoundPredictor::open_loop(const py::list& calls, const std::vector<doub
     }
   }
   {
-    const GilRelease release;
+    const py::gil_scoped_release release;
     generator.join();
   }
   if (interrupted) throw py::error_already_set();

@@ -42,7 +42,10 @@ void register_predictor(py::module_& module) {
     asked.deadline = deadline;
     return asked;
   };
-  py::class_<BoundPredictor, std::shared_ptr<BoundPredictor>>(module, "Predictor", "Serves one model on a runtime.")
+  py::class_<MeasuredPredictor, std::shared_ptr<MeasuredPredictor>>(module, "MeasuredPredictor",
+                                                                    "What torchpool_lab takes.");
+  py::class_<BoundPredictor, MeasuredPredictor, std::shared_ptr<BoundPredictor>>(module, "Predictor",
+                                                                                 "Serves one model on a runtime.")
       .def(py::init(&make_predictor), py::arg("runtime"), py::arg("target"), py::arg("learner"), py::kw_only(),
            py::arg("name"), py::arg("queue_rows"), py::arg("queue_bytes"), py::arg("reject"), py::arg("first_batch"),
            py::arg("max_batch"), py::arg("max_delay"), py::arg("weight"), py::arg("modules"),
@@ -84,11 +87,8 @@ void register_predictor(py::module_& module) {
       .def("is_known", &BoundPredictor::is_known, py::arg("args"), py::arg("kwargs"))
       .def("run_plain", &BoundPredictor::run_plain, py::arg("args"), py::arg("kwargs"))
       .def("set_batch", &BoundPredictor::set_batch, py::arg("first"), py::arg("most"))
-      .def("set_fixed_batches", &BoundPredictor::set_fixed_batches, py::arg("rows_and_delay"))
       .def("serve_by_graph", &BoundPredictor::serve_by_graph, py::arg("variant"), py::arg("contract"), py::arg("graph"),
            py::arg("first_batch"), py::arg("max_batch"))
-      .def("open_loop", &BoundPredictor::open_loop, py::arg("calls"), py::arg("arrivals"), py::kw_only(),
-           py::arg("deadline") = py::none(), py::arg("priority") = 0, py::arg("block") = false)
       .def_property_readonly("volatile_attributes", &BoundPredictor::volatile_attributes)
       .def("close", &BoundPredictor::close, py::arg("fail_waiting"))
       .def("wait_drained", &BoundPredictor::wait_drained, py::arg("timeout") = py::none())

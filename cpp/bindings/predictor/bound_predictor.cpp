@@ -113,6 +113,40 @@ bool BoundPredictor::serve_by_graph(std::int64_t variant, const py::object& cont
   return true;
 }
 
+std::optional<MeasuredPredictor::RepeatedCall> BoundPredictor::repeated(const py::tuple& args,
+                                                                        const py::object& kwargs) {
+  PreparedCall call;
+  reader_.read(args, kwargs, call);
+  if (call.route != Route::kMerge || call.mismatch) return std::nullopt;
+  RepeatedCall one;
+  one.info =
+      call.variant->contract->request_info(call.flat.leaves, call.shape, call.graph ? 0 : call.ambient.merge_key);
+  one.contract = call.variant->contract;
+  one.backend = call.graph;
+  one.form = call.variant->form;
+  one.result_form = call.variant->result_form;
+  for (const at::Tensor& leaf : call.flat.leaves) one.inputs.push_back(leaf.detach().clone());
+  one.shape = call.shape;
+  one.channel = channels_.of(call);
+  return one;
+}
+
+MeasuredPredictor::Submitted BoundPredictor::submit_again(const RepeatedCall& call,
+                                                          const std::shared_ptr<CallRequest>& request,
+                                                          bool block) noexcept {
+  try {
+    call.channel->submit(request, block ? Admission::kBlock : Admission::kTry, kNever);
+  } catch (const QueueFull&) {
+    return Submitted::kFull;
+  } catch (const DeadlineExceeded&) {
+    return Submitted::kExpired;
+  } catch (const Closed&) {
+    return Submitted::kClosed;
+  }
+  requests_.watch_deadline(request);
+  return Submitted::kAdmitted;
+}
+
 py::dict BoundPredictor::stats() const {
   return stats_to_python(*stats_, channels_);
 }

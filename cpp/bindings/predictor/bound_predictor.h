@@ -4,20 +4,20 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "bindings/call/pending.h"
 #include "bindings/predictor/bound_learner.h"
 #include "bindings/predictor/call_reader.h"
 #include "bindings/predictor/inline_runner.h"
+#include "bindings/predictor/measured_predictor.h"
 #include "bindings/predictor/predictor_channels.h"
 #include "bindings/predictor/predictor_options.h"
 #include "bindings/predictor/request_maker.h"
 
 namespace torchpool {
 
-class BoundPredictor {
+class BoundPredictor final : public MeasuredPredictor {
  public:
   // `modules` are those that the target is made of; `backend` null: the python backend.
   BoundPredictor(std::shared_ptr<BoundRuntime> runtime, const py::object& target, const py::object& learner,
@@ -49,20 +49,16 @@ class BoundPredictor {
 
   // Rows of a batch: to begin with, and at most.
   void set_batch(std::int64_t first, std::int64_t most) { channels_.set_rows(first, most); }
-  // Batches of a fixed size after a fixed delay (seconds) instead of what is learned, as other servers have them: for
-  // comparison. None: learned again.
-  void set_fixed_batches(std::optional<std::pair<std::int64_t, double>> fixed) { channels_.set_fixed_batches(fixed); }
   void close(bool fail_waiting) noexcept { channels_.close(fail_waiting); }
   bool closed() const noexcept { return channels_.closed(); }
   bool wait_drained(std::optional<double> timeout) { return channels_.wait_drained(timeout); }
   std::string backend_name() const { return channels_.backend().name(); }
   py::dict stats() const;
-  // Submits calls[i % len(calls)], each an (args, kwargs), at arrivals[i] seconds (increasing), from a native thread
-  // and without Python; waits for all. Of each: "latency" from its scheduled time (-1: refused at once), how many
-  // seconds it was submitted late, and its "status": 0 succeeded, 1 expired, 2 failed, 3 refused. `block`: waits for
-  // room, for a load that is as high as can be. Calls must be of kinds that share batches.
-  py::dict open_loop(const py::list& calls, const std::vector<double>& arrivals, std::optional<double> deadline,
-                     int priority, bool block);
+
+  std::optional<RepeatedCall> repeated(const py::tuple& args, const py::object& kwargs) override;
+  Submitted submit_again(const RepeatedCall& call, const std::shared_ptr<CallRequest>& request,
+                         bool block) noexcept override;
+  void set_policy(PolicyMaker make) override { channels_.set_policy(std::move(make)); }
 
  private:
   py::object run_queued(PreparedCall& call, const py::tuple& args, const py::object& kwargs,

@@ -58,10 +58,8 @@ ChannelOptions PredictorChannels::merging_options(Lane lane) const {
 }
 
 std::unique_ptr<BatchPolicy> PredictorChannels::make_policy(const std::shared_ptr<const CostModel>& cost) const {
-  if (!fixed_batches_) return std::make_unique<LearnedPolicy>(cost, options_.max_delay);
-  const auto [rows, seconds] = *fixed_batches_;
-  return std::make_unique<FixedPolicy>(rows,
-                                       std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds)));
+  if (make_policy_) return make_policy_(cost);
+  return std::make_unique<LearnedPolicy>(cost, options_.max_delay);
 }
 
 const std::shared_ptr<Channel>& PredictorChannels::of(const PreparedCall& call) const noexcept {
@@ -109,8 +107,8 @@ void PredictorChannels::set_rows(std::int64_t first, std::int64_t most) {
   handler_->set_max_rows(first);
 }
 
-void PredictorChannels::set_fixed_batches(std::optional<std::pair<std::int64_t, double>> fixed) {
-  fixed_batches_ = fixed;
+void PredictorChannels::set_policy(PolicyMaker make) {
+  make_policy_ = std::move(make);
   for (const auto& channel : {merge_, graph_}) {
     if (channel) channel->set_policy(make_policy(channel->shared_cost()));
   }

@@ -5,7 +5,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "bindings/interpreter/bound_runtime.h"
@@ -39,7 +38,8 @@ class PredictorChannels {
   bool open_graph();
   void set_graph_rows(std::int64_t first_batch, std::int64_t max_batch);
   void set_rows(std::int64_t first, std::int64_t most);
-  void set_fixed_batches(std::optional<std::pair<std::int64_t, double>> fixed);
+  // Empty: as learned.
+  void set_policy(PolicyMaker make);
 
   void check_open() const;  // throws Closed
   void close(bool fail_waiting) noexcept;
@@ -57,8 +57,8 @@ class PredictorChannels {
   std::shared_ptr<BoundRuntime> runtime_;
   BoundPredictorOptions options_;
   std::shared_ptr<ChannelStats> stats_;
-  FairSharePtr share_;  // of all of them
-  std::optional<std::pair<std::int64_t, double>> fixed_batches_;
+  FairSharePtr share_;       // of all of them
+  PolicyMaker make_policy_;  // empty: sizes are learned
   std::shared_ptr<Unnotified> unnotified_ = std::make_shared<Unnotified>();
   std::shared_ptr<Predictor> handler_;
   std::shared_ptr<AloneHandler> alone_;

@@ -134,8 +134,4 @@ TimePoint LearnedPolicy::hold_until(const QueueView& queue, TimePoint now) {
   return std::min(last, expected + 2 * queue.arrival_gap);
 }
 
-TimePoint FixedPolicy::hold_until(const QueueView& queue, TimePoint now) {
-  return queue.waiting_rows >= std::min(rows_, queue.max_rows) ? now : queue.oldest + delay_;
-}
-
 }  // namespace torchpool

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "core/batch/cost_model.h"
@@ -40,6 +41,9 @@ class BatchPolicy {
   // on the result of rows(): with many workers rows() gives a part of what waits, and a part is always full.
   virtual TimePoint hold_until(const QueueView& queue, TimePoint now) = 0;
 };
+
+// Makes the policy of a queue whose batches cost what `cost` has learned.
+using PolicyMaker = std::function<std::unique_ptr<BatchPolicy>(const std::shared_ptr<const CostModel>& cost)>;
 
 // Chooses a size for each size class of length: the smallest power of two of rows (or max_rows, where that is no power
 // of two) whose cost per item is within 2 % of the cheapest known size. The chosen size stays while its cost is within
@@ -90,20 +94,6 @@ class LearnedPolicy final : public BatchPolicy {
   const std::shared_ptr<const CostModel> cost_;
   const Duration max_delay_;
   std::array<Choice, CostModel::kLengthClasses> choices_{};
-};
-
-// Batches of a fixed size after a fixed delay, as the dynamic batchers of model servers form them (Triton's
-// max_queue_delay, Ray Serve's batch_wait_timeout_s). For comparisons only.
-class FixedPolicy final : public BatchPolicy {
- public:
-  FixedPolicy(std::int64_t rows, Duration delay) : rows_(rows), delay_(delay) {}
-  RowLimit rows(const QueueView& /*queue*/) override { return {rows_, true}; }
-  bool shares() const noexcept override { return false; }
-  TimePoint hold_until(const QueueView& queue, TimePoint now) override;
-
- private:
-  std::int64_t rows_;
-  Duration delay_;
 };
 
 }  // namespace torchpool

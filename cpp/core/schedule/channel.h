@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,7 +28,7 @@ struct ChannelOptions {
   int max_running = 0;          // batches at a time; 0: as many as there are workers; 1: in order of arrival
   QueueLimits limits;
   // How large batches are; null: as large as the limits allow, at once.
-  std::function<std::unique_ptr<BatchPolicy>(const std::shared_ptr<const CostModel>&)> make_policy;
+  PolicyMaker make_policy;
   std::shared_ptr<CostModel> cost;  // the learned costs of batches; null: a new model
   FairSharePtr share;               // of the workers' time; null: a share of the channel's own, of weight 1
 };

@@ -81,6 +81,21 @@ class Log {
   std::vector<T> values_;
 };
 
+// A batch starts when `rows` wait, or `delay` after the oldest came.
+class HoldingPolicy : public BatchPolicy {
+ public:
+  HoldingPolicy(std::int64_t rows, Duration delay) : rows_(rows), delay_(delay) {}
+  RowLimit rows(const QueueView& /*queue*/) override { return {rows_, true}; }
+  bool shares() const noexcept override { return false; }
+  TimePoint hold_until(const QueueView& queue, TimePoint now) override {
+    return queue.waiting_rows >= rows_ ? now : queue.oldest + delay_;
+  }
+
+ private:
+  const std::int64_t rows_;
+  const Duration delay_;
+};
+
 class TestRequest : public Request {
  public:
   explicit TestRequest(RequestInfo what, std::atomic<int>* resolutions = nullptr)

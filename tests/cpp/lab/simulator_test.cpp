@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "core/test_support.h"
+#include "lab/simulator/fixed_policy.h"
 
 namespace torchpool::testing {
 namespace {

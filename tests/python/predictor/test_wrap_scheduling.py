@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchpool_lab
 from bad_models import Noted, Raiser, busy, together
 from support import (
     HANG,
@@ -124,7 +125,7 @@ def test_no_batch_has_more_rows_than_max_batch(
     runtime: torchpool.Runtime, rows: list[int], max_batch: int, fixed: tuple[int, float] | None
 ) -> None:
     predict = torchpool.wrap(noted(rows.append), example=row(), runtime=runtime, max_batch=max_batch, backend="python")
-    predict._core.set_fixed_batches(fixed)
+    torchpool_lab.set_fixed_batches(predict._core, fixed)
     rows.clear()  # of probing
     for _ in range(3):
         results = together(predict, runtime, [(row(n),) for n in range(250)])
@@ -151,11 +152,11 @@ def test_learned_sizes_of_a_graph_stay_below_max_batch(runtime: torchpool.Runtim
 
 def test_fixed_batches_may_be_turned_off_again(runtime: torchpool.Runtime, rows: list[int]) -> None:
     predict = torchpool.wrap(noted(rows.append), example=row(), runtime=runtime, max_batch=32, backend="python")
-    predict._core.set_fixed_batches((1, 0.0))
+    torchpool_lab.set_fixed_batches(predict._core, (1, 0.0))
     rows.clear()
     together(predict, runtime, [(row(n),) for n in range(8)])
     assert rows == [1] * 8
-    predict._core.set_fixed_batches(None)
+    torchpool_lab.set_fixed_batches(predict._core, None)
     together(predict, runtime, [(row(n),) for n in range(8)])
     assert rows == [1] * 8 + [8]
 

@@ -16,7 +16,7 @@ class QueuePolicyTest : public ::testing::Test {
     return std::make_shared<AdmissionQueue>(limits, clock_, stats_, std::move(policy), cost_);
   }
   static std::unique_ptr<BatchPolicy> fixed(std::int64_t rows, Duration delay) {
-    return std::make_unique<FixedPolicy>(rows, delay);
+    return std::make_unique<HoldingPolicy>(rows, delay);
   }
   std::shared_ptr<TestRequest> push(AdmissionQueue& queue, const Spec& spec = {}, int id = 0) {
     auto request = make_request(spec, id);

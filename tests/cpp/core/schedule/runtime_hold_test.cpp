@@ -24,7 +24,7 @@ class RuntimeHoldTest : public ::testing::Test {
  protected:
   std::shared_ptr<Channel> open_held(Runtime& runtime, std::int64_t rows = 3, Duration delay = milliseconds(5)) {
     ChannelOptions options = with_rows(8);
-    options.make_policy = [=](const auto&) { return std::make_unique<FixedPolicy>(rows, delay); };
+    options.make_policy = [=](const auto&) { return std::make_unique<HoldingPolicy>(rows, delay); };
     return runtime.open(options, handler_, stats_);
   }
   static std::shared_ptr<TestRequest> submit(Channel& channel, int id) {
@@ -218,7 +218,7 @@ TEST_F(RuntimeHoldTest, WhatComesJustBeforeTheHoldEndsIt) {
     Runtime runtime(options);
     ChannelOptions held = with_rows(8);
     held.lane = Lane::kInterpreter;
-    held.make_policy = [](const auto&) { return std::make_unique<FixedPolicy>(2, hours(1)); };
+    held.make_policy = [](const auto&) { return std::make_unique<HoldingPolicy>(2, hours(1)); };
     const auto channel = runtime.open(held, handler_, stats_);
     gate.on_leave = [&] { closes ? channel->close(false) : static_cast<void>(submit(*channel, 1)); };
     wait(*submit(*channel, 0));

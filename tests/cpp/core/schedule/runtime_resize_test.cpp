@@ -256,7 +256,7 @@ TEST(ResizeStressTest, UpAndDownUnderLoad) {
   TestHandler handler;
   const auto plain = runtime.open(with_rows(4), handler, stats);
   ChannelOptions options = with_rows(4);
-  options.make_policy = [](const auto&) { return std::make_unique<FixedPolicy>(3, std::chrono::microseconds(50)); };
+  options.make_policy = [](const auto&) { return std::make_unique<HoldingPolicy>(3, std::chrono::microseconds(50)); };
   const auto held = runtime.open(options, handler, stats);
   std::atomic<bool> ends{false};
   run_threads(4, [&](int thread) {

@@ -30,7 +30,7 @@ class SchedulerTest : public ::testing::Test {
   // Batches of two rows, or of what there is after so long.
   Opened open_held(Duration delay = milliseconds(5)) {
     ChannelOptions options = with_rows(2);
-    options.make_policy = [=](const auto&) { return std::make_unique<FixedPolicy>(2, delay); };
+    options.make_policy = [=](const auto&) { return std::make_unique<HoldingPolicy>(2, delay); };
     return open(std::move(options));
   }
   static std::shared_ptr<TestRequest> submit(const Opened& opened) {

@@ -7,12 +7,12 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import torchpool_lab
 from benchmarks.scheduling import load
 from benchmarks.scheduling.simulation import latencies, one_run, percentile, poisson, predictor, throughput
 from support import HANG, MARK, POISON, MarkerModule, build, draw, row
 
 import torchpool
-from torchpool import _core
 
 Curve = dict[int, dict[int, dict[int, float]]]
 CURVE: Curve = {
@@ -45,16 +45,16 @@ def two(**options: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_equal_arguments_give_equal_results(policy: str) -> None:
-    runs = [_core.simulate(2, 1, two(**POLICIES[policy]), mixed(1000, 5)) for _ in range(3)]
+    runs = [torchpool_lab.simulate(2, 1, two(**POLICIES[policy]), mixed(1000, 5)) for _ in range(3)]
     assert runs[0] == runs[1] == runs[2]
-    assert runs[0] != _core.simulate(2, 1, two(**POLICIES[policy]), mixed(1000, 6))
+    assert runs[0] != torchpool_lab.simulate(2, 1, two(**POLICIES[policy]), mixed(1000, 6))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_call_has_an_outcome_and_every_row_a_batch(policy: str, workers: int) -> None:
     calls = [(at, which, rows, 0, 0, 0.0) for at, which, rows, *_ in mixed(600, 1)]
-    found = _core.simulate(workers, 1, two(**POLICIES[policy]), calls)
+    found = torchpool_lab.simulate(workers, 1, two(**POLICIES[policy]), calls)
     assert [end for end, _, _ in found["outcomes"]] == ["succeeded"] * 600
     assert all(0 <= started < ended for _, started, ended in found["outcomes"])
     for which in (0, 1):
@@ -64,7 +64,7 @@ def test_every_call_has_an_outcome_and_every_row_a_batch(policy: str, workers: i
 
 
 def test_a_worker_runs_one_batch_at_a_time() -> None:
-    found = _core.simulate(3, 1, two(), mixed(600, 2))
+    found = torchpool_lab.simulate(3, 1, two(), mixed(600, 2))
     assert {worker for _, worker, *_ in found["batches"]} <= {0, 1, 2}
     for number in range(3):
         spans = sorted(
@@ -136,7 +136,7 @@ def test_calls_beyond_the_queue_are_rejected() -> None:
 
 def test_higher_priorities_go_first() -> None:
     calls = [(0.0, 0, 1, 0, 0, 0.0), *((1e-4, 0, 1, 0, priority, 0.0) for priority in (0, 2, 1, 3))]
-    found = _core.simulate(1, 1, [predictor(CURVE, fixed=(1, 0.0))], calls)
+    found = torchpool_lab.simulate(1, 1, [predictor(CURVE, fixed=(1, 0.0))], calls)
     started = [started for _, started, _ in found["outcomes"]][1:]
     assert sorted(range(4), key=lambda n: started[n]) == [3, 1, 2, 0]
 
@@ -144,7 +144,7 @@ def test_higher_priorities_go_first() -> None:
 def test_workers_time_is_shared_by_weight() -> None:
     calls = [(0.0, n % 2, 1, 0, 0, 0.0) for n in range(2000)]
     given = [predictor(CURVE, fixed=(4, 0.0), weight=weight) for weight in (1.0, 3.0)]
-    found = _core.simulate(1, 1, given, calls)
+    found = torchpool_lab.simulate(1, 1, given, calls)
     first_half = found["batches"][: len(found["batches"]) // 2]
     counts = Counter(which for which, *_ in first_half)
     assert counts[1] / counts[0] == pytest.approx(3.0, rel=0.1)
@@ -152,7 +152,7 @@ def test_workers_time_is_shared_by_weight() -> None:
 
 
 def test_no_calls_take_no_time() -> None:
-    assert _core.simulate(1, 1, [predictor(CURVE)], []) == {"outcomes": [], "batches": [], "seconds": 0.0}
+    assert torchpool_lab.simulate(1, 1, [predictor(CURVE)], []) == {"outcomes": [], "batches": [], "seconds": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -179,15 +179,15 @@ def test_a_simulation_that_makes_no_sense_is_refused(
     workers: int, cores: int, given: dict[str, Any], call: tuple[float, int, int, int, int, float], words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        _core.simulate(workers, cores, [predictor(CURVE) | given], [call])
+        torchpool_lab.simulate(workers, cores, [predictor(CURVE) | given], [call])
 
 
 def test_what_is_missing_or_of_another_type_is_refused() -> None:
     with pytest.raises(KeyError, match="max_rows"):
-        _core.simulate(1, 1, [{"cost": CURVE}], [])
+        torchpool_lab.simulate(1, 1, [{"cost": CURVE}], [])
     for calls in ([(0.0, 0)], [(0.0, -1, 1, 0, 0, 0.0)], ["call"], None):
         with pytest.raises(TypeError):
-            _core.simulate(1, 1, [predictor(CURVE)], calls)
+            torchpool_lab.simulate(1, 1, [predictor(CURVE)], calls)
 
 
 # --- real time --------------------------------------------------------------------------------------------------------
@@ -279,13 +279,13 @@ def test_a_loop_that_makes_no_sense_is_refused(runtime: torchpool.Runtime) -> No
     predict = torchpool.wrap(build(MarkerModule), example=row(), runtime=runtime, backend="python")
     alone = torchpool.wrap(build(MarkerModule), example=row(), runtime=runtime, batch=False)
     with pytest.raises(ValueError, match="open_loop needs at least one call"):
-        predict._core.open_loop([], [0.0])
+        torchpool_lab.open_loop(predict._core, [], [0.0])
     with pytest.raises(ValueError, match="open_loop takes calls that share batches"):
-        alone._core.open_loop([((row(1),), None)], [0.0])
+        torchpool_lab.open_loop(alone._core, [((row(1),), None)], [0.0])
     with pytest.raises(ValueError, match="open_loop takes calls that share batches"):
-        predict._core.open_loop([((draw(1, 5),), None)], [0.0])
+        torchpool_lab.open_loop(predict._core, [((draw(1, 5),), None)], [0.0])
     with pytest.raises(TypeError):
-        predict._core.open_loop([((row(1),), None)], ["soon"])
+        torchpool_lab.open_loop(predict._core, [((row(1),), None)], ["soon"])
     assert predict.stats()["accepted"] == alone.stats()["accepted"] == 0
 
 

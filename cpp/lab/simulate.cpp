@@ -1,13 +1,17 @@
-#include "lab/bind_simulator.h"
+#include "lab/simulate.h"
+
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <cmath>
 #include <map>
 
-#include "bindings/interpreter/gil.h"
+#include "lab/simulator/fixed_policy.h"
 #include "lab/simulator/simulator.h"
 
 namespace torchpool {
+
+namespace py = pybind11;
 
 namespace {
 
@@ -98,10 +102,10 @@ SimulatedPredictor read_predictor(const py::dict& given) {
   return predictor;
 }
 
-// (arrival, predictor, rows, length, priority, deadline or 0)
-using Call = std::tuple<double, std::size_t, std::int64_t, std::int64_t, std::int32_t, double>;
+}  // namespace
 
-py::dict run_simulation(int workers, int cores_per_batch, const py::list& predictors, const std::vector<Call>& calls) {
+py::dict simulate_calls(int workers, int cores_per_batch, const py::list& predictors,
+                        const std::vector<ListedCall>& calls) {
   std::vector<SimulatedPredictor> read;
   for (const py::handle one : predictors) read.push_back(read_predictor(py::cast<py::dict>(one)));
   std::vector<SimulatedCall> simulated;
@@ -116,7 +120,7 @@ py::dict run_simulation(int workers, int cores_per_batch, const py::list& predic
   }
   Simulation simulation;
   {
-    const GilRelease release;
+    const py::gil_scoped_release release;
     simulation = simulate(workers, cores_per_batch, std::move(read), simulated);
   }
   py::list outcomes;
@@ -136,13 +140,6 @@ py::dict run_simulation(int workers, int cores_per_batch, const py::list& predic
   result["batches"] = batches;
   result["seconds"] = to_seconds(simulation.lasted);
   return result;
-}
-
-}  // namespace
-
-void register_simulator(py::module_& module) {
-  module.def("simulate", &run_simulation, py::arg("workers"), py::arg("cores_per_batch"), py::arg("predictors"),
-             py::arg("calls"), "The scheduling policy on simulated time; see benchmarks/simulation.py.");
 }
 
 }  // namespace torchpool
