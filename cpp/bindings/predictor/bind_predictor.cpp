@@ -87,7 +87,7 @@ void register_predictor(py::module_& module) {
       .def("is_known", &BoundPredictor::is_known, py::arg("args"), py::arg("kwargs"))
       .def("run_plain", &BoundPredictor::run_plain, py::arg("args"), py::arg("kwargs"))
       .def("set_batch", &BoundPredictor::set_batch, py::arg("first"), py::arg("most"))
-      .def("serve_by_graph", &BoundPredictor::serve_by_graph, py::arg("variant"), py::arg("contract"), py::arg("graph"),
+      .def("serve_by_graph", &BoundPredictor::serve_by_graph, py::arg("kind"), py::arg("contract"), py::arg("graph"),
            py::arg("first_batch"), py::arg("max_batch"))
       .def_property_readonly("volatile_attributes", &BoundPredictor::volatile_attributes)
       .def("close", &BoundPredictor::close, py::arg("fail_waiting"))

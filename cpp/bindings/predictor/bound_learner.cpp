@@ -11,31 +11,31 @@ BoundLearner::BoundLearner(py::object learner, bool by_graph, std::shared_ptr<Ch
       stats_(std::move(stats)),
       own_(make_ref(learner_.attr("own"))) {}
 
-void BoundLearner::install(Variant& variant, const py::tuple& learned) {
+void BoundLearner::install(CallKind& kind, const py::tuple& learned) {
   const auto number = learned[4].cast<std::int64_t>();
-  if (number < variant.learned_number) return;  // another thread has learned more meanwhile
-  variant.learned_number = number;
+  if (number < kind.learned_number) return;  // another thread has learned more meanwhile
+  kind.learned_number = number;
   const auto route = route_from_string(learned[0].cast<std::string>());
-  variant.aliases = learned[3].cast<bool>();
-  variant.graph.reset();
-  variant.learned = learned[1];
-  if (route == Route::kMerge) variant.contract = contract_from_python(learned[1]);
+  kind.aliases = learned[3].cast<bool>();
+  kind.graph.reset();
+  kind.learned = learned[1];
+  if (route == Route::kMerge) kind.contract = contract_from_python(learned[1]);
   if (!learned[2].is_none()) {
     const bool bare = learned[2].attr("is_single_tensor").cast<bool>();
-    variant.result_form = std::make_shared<const PyResultForm>(bare ? nullptr : make_ref(learned[2]));
+    kind.result_form = std::make_shared<const PyResultForm>(bare ? nullptr : make_ref(learned[2]));
   }
-  variant.route = route;
-  if (by_graph_) learner_.attr("installed")(variant.id, number);  // its graph may be captured now
+  kind.route = route;
+  if (by_graph_) learner_.attr("installed")(kind.id, number);  // its graph may be captured now
 }
 
-void BoundLearner::learn(Variant& variant, const py::tuple& args, const py::object& kwargs) {
-  variant.route = Route::kLearning;
-  variant.learning_thread = PyThread_get_thread_ident();
+void BoundLearner::learn(CallKind& kind, const py::tuple& args, const py::object& kwargs) {
+  kind.route = Route::kLearning;
+  kind.learning_thread = PyThread_get_thread_ident();
   try {
-    install(variant, learner_.attr("learn")(variant.id, variant.form->names(), args, kwargs));
+    install(kind, learner_.attr("learn")(kind.id, kind.form->names(), args, kwargs));
   } catch (...) {
-    variant.route = Route::kUnknown;  // for those who wait; they learn it from their own calls
-    variants_.remove(variant);
+    kind.route = Route::kUnknown;  // for those who wait; they learn it from their own calls
+    kinds_.remove(kind);
     throw;
   }
 }
@@ -47,11 +47,11 @@ py::object BoundLearner::settle_mismatch(const PreparedCall& call, const py::tup
   stats_->failed.fetch_add(1, std::memory_order_relaxed);
   const Mismatch& mismatch = *call.mismatch;
   const bool is_length = mismatch.kind == Mismatch::Kind::kFixedDim;
-  const auto settled = py::tuple(learner_.attr("mismatch")(call.variant->id, call.variant->form->names(), args, kwargs,
-                                                           mismatch.message, is_length));
+  const auto settled = py::tuple(
+      learner_.attr("mismatch")(call.kind->id, call.kind->form->names(), args, kwargs, mismatch.message, is_length));
   stats_->failed.fetch_sub(1, std::memory_order_relaxed);
   stats_->succeeded.fetch_add(1, std::memory_order_relaxed);
-  if (!settled[1].is_none()) install(*call.variant, settled[1]);
+  if (!settled[1].is_none()) install(*call.kind, settled[1]);
   return settled[0];
 }
 
@@ -64,13 +64,13 @@ void BoundLearner::refuse(const PreparedCall& call, const py::tuple& args, const
   throw py::error_already_set();
 }
 
-void BoundLearner::forget_variants() {
-  variants_.clear();
+void BoundLearner::forget_kinds() {
+  kinds_.clear();
 }
 
 void BoundLearner::forget() {
   learner_.attr("forget")();
-  forget_variants();
+  forget_kinds();
 }
 
 std::string BoundLearner::readable(const std::string& name) const {

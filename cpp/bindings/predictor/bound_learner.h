@@ -13,18 +13,18 @@ namespace torchpool {
 // Every method requires the interpreter's lock.
 class BoundLearner {
  public:
-  // `learner` answers for calls of an unknown kind: learn(variant, names, args, kwargs) and mismatch(variant, ...).
+  // `learner` answers for calls of an unknown kind: learn(kind, names, args, kwargs) and mismatch(kind, ...).
   // `by_graph`: it is told what it may capture.
   BoundLearner(py::object learner, bool by_graph, std::shared_ptr<ChannelStats> stats);
 
-  VariantTable& variants() noexcept { return variants_; }
-  void learn(Variant& variant, const py::tuple& args, const py::object& kwargs);
+  CallKinds& kinds() noexcept { return kinds_; }
+  void learn(CallKind& kind, const py::tuple& args, const py::object& kwargs);
   // A call that departs from what earlier ones had in common. The learner runs it through the module itself: if the
   // module takes it, the answer is right and the contract may be widened; if not, the caller gets a typed error.
   py::object settle_mismatch(const PreparedCall& call, const py::tuple& args, const py::object& kwargs);
   // Raises for a call that the module refused with the Python error that is set.
   [[noreturn]] void refuse(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const;
-  void forget_variants();
+  void forget_kinds();
   // The same, and the learner forgets too: the module is another one now.
   void forget();
 
@@ -34,17 +34,17 @@ class BoundLearner {
   // An argument's name as an error message has it.
   std::string readable(const std::string& name) const;
   void saw_opaque(const OpaqueArgument& argument) const { learner_.attr("saw_opaque")(argument.path, argument.type); }
-  void weights_moved(const Variant& variant) const { learner_.attr("weights_moved")(variant.id); }
+  void weights_moved(const CallKind& kind) const { learner_.attr("weights_moved")(kind.id); }
   bool may_have_state() const { return learner_.attr("may_have_state")().cast<bool>(); }
 
  private:
-  void install(Variant& variant, const py::tuple& learned);
+  void install(CallKind& kind, const py::tuple& learned);
 
   py::object learner_;
   const bool by_graph_;
   std::shared_ptr<ChannelStats> stats_;
   PyRef own_;
-  VariantTable variants_;
+  CallKinds kinds_;
 };
 
 }  // namespace torchpool

@@ -27,7 +27,7 @@ py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs,
   if (must_run_inline() || call.ambient.must_run_here) return inline_.run(call, args, kwargs);
   if (options.deadline) return run_queued(call, args, kwargs, options);
   const bool any_thread =
-      !call.variant || call.route == Route::kLearning || call.route == Route::kDirect || call.route == Route::kParallel;
+      !call.kind || call.route == Route::kLearning || call.route == Route::kDirect || call.route == Route::kParallel;
   if (any_thread) return inline_.run(call, args, kwargs);
   if (py::object result = inline_.run_if_idle(call, *channels_.of(call), args, kwargs)) return result;
   return run_queued(call, args, kwargs, options);
@@ -102,11 +102,11 @@ py::object BoundPredictor::run_plain(const py::tuple& args, const py::object& kw
   return inline_.run_watched(reader_.watch(), args, kwargs);
 }
 
-bool BoundPredictor::serve_by_graph(std::int64_t variant, const py::object& contract,
+bool BoundPredictor::serve_by_graph(std::int64_t kind, const py::object& contract,
                                     std::shared_ptr<graph::GraphBackend> graph, std::int64_t first_batch,
                                     std::int64_t max_batch) {
   if (!channels_.open_graph()) return false;
-  const std::shared_ptr<Variant> served = learner_.variants().find(variant);
+  const std::shared_ptr<CallKind> served = learner_.kinds().find(kind);
   if (!served || served->route != Route::kMerge || !served->learned.is(contract)) return false;
   channels_.set_graph_rows(first_batch, max_batch);
   served->graph = std::move(graph);
@@ -119,12 +119,11 @@ std::optional<MeasuredPredictor::RepeatedCall> BoundPredictor::repeated(const py
   reader_.read(args, kwargs, call);
   if (call.route != Route::kMerge || call.mismatch) return std::nullopt;
   RepeatedCall one;
-  one.info =
-      call.variant->contract->request_info(call.flat.leaves, call.shape, call.graph ? 0 : call.ambient.merge_key);
-  one.contract = call.variant->contract;
+  one.info = call.kind->contract->request_info(call.flat.leaves, call.shape, call.graph ? 0 : call.ambient.merge_key);
+  one.contract = call.kind->contract;
   one.backend = call.graph;
-  one.form = call.variant->form;
-  one.result_form = call.variant->result_form;
+  one.form = call.kind->form;
+  one.result_form = call.kind->result_form;
   for (const at::Tensor& leaf : call.flat.leaves) one.inputs.push_back(leaf.detach().clone());
   one.shape = call.shape;
   one.channel = channels_.of(call);

@@ -37,12 +37,12 @@ class BoundPredictor final : public MeasuredPredictor {
   void learn_from(const py::tuple& args, const py::object& kwargs);
   // False when a call would first have to be learned from, or does not fit what was learned.
   bool is_known(const py::tuple& args, const py::object& kwargs);
-  void forget_learned() { learner_.forget_variants(); }
+  void forget_learned() { learner_.forget_kinds(); }
   // The model's own call on this thread, without gradients.
   py::object run_plain(const py::tuple& args, const py::object& kwargs);
-  // From now on calls of this variant are run by `graph`, in batches of at most `max_batch` rows, as long as `contract`
+  // From now on calls of this kind are run by `graph`, in batches of at most `max_batch` rows, as long as `contract`
   // is the learner's. False when that is no longer so.
-  bool serve_by_graph(std::int64_t variant, const py::object& contract, std::shared_ptr<graph::GraphBackend> graph,
+  bool serve_by_graph(std::int64_t kind, const py::object& contract, std::shared_ptr<graph::GraphBackend> graph,
                       std::int64_t first_batch, std::int64_t max_batch);
   // Attributes that the module itself writes when it runs, which a graph would not do.
   const std::vector<std::string>& volatile_attributes() const noexcept { return reader_.watch().volatile_names(); }

@@ -39,20 +39,20 @@ bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, Prepa
   refuse_grad(call.flat, args, named);
   call.ambient = capture_ambient();
   const auto& leaves = call.flat.leaves;
-  if (!call.flat.opaque.empty() && opaque_seen_.size() < VariantTable::kMaxVariants &&
+  if (!call.flat.opaque.empty() && opaque_seen_.size() < CallKinds::kMaxKinds &&
       opaque_seen_.insert(call.flat.opaque).second) {
     learner_.saw_opaque(call.flat.opaque);
   }
   if (!call.flat.opaque.empty() || leaves.empty() || call.ambient.must_run_here) return true;
-  call.variant =
-      learner_.variants().find_or_add(call.flat, call.ambient.torch_key, args.ptr(), named, channels_.script_schema());
-  if (!call.variant) return true;
-  if (call.variant->route == Route::kUnknown) {
+  call.kind =
+      learner_.kinds().find_or_add(call.flat, call.ambient.torch_key, args.ptr(), named, channels_.script_schema());
+  if (!call.kind) return true;
+  if (call.kind->route == Route::kUnknown) {
     // Empty tensors tell nothing of rows: answered by the model, learned from the next call.
     if (std::none_of(leaves.begin(), leaves.end(), [](const at::Tensor& leaf) { return leaf.numel() == 0; })) {
       return false;
     }
-    call.variant = nullptr;
+    call.kind = nullptr;
     return true;
   }
   fit(call);
@@ -61,12 +61,12 @@ bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, Prepa
 
 void CallReader::read(const py::tuple& args, const py::object& kwargs, PreparedCall& call) {
   for (;;) {
-    if (!try_read(args, kwargs, call)) learner_.learn(*call.variant, args, kwargs);
-    if (!call.variant || call.variant->route != Route::kLearning) break;
+    if (!try_read(args, kwargs, call)) learner_.learn(*call.kind, args, kwargs);
+    if (!call.kind || call.kind->route != Route::kLearning) break;
     // A module with buffers must not be run while another thread probes it, or its state would be lost.
-    const bool own = call.variant->learning_thread == PyThread_get_thread_ident();
+    const bool own = call.kind->learning_thread == PyThread_get_thread_ident();
     if (own || must_run_inline() || !learner_.may_have_state()) return;
-    while (call.variant->route == Route::kLearning) {
+    while (call.kind->route == Route::kLearning) {
       {
         const GilRelease release;
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -74,22 +74,22 @@ void CallReader::read(const py::tuple& args, const py::object& kwargs, PreparedC
       if (PyErr_CheckSignals() != 0) throw py::error_already_set();
     }
   }
-  if (call.variant) fit(call);
+  if (call.kind) fit(call);
 }
 
 void CallReader::fit(PreparedCall& call) const {
-  call.route = call.variant->route;
+  call.route = call.kind->route;
   call.graph = nullptr;
   if (call.route != Route::kMerge) return;
-  call.mismatch = call.variant->contract->fit(call.flat.leaves, call.shape);
+  call.mismatch = call.kind->contract->fit(call.flat.leaves, call.shape);
   // A graph was captured under the plain torch state. It runs no Python, so that no context variable reaches it.
-  if (call.ambient.torch_key != 0 || !call.variant->graph) return;
-  if (call.variant->graph->form_change() == WeightChange::kSame) {
-    call.graph = call.variant->graph;
+  if (call.ambient.torch_key != 0 || !call.kind->graph) return;
+  if (call.kind->graph->form_change() == WeightChange::kSame) {
+    call.graph = call.kind->graph;
     return;
   }
-  call.variant->graph.reset();  // its weights lie elsewhere now, or are of another kind
-  learner_.weights_moved(*call.variant);
+  call.kind->graph.reset();  // its weights lie elsewhere now, or are of another sort
+  learner_.weights_moved(*call.kind);
 }
 
 }  // namespace torchpool

@@ -6,14 +6,14 @@
 
 #include "bindings/call/ambient.h"
 #include "bindings/call/call_form.h"
-#include "bindings/predictor/variant.h"
+#include "bindings/predictor/call_kind.h"
 
 namespace torchpool {
 
 struct PreparedCall {
   FlatCall flat;
   Ambient ambient;
-  std::shared_ptr<Variant> variant;  // null: a call that nothing is learned from
+  std::shared_ptr<CallKind> kind;  // null: a call that nothing is learned from
   Route route = Route::kSerial;
   CallShape shape;
   std::optional<Mismatch> mismatch;

@@ -27,7 +27,7 @@ std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tu
   const bool merges = call.route == Route::kMerge;
   if (merges) {
     const std::uint64_t ambient = call.graph ? 0 : call.ambient.merge_key;
-    info = call.variant->contract->request_info(call.flat.leaves, call.shape, ambient);
+    info = call.kind->contract->request_info(call.flat.leaves, call.shape, ambient);
   } else {
     info.key = unmergeable_key();
     for (const at::Tensor& leaf : call.flat.leaves) info.bytes += static_cast<std::int64_t>(leaf.nbytes());
@@ -46,7 +46,7 @@ std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tu
         Notified{make_ref(std::move(notify.object)), Unnotified::Ticket(unnotified_)});
   }
   request->ambient = call.ambient.state;
-  if (!merges && call.variant && call.variant->aliases) request->owner = learner_.own_function();
+  if (!merges && call.kind && call.kind->aliases) request->owner = learner_.own_function();
   if (!call.flat.opaque.empty() || call.flat.leaves.empty()) {
     py::dict named = kwargs.is_none() ? py::dict() : py::reinterpret_borrow<py::dict>(kwargs);
     request->opaque = call.flat.opaque;
@@ -54,13 +54,13 @@ std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tu
     return request;
   }
   request->form =
-      call.variant ? call.variant->form : make_form(args.ptr(), kwargs.is_none() ? nullptr : kwargs.ptr(), nullptr);
+      call.kind ? call.kind->form : make_form(args.ptr(), kwargs.is_none() ? nullptr : kwargs.ptr(), nullptr);
   request->inputs = std::move(call.flat.leaves);
   if (merges) {
-    request->contract = call.variant->contract;
+    request->contract = call.kind->contract;
     request->backend = call.graph;
     request->shape = std::move(call.shape);
-    request->result_form = call.variant->result_form;
+    request->result_form = call.kind->result_form;
   }
   if (snapshot) take_snapshot(*request);
   return request;

@@ -26,7 +26,7 @@ const char* to_string(Route route) noexcept;
 
 // Calls of one structure (arguments and values other than tensors), with tensors of the same dtypes, ranks and devices,
 // made under the same torch state. Touched only with the interpreter's lock held.
-struct Variant {
+struct CallKind {
   std::int64_t id = 0;
   std::int64_t learned_number = 0;  // of what was learned last
   std::string structure;
@@ -49,19 +49,19 @@ struct Variant {
 };
 
 // Bounded: a value argument that is new in every call must not grow it for ever.
-class VariantTable {
+class CallKinds {
  public:
-  static constexpr std::size_t kMaxVariants = 64;
-  // The variant of a call; null when it would be one too many.
-  std::shared_ptr<Variant> find_or_add(const FlatCall& call, std::uint64_t torch_key, PyObject* args, PyObject* kwargs,
-                                       const c10::FunctionSchema* schema);
-  std::shared_ptr<Variant> find(std::int64_t id) const;  // null when it is gone
-  void remove(const Variant& variant);
-  // Ids are never used again: a call may still hold a variant of before.
+  static constexpr std::size_t kMaxKinds = 64;
+  // The kind of a call; null when it would be one too many.
+  std::shared_ptr<CallKind> find_or_add(const FlatCall& call, std::uint64_t torch_key, PyObject* args, PyObject* kwargs,
+                                        const c10::FunctionSchema* schema);
+  std::shared_ptr<CallKind> find(std::int64_t id) const;  // null when it is gone
+  void remove(const CallKind& kind);
+  // Ids are never used again: a call may still hold a kind of before.
   void clear() noexcept;
 
  private:
-  std::unordered_map<std::string, std::vector<std::shared_ptr<Variant>>> by_structure_;
+  std::unordered_map<std::string, std::vector<std::shared_ptr<CallKind>>> by_structure_;
   std::size_t count_ = 0;
   std::int64_t next_id_ = 0;
 };

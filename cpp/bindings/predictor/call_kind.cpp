@@ -1,0 +1,87 @@
+#include "bindings/predictor/call_kind.h"
+
+#include <algorithm>
+
+#include "core/sync/error.h"
+
+namespace torchpool {
+
+namespace {
+
+bool same_leaves(const CallKind& kind, const FlatCall& call) {
+  return std::equal(kind.leaves.begin(), kind.leaves.end(), call.leaves.begin(), call.leaves.end(),
+                    [](const CallKind::Leaf& leaf, const at::Tensor& tensor) {
+                      return leaf.dtype == tensor.scalar_type() && leaf.rank == tensor.dim() &&
+                             leaf.device == tensor.device();
+                    });
+}
+
+}  // namespace
+
+Route route_from_string(const std::string& name) {
+  for (const Route route : {Route::kMerge, Route::kDirect, Route::kParallel, Route::kSerial}) {
+    if (name == to_string(route)) return route;
+  }
+  throw py::value_error("unknown route '" + name + "'");
+}
+
+const char* to_string(Route route) noexcept {
+  switch (route) {
+    case Route::kUnknown:
+      return "unknown";
+    case Route::kLearning:
+      return "learning";
+    case Route::kMerge:
+      return "merge";
+    case Route::kDirect:
+      return "direct";
+    case Route::kParallel:
+      return "parallel";
+    case Route::kSerial:
+      return "serial";
+  }
+  return "?";
+}
+
+std::shared_ptr<CallKind> CallKinds::find_or_add(const FlatCall& call, std::uint64_t torch_key, PyObject* args,
+                                                 PyObject* kwargs, const c10::FunctionSchema* schema) {
+  const auto found = by_structure_.find(call.key);
+  if (found != by_structure_.end()) {
+    for (const auto& kind : found->second) {
+      if (kind->torch_key == torch_key && same_leaves(*kind, call)) return kind;
+    }
+  }
+  if (count_ >= kMaxKinds) return nullptr;
+  auto kind = std::make_shared<CallKind>();
+  kind->id = next_id_++;
+  kind->structure = call.key;
+  for (const at::Tensor& tensor : call.leaves) {
+    kind->leaves.push_back({tensor.scalar_type(), tensor.dim(), tensor.device()});
+  }
+  kind->torch_key = torch_key;
+  kind->form = make_form(args, kwargs, schema);
+  by_structure_[call.key].push_back(kind);
+  ++count_;
+  return kind;
+}
+
+std::shared_ptr<CallKind> CallKinds::find(std::int64_t id) const {
+  for (const auto& [structure, kinds] : by_structure_) {
+    for (const auto& kind : kinds) {
+      if (kind->id == id) return kind;
+    }
+  }
+  return nullptr;
+}
+
+void CallKinds::clear() noexcept {
+  by_structure_.clear();
+  count_ = 0;
+}
+
+void CallKinds::remove(const CallKind& kind) {
+  auto& kinds = by_structure_[kind.structure];
+  count_ -= std::erase_if(kinds, [&](const auto& other) { return other->id == kind.id; });
+}
+
+}  // namespace torchpool
