@@ -14,7 +14,7 @@ BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, const py::
       stats_(std::make_shared<ChannelStats>()),
       learner_(learner, options.by_graph, stats_),
       channels_(runtime_, options, backend ? std::move(backend) : std::make_shared<PythonBackend>(target),
-                std::make_shared<AloneHandler>(target, learner, stats_, runtime_->core().clock()), stats_),
+                std::make_shared<AloneRunner>(target, learner, stats_, runtime_->core().clock()), stats_),
       reader_(modules, options.by_graph, learner_, channels_),
       inline_(runtime_, target, learner_, stats_),
       requests_(runtime_, learner_, channels_.unnotified(), options.reject) {}

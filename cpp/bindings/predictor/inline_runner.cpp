@@ -5,7 +5,7 @@
 #include <atomic>
 
 #include "bindings/predictor/python_backend.h"
-#include "predict/batch/predictor.h"
+#include "predict/batch/batch_runner.h"
 #include "predict/batch/thread_scope.h"
 
 namespace torchpool {

@@ -9,25 +9,25 @@
 namespace torchpool {
 
 PredictorChannels::PredictorChannels(std::shared_ptr<BoundRuntime> runtime, BoundPredictorOptions options,
-                                     std::shared_ptr<Backend> backend, std::shared_ptr<AloneHandler> alone,
+                                     std::shared_ptr<Backend> backend, std::shared_ptr<AloneRunner> alone,
                                      std::shared_ptr<ChannelStats> stats)
     : runtime_(std::move(runtime)),
       options_(std::move(options)),
       stats_(std::move(stats)),
       share_(std::make_shared<FairShare>(options_.weight)),
-      alone_(std::move(alone)) {
+      alone_runner_(std::move(alone)) {
   Runtime& core = runtime_->core();
   ChannelOptions merge = merging_options(backend->lane());
-  handler_ = std::make_shared<Predictor>(std::move(backend), stats_, core.clock(), nullptr, merge.cost);
-  handler_->set_max_rows(options_.first_batch);
+  merge_runner_ = std::make_shared<BatchRunner>(std::move(backend), stats_, core.clock(), nullptr, merge.cost);
+  merge_runner_->set_max_rows(options_.first_batch);
   ChannelOptions alone_options = channel_options(Lane::kInterpreter);
   alone_options.max_rows = alone_options.first_rows = 1;
   ChannelOptions serial = alone_options;
   serial.max_running = 1;
   const GilRelease release;  // the lane's threads start now and may want the lock
-  merge_ = core.open(std::move(merge), handler_, stats_);
-  parallel_ = core.open(std::move(alone_options), alone_, stats_);
-  serial_ = core.open(std::move(serial), alone_, stats_);
+  merge_ = core.open(std::move(merge), merge_runner_, stats_);
+  parallel_ = core.open(std::move(alone_options), alone_runner_, stats_);
+  serial_ = core.open(std::move(serial), alone_runner_, stats_);
 }
 
 PredictorChannels::~PredictorChannels() {
@@ -74,7 +74,7 @@ std::vector<std::shared_ptr<Channel>> PredictorChannels::all() const {
 }
 
 const c10::FunctionSchema* PredictorChannels::script_schema() const {
-  const auto* script = dynamic_cast<const ScriptBackend*>(&handler_->backend());
+  const auto* script = dynamic_cast<const ScriptBackend*>(&merge_runner_->backend());
   return script == nullptr ? nullptr : &script->schema();
 }
 
@@ -82,14 +82,14 @@ bool PredictorChannels::open_graph() {
   if (closed_ || runtime_->closed()) return false;
   if (graph_) return true;
   ChannelOptions options = merging_options(Lane::kCompute);
-  auto handler = std::make_shared<Predictor>(nullptr, stats_, runtime_->core().clock(), handler_, options.cost);
+  auto runner = std::make_shared<BatchRunner>(nullptr, stats_, runtime_->core().clock(), merge_runner_, options.cost);
   std::shared_ptr<Channel> opened;
   {
     const GilRelease release;  // the lane's threads start now
-    opened = runtime_->core().open(std::move(options), handler, stats_);
+    opened = runtime_->core().open(std::move(options), runner, stats_);
   }
   if (graph_) return true;  // by another thread meanwhile
-  graph_handler_ = std::move(handler);
+  graph_runner_ = std::move(runner);
   graph_ = std::move(opened);
   return true;
 }
@@ -97,14 +97,14 @@ bool PredictorChannels::open_graph() {
 void PredictorChannels::set_graph_rows(std::int64_t first_batch, std::int64_t max_batch) {
   options_.max_batch = std::max(options_.max_batch, max_batch);
   graph_->set_rows(first_batch, max_batch);
-  graph_handler_->set_max_rows(first_batch);
+  graph_runner_->set_max_rows(first_batch);
 }
 
 void PredictorChannels::set_rows(std::int64_t first, std::int64_t most) {
   options_.first_batch = first;
   options_.max_batch = most;
   merge_->set_rows(first, most);
-  handler_->set_max_rows(first);
+  merge_runner_->set_max_rows(first);
 }
 
 void PredictorChannels::set_policy(PolicyMaker make) {

@@ -11,7 +11,7 @@
 #include "bindings/predictor/predictor_options.h"
 #include "bindings/predictor/prepared_call.h"
 #include "bindings/predictor/python_backend.h"
-#include "predict/batch/predictor.h"
+#include "predict/batch/batch_runner.h"
 
 namespace torchpool {
 
@@ -20,7 +20,7 @@ class PredictorChannels {
  public:
   // `alone` runs the calls that share no batch.
   PredictorChannels(std::shared_ptr<BoundRuntime> runtime, BoundPredictorOptions options,
-                    std::shared_ptr<Backend> backend, std::shared_ptr<AloneHandler> alone,
+                    std::shared_ptr<Backend> backend, std::shared_ptr<AloneRunner> alone,
                     std::shared_ptr<ChannelStats> stats);
   ~PredictorChannels();
   PredictorChannels(const PredictorChannels&) = delete;
@@ -30,7 +30,7 @@ class PredictorChannels {
   std::vector<std::shared_ptr<Channel>> all() const;
   // Where calls share batches: the graph's as soon as there is one.
   const Channel& merging() const noexcept { return graph_ ? *graph_ : *merge_; }
-  Backend& backend() const noexcept { return handler_->backend(); }
+  Backend& backend() const noexcept { return merge_runner_->backend(); }
   // Of the script that serves calls; null when none does.
   const c10::FunctionSchema* script_schema() const;
 
@@ -60,9 +60,9 @@ class PredictorChannels {
   FairSharePtr share_;       // of all of them
   PolicyMaker make_policy_;  // empty: sizes are learned
   std::shared_ptr<Unnotified> unnotified_ = std::make_shared<Unnotified>();
-  std::shared_ptr<Predictor> handler_;
-  std::shared_ptr<AloneHandler> alone_;
-  std::shared_ptr<Predictor> graph_handler_;
+  std::shared_ptr<BatchRunner> merge_runner_;
+  std::shared_ptr<AloneRunner> alone_runner_;
+  std::shared_ptr<BatchRunner> graph_runner_;
   std::shared_ptr<Channel> merge_;
   std::shared_ptr<Channel> graph_;  // null until a graph is there
   std::shared_ptr<Channel> parallel_;

@@ -74,27 +74,26 @@ namespace {
 
 class AloneTask : public Task {
  public:
-  AloneTask(std::shared_ptr<AloneHandler> handler, Batch batch)
-      : handler_(std::move(handler)), batch_(std::move(batch)) {}
+  AloneTask(std::shared_ptr<AloneRunner> runner, Batch batch) : runner_(std::move(runner)), batch_(std::move(batch)) {}
   Step step(WorkerContext& context) noexcept override {
     for (const RequestPtr& request : batch_.requests()) {
-      handler_->run(static_cast<CallRequest&>(*request), context);
+      runner_->run(static_cast<CallRequest&>(*request), context);
     }
     return Step::done();
   }
 
  private:
-  std::shared_ptr<AloneHandler> handler_;
+  std::shared_ptr<AloneRunner> runner_;
   Batch batch_;
 };
 
 }  // namespace
 
-std::unique_ptr<Task> AloneHandler::make_task(Batch batch) {
+std::unique_ptr<Task> AloneRunner::make_task(Batch batch) {
   return std::make_unique<AloneTask>(shared_from_this(), std::move(batch));
 }
 
-py::object AloneHandler::run_plain(CallRequest& request) {
+py::object AloneRunner::run_plain(CallRequest& request) {
   if (request.form) {
     auto [args, kwargs] = static_cast<const PyCallForm&>(*request.form).build(request.inputs);
     return call(target_, args, kwargs);
@@ -108,7 +107,7 @@ py::object AloneHandler::run_plain(CallRequest& request) {
   }
 }
 
-void AloneHandler::run(CallRequest& request, WorkerContext& context) noexcept {
+void AloneRunner::run(CallRequest& request, WorkerContext& context) noexcept {
   context.gate->enter();
   set_intra_op_threads(context.cores);
   const TimePoint start = clock_.now();

@@ -42,9 +42,9 @@ class PythonBackend : public Backend {
 };
 
 // Runs calls one at a time through the module itself, with what the caller passed. Owned by a shared_ptr.
-class AloneHandler : public BatchHandler, public std::enable_shared_from_this<AloneHandler> {
+class AloneRunner : public BatchHandler, public std::enable_shared_from_this<AloneRunner> {
  public:
-  AloneHandler(py::object target, py::object learner, std::shared_ptr<ChannelStats> stats, Clock& clock)
+  AloneRunner(py::object target, py::object learner, std::shared_ptr<ChannelStats> stats, Clock& clock)
       : target_(make_ref(std::move(target))),
         learner_(make_ref(std::move(learner))),
         stats_(std::move(stats)),

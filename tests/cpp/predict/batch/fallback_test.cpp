@@ -5,7 +5,7 @@
 #include <functional>
 
 #include "core/sync/parker.h"
-#include "predict/batch/predictor.h"
+#include "predict/batch/batch_runner.h"
 #include "predict/graph/guard.h"
 #include "predict/test_support.h"
 
@@ -45,7 +45,7 @@ class FallbackTest : public ::testing::Test {
   FallbackTest() {
     ChannelOptions options;
     options.max_rows = 8;
-    channel_ = runtime_.open(options, handler_, stats_);
+    channel_ = runtime_.open(options, runner_, stats_);
     options.lane = Lane::kInterpreter;
     other_ = runtime_.open(options, fallback_, stats_);
   }
@@ -72,8 +72,8 @@ class FallbackTest : public ::testing::Test {
         if (x.lt(0).any().item<bool>()) throw std::invalid_argument("the module's own error");
         return x * 2;
       });
-  std::shared_ptr<Predictor> fallback_ = std::make_shared<Predictor>(module_, stats_, Clock::steady());
-  std::shared_ptr<Predictor> handler_ = std::make_shared<Predictor>(nullptr, stats_, Clock::steady(), fallback_);
+  std::shared_ptr<BatchRunner> fallback_ = std::make_shared<BatchRunner>(module_, stats_, Clock::steady());
+  std::shared_ptr<BatchRunner> runner_ = std::make_shared<BatchRunner>(nullptr, stats_, Clock::steady(), fallback_);
   Runtime runtime_;
   std::shared_ptr<Channel> channel_;
   std::shared_ptr<Channel> other_;

@@ -1,4 +1,4 @@
-#include "predict/batch/predictor.h"
+#include "predict/batch/batch_runner.h"
 
 #include <ATen/Parallel.h>
 
@@ -31,7 +31,7 @@ class DoublingBackend : public Backend {
   bool wrong_rows = false;
 };
 
-class PredictorTest : public ::testing::Test {
+class BatchRunnerTest : public ::testing::Test {
  protected:
   std::shared_ptr<CallRequest> add(const at::Tensor& input) {
     auto request = make_request(contract_, {input}, reclaimer_);
@@ -42,18 +42,18 @@ class PredictorTest : public ::testing::Test {
   }
   void run() {
     WorkerContext context;
-    EXPECT_TRUE(predictor_->run(requests_, context).empty());
+    EXPECT_TRUE(runner_->run(requests_, context).empty());
   }
 
   PlainReclaimer reclaimer_;
   std::shared_ptr<const Contract> contract_ = std::make_shared<Contract>(row_contract(3));
   std::shared_ptr<ChannelStats> stats_ = std::make_shared<ChannelStats>();
   std::shared_ptr<DoublingBackend> backend_ = std::make_shared<DoublingBackend>();
-  std::shared_ptr<Predictor> predictor_ = std::make_shared<Predictor>(backend_, stats_, Clock::steady());
+  std::shared_ptr<BatchRunner> runner_ = std::make_shared<BatchRunner>(backend_, stats_, Clock::steady());
   std::vector<std::shared_ptr<CallRequest>> requests_;
 };
 
-TEST_F(PredictorTest, EachCallGetsItsOwnRows) {
+TEST_F(BatchRunnerTest, EachCallGetsItsOwnRows) {
   for (int rows = 1; rows <= 4; ++rows) add(at::rand({rows, 3}));
   run();
   EXPECT_EQ(backend_->runs, 1);
@@ -63,7 +63,7 @@ TEST_F(PredictorTest, EachCallGetsItsOwnRows) {
   }
 }
 
-TEST_F(PredictorTest, ABadCallFailsAloneAndItsNeighboursGetResults) {
+TEST_F(BatchRunnerTest, ABadCallFailsAloneAndItsNeighboursGetResults) {
   for (int i = 0; i < 16; ++i) add(i == 11 ? at::full({1, 3}, kPoison) : at::rand({1, 3}));
   run();
   for (int i = 0; i < 16; ++i) {
@@ -74,21 +74,21 @@ TEST_F(PredictorTest, ABadCallFailsAloneAndItsNeighboursGetResults) {
   EXPECT_THROW(std::rethrow_exception(requests_[11]->error()), std::invalid_argument);
 }
 
-TEST_F(PredictorTest, EveryBadCallGetsAnExceptionOfItsOwn) {
+TEST_F(BatchRunnerTest, EveryBadCallGetsAnExceptionOfItsOwn) {
   for (int i = 0; i < 2; ++i) add(at::full({1, 3}, kPoison));
   run();
   EXPECT_NE(requests_[0]->error(), requests_[1]->error());
 }
 
-TEST_F(PredictorTest, WrongRowCountsAreErrorsNotResults) {
+TEST_F(BatchRunnerTest, WrongRowCountsAreErrorsNotResults) {
   backend_->wrong_rows = true;
   add(at::rand({2, 3}));
   run();
   EXPECT_NE(requests_[0]->error(), nullptr);
 }
 
-TEST_F(PredictorTest, ACallAboveTheLimitRunsInParts) {
-  predictor_->set_max_rows(4);
+TEST_F(BatchRunnerTest, ACallAboveTheLimitRunsInParts) {
+  runner_->set_max_rows(4);
   add(at::rand({10, 3}));
   run();
   ASSERT_EQ(requests_[0]->error(), nullptr);
@@ -96,7 +96,7 @@ TEST_F(PredictorTest, ACallAboveTheLimitRunsInParts) {
   EXPECT_TRUE(at::equal(requests_[0]->outputs[0], requests_[0]->inputs[0] * 2));
 }
 
-TEST_F(PredictorTest, AnInputWrittenAfterItsSubmitIsRefused) {
+TEST_F(BatchRunnerTest, AnInputWrittenAfterItsSubmitIsRefused) {
   auto request = add(at::rand({1, 3}));
   request->versions = {static_cast<std::int64_t>(request->inputs[0]._version())};
   request->inputs[0].add_(1);
@@ -105,7 +105,7 @@ TEST_F(PredictorTest, AnInputWrittenAfterItsSubmitIsRefused) {
   EXPECT_THROW(std::rethrow_exception(request->error()), Error);
 }
 
-TEST_F(PredictorTest, InputsGoToTheReclaimerNotToTheWorker) {
+TEST_F(BatchRunnerTest, InputsGoToTheReclaimerNotToTheWorker) {
   add(at::rand({1, 3}));
   run();
   EXPECT_EQ(reclaimer_.dropped, 0U);

@@ -14,12 +14,12 @@
 namespace torchpool {
 
 // Handles the batches of the channels that merge. Owned by a shared_ptr: a running batch keeps it.
-class Predictor : public BatchHandler, public std::enable_shared_from_this<Predictor> {
+class BatchRunner : public BatchHandler, public std::enable_shared_from_this<BatchRunner> {
  public:
   // `backend` null: each call names its own backend. `fallback` runs the calls again that fail, on the fallback's own
   // lane; may be null. `cost` is told which batches memory could not hold; may be null.
-  Predictor(std::shared_ptr<Backend> backend, std::shared_ptr<ChannelStats> stats, Clock& clock,
-            std::shared_ptr<Predictor> fallback = nullptr, std::shared_ptr<CostModel> cost = nullptr)
+  BatchRunner(std::shared_ptr<Backend> backend, std::shared_ptr<ChannelStats> stats, Clock& clock,
+              std::shared_ptr<BatchRunner> fallback = nullptr, std::shared_ptr<CostModel> cost = nullptr)
       : backend_(std::move(backend)),
         stats_(std::move(stats)),
         clock_(clock),
@@ -37,7 +37,7 @@ class Predictor : public BatchHandler, public std::enable_shared_from_this<Predi
   // Runs the members and resolves each of them. Where there is a fallback, members that fail are left unresolved and
   // returned.
   std::vector<std::shared_ptr<CallRequest>> run(Members members, WorkerContext& context) noexcept;
-  const std::shared_ptr<Predictor>& fallback() const noexcept { return fallback_; }
+  const std::shared_ptr<BatchRunner>& fallback() const noexcept { return fallback_; }
 
  private:
   using Left = std::vector<std::shared_ptr<CallRequest>>;
@@ -51,7 +51,7 @@ class Predictor : public BatchHandler, public std::enable_shared_from_this<Predi
   std::shared_ptr<Backend> backend_;
   std::shared_ptr<ChannelStats> stats_;
   Clock& clock_;
-  std::shared_ptr<Predictor> fallback_;
+  std::shared_ptr<BatchRunner> fallback_;
   std::shared_ptr<CostModel> cost_;
   std::atomic<std::int64_t> max_rows_{std::int64_t{1} << 40};
 };

@@ -1,4 +1,4 @@
-#include "predict/batch/predictor.h"
+#include "predict/batch/batch_runner.h"
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
@@ -21,8 +21,7 @@ namespace {
 
 class BatchTask : public Task {
  public:
-  BatchTask(std::shared_ptr<Predictor> predictor, Batch batch)
-      : predictor_(std::move(predictor)), batch_(std::move(batch)) {
+  BatchTask(std::shared_ptr<BatchRunner> runner, Batch batch) : runner_(std::move(runner)), batch_(std::move(batch)) {
     left_.reserve(batch_.size());
     for (const RequestPtr& request : batch_.requests()) {
       left_.push_back(std::static_pointer_cast<CallRequest>(request));
@@ -35,16 +34,16 @@ class BatchTask : public Task {
       return Step::done();
     }
     const std::shared_ptr<Backend> backend = left_.front()->backend;
-    left_ = predictor_->run(left_, context);
+    left_ = runner_->run(left_, context);
     if (left_.empty()) {
       if (backend == nullptr || !backend->upkeep_due()) return Step::done();
       kept_up_ = backend;
       return Step::again();
     }
-    predictor_->stats().fell_back.fetch_add(left_.size(), std::memory_order_relaxed);
-    predictor_ = predictor_->fallback();
+    runner_->stats().fell_back.fetch_add(left_.size(), std::memory_order_relaxed);
+    runner_ = runner_->fallback();
     fell_back_ = true;
-    return Step::again_on(predictor_->backend().lane());
+    return Step::again_on(runner_->backend().lane());
   }
 
  private:
@@ -54,7 +53,7 @@ class BatchTask : public Task {
     while (begin != left_.end()) {
       const auto end = std::stable_partition(
           begin, left_.end(), [state = (*begin)->ambient](const auto& member) { return member->ambient == state; });
-      predictor_->run({begin, end}, context);
+      runner_->run({begin, end}, context);
       begin = end;
     }
   }
@@ -64,12 +63,12 @@ class BatchTask : public Task {
     try {
       kept_up_->upkeep();
     } catch (const std::exception&) {
-      predictor_->stats().upkeep_failed.fetch_add(1, std::memory_order_relaxed);
+      runner_->stats().upkeep_failed.fetch_add(1, std::memory_order_relaxed);
     }
     return Step::done();
   }
 
-  std::shared_ptr<Predictor> predictor_;
+  std::shared_ptr<BatchRunner> runner_;
   bool fell_back_ = false;
   std::shared_ptr<Backend> kept_up_;  // null but in the last step
   Batch batch_;                       // fails what is left when the task goes
@@ -104,11 +103,11 @@ bool is_out_of_memory(const std::exception_ptr& error) noexcept {
 
 }  // namespace
 
-std::unique_ptr<Task> Predictor::make_task(Batch batch) {
+std::unique_ptr<Task> BatchRunner::make_task(Batch batch) {
   return std::make_unique<BatchTask>(shared_from_this(), std::move(batch));
 }
 
-std::vector<std::shared_ptr<CallRequest>> Predictor::run(Members members, WorkerContext& context) noexcept {
+std::vector<std::shared_ptr<CallRequest>> BatchRunner::run(Members members, WorkerContext& context) noexcept {
   Left left;
   run_members(members, context, left);
   return left;
@@ -116,7 +115,7 @@ std::vector<std::shared_ptr<CallRequest>> Predictor::run(Members members, Worker
 
 // Halves a failing batch until the calls that fail stand alone: k bad calls among n cost about k log2(n) more runs,
 // where running all n alone again would let one bad call slow down all its neighbours.
-void Predictor::run_members(Members members, WorkerContext& context, Left& left) noexcept {
+void BatchRunner::run_members(Members members, WorkerContext& context, Left& left) noexcept {
   std::exception_ptr error;
   try {
     run_together(members, context);
@@ -156,12 +155,12 @@ void Predictor::run_members(Members members, WorkerContext& context, Left& left)
   run_members(members.subspan(members.size() / 2), context, left);
 }
 
-std::int64_t Predictor::most_rows(std::int64_t extent) const noexcept {
+std::int64_t BatchRunner::most_rows(std::int64_t extent) const noexcept {
   const std::int64_t most = max_rows_.load(std::memory_order_relaxed);
   return cost_ == nullptr ? most : std::min(most, cost_->rows_in_memory(extent));
 }
 
-void Predictor::note_out_of_memory(Members members) noexcept {
+void BatchRunner::note_out_of_memory(Members members) noexcept {
   stats_->out_of_memory.fetch_add(1, std::memory_order_relaxed);
   if (cost_ == nullptr) return;
   std::int64_t rows = 0;
@@ -173,7 +172,8 @@ void Predictor::note_out_of_memory(Members members) noexcept {
   if (rows > 1) cost_->record_out_of_memory(rows, extent);
 }
 
-BackendResult Predictor::run_backend(const CallRequest& like, std::vector<at::Tensor> inputs, WorkerContext& context) {
+BackendResult BatchRunner::run_backend(const CallRequest& like, std::vector<at::Tensor> inputs,
+                                       WorkerContext& context) {
   const TimePoint start = clock_.now();
   Backend& backend = backend_ != nullptr ? *backend_ : *like.backend;
   BackendResult result = backend.run(*like.form, std::move(inputs), like.ambient.get(), context);
@@ -181,7 +181,7 @@ BackendResult Predictor::run_backend(const CallRequest& like, std::vector<at::Te
   return result;
 }
 
-void Predictor::run_together(Members members, WorkerContext& context) {
+void BatchRunner::run_together(Members members, WorkerContext& context) {
   at::NoGradGuard no_grad;
   set_intra_op_threads(context.cores);
   const Contract& contract = *members.front()->contract;
@@ -213,7 +213,7 @@ void Predictor::run_together(Members members, WorkerContext& context) {
   for (const auto& member : members) member->succeed();
 }
 
-void Predictor::run_in_parts(CallRequest& request, std::int64_t max_rows, WorkerContext& context) {
+void BatchRunner::run_in_parts(CallRequest& request, std::int64_t max_rows, WorkerContext& context) {
   const Contract& contract = *request.contract;
   std::vector<std::vector<at::Tensor>> parts(contract.outputs.size());
   for (std::int64_t row = 0; row < request.shape.rows; row += max_rows) {
