@@ -117,9 +117,9 @@ void AloneRunner::run(CallRequest& request, WorkerContext& context) noexcept {
     const AmbientScope scope(request.ambient.get());
     request.check_unwritten();
     request.object = make_ref(run_plain(request));
-    if (request.owner) {
+    if (request.copy_result) {
       const py::object result = borrow(request.object);
-      PyObject* copy = PyObject_CallOneArg(static_cast<PyObject*>(request.owner.get()), result.ptr());
+      PyObject* copy = PyObject_CallOneArg(static_cast<PyObject*>(request.copy_result.get()), result.ptr());
       if (copy == nullptr) throw take_python_error();
       request.object = make_ref(py::reinterpret_steal<py::object>(copy));
     }

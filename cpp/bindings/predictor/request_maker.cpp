@@ -46,7 +46,7 @@ std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tu
         Notified{make_ref(std::move(notify.object)), Unnotified::Ticket(unnotified_)});
   }
   request->ambient = call.ambient.state;
-  if (!merges && call.kind && call.kind->aliases) request->owner = learner_.own_function();
+  if (!merges && call.kind && call.kind->aliases) request->copy_result = learner_.own_function();
   if (!call.flat.opaque.empty() || call.flat.leaves.empty()) {
     py::dict named = kwargs.is_none() ? py::dict() : py::reinterpret_borrow<py::dict>(kwargs);
     request->opaque = call.flat.opaque;

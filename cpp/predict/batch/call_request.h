@@ -44,7 +44,7 @@ class CallRequest : public Request {
   std::shared_ptr<const ResultForm> result_form;
 
   // The bindings' function that copies an opaque call's result. Set where the model hands out memory that it keeps.
-  std::shared_ptr<void> owner;
+  std::shared_ptr<void> copy_result;
 
   OpaqueArgument opaque;  // of an opaque call; empty where all of its arguments could be taken apart
 
