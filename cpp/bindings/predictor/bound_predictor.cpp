@@ -136,7 +136,7 @@ MeasuredPredictor::Submitted BoundPredictor::submit_again(const RepeatedCall& ca
   try {
     call.channel->submit(request, block ? Admission::kBlock : Admission::kTry, kNever);
   } catch (const QueueFull&) {
-    return Submitted::kFull;
+    return Submitted::kRejected;
   } catch (const DeadlineExceeded&) {
     return Submitted::kExpired;
   } catch (const Closed&) {

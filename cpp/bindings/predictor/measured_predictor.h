@@ -26,7 +26,7 @@ class MeasuredPredictor {
     CallShape shape;
     std::shared_ptr<Channel> channel;
   };
-  enum class Submitted : std::uint8_t { kAdmitted, kFull, kExpired, kClosed };
+  enum class Submitted : std::uint8_t { kAdmitted, kRejected, kExpired, kClosed };
 
   virtual ~MeasuredPredictor() = default;
   // Nothing for a call that shares no batch. Requires the interpreter's lock.
