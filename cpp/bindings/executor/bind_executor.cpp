@@ -7,8 +7,8 @@
 #include <limits>
 
 #include "bindings/executor/future_methods.h"
-#include "bindings/executor/pool.h"
 #include "bindings/executor/pool_worker.h"
+#include "bindings/executor/task_pool.h"
 #include "bindings/interpreter/waiting.h"
 
 namespace torchpool {
@@ -22,21 +22,21 @@ Py_ssize_t handle_offset = 0;
 // Callables that take their calls to a queue of their own.
 std::vector<PyTypeObject*> predictor_types;
 
-Pool* pool_of(PyObject* executor) {
+TaskPool* pool_of(PyObject* executor) {
   PyObject* handle = *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(executor) + handle_offset);
   if (handle == nullptr) {
     PyErr_Format(PyExc_RuntimeError, "%s.__init__() was not called", Py_TYPE(executor)->tp_name);
     return nullptr;
   }
-  auto* owner = static_cast<std::shared_ptr<Pool>*>(PyCapsule_GetPointer(handle, kHandle));
+  auto* owner = static_cast<std::shared_ptr<TaskPool>*>(PyCapsule_GetPointer(handle, kHandle));
   return owner == nullptr ? nullptr : owner->get();
 }
 
-py::capsule handle_of(const std::shared_ptr<Pool>& pool) {
+py::capsule handle_of(const std::shared_ptr<TaskPool>& pool) {
   const auto destroy = [](PyObject* capsule) {
-    delete static_cast<std::shared_ptr<Pool>*>(PyCapsule_GetPointer(capsule, kHandle));
+    delete static_cast<std::shared_ptr<TaskPool>*>(PyCapsule_GetPointer(capsule, kHandle));
   };
-  return py::capsule(new std::shared_ptr<Pool>(pool), kHandle, destroy);
+  return py::capsule(new std::shared_ptr<TaskPool>(pool), kHandle, destroy);
 }
 
 bool is_predictor(PyObject* callable) {
@@ -60,7 +60,7 @@ PyObject* submit(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObje
     PyErr_SetString(PyExc_TypeError, "submit() missing 1 required positional argument: 'fn'");
     return nullptr;
   }
-  Pool* pool = pool_of(self);
+  TaskPool* pool = pool_of(self);
   if (pool == nullptr) return nullptr;
   return guarded([=] {
     if (is_predictor(args[0])) return submit_to_predictor(self, args, count, names);
@@ -107,7 +107,7 @@ py::object steal_or_raise(PyObject* result) {
   return py::reinterpret_steal<py::object>(result);
 }
 
-py::object submit_one(Pool& pool, const py::object& executor, const py::object& callable, const py::tuple& args,
+py::object submit_one(TaskPool& pool, const py::object& executor, const py::object& callable, const py::tuple& args,
                       const py::dict& kwargs, std::int32_t priority, double due, bool bypass) {
   std::vector<PyObject*> all;
   for (const py::handle value : args) all.push_back(value.ptr());
@@ -122,8 +122,8 @@ py::object submit_one(Pool& pool, const py::object& executor, const py::object& 
                                     keywords, placement_of(priority, due, bypass)));
 }
 
-py::dict stats_of(Pool& pool) {
-  const PoolCounts& counts = pool.counts();
+py::dict stats_of(TaskPool& pool) {
+  const TaskCounts& counts = pool.counts();
   const Staffing& staff = pool.staff();
   py::dict stats;
   stats["max_workers"] = staff.max_workers;
@@ -158,46 +158,46 @@ void register_executor(py::module_& module) {
           "executor has too many.")
       .def("leave", &PoolWorker::leave, "The thread ends without having worked.");
   constexpr double kForever = std::numeric_limits<double>::infinity();
-  py::class_<Pool, std::shared_ptr<Pool>>(module, "Pool", "What the threads of an executor share.")
+  py::class_<TaskPool, std::shared_ptr<TaskPool>>(module, "TaskPool", "What the threads of an executor share.")
       .def(py::init([](int max_workers, int overlap, std::size_t queue_size, bool reject) {
-             return std::make_shared<Pool>(PoolOptions{max_workers, overlap, queue_size, reject});
+             return std::make_shared<TaskPool>(TaskPoolOptions{max_workers, overlap, queue_size, reject});
            }),
            py::arg("max_workers"), py::arg("overlap"), py::arg("queue_size"), py::arg("reject"))
-      .def("handle", [](const std::shared_ptr<Pool>& pool) { return handle_of(pool); })
+      .def("handle", [](const std::shared_ptr<TaskPool>& pool) { return handle_of(pool); })
       .def("submit", &submit_one, py::arg("executor"), py::arg("fn"), py::arg("args"), py::arg("kwargs"),
            py::arg("priority") = 0, py::arg("due") = kForever, py::arg("bypass") = false)
       .def(
           "submit_each",
-          [](Pool& pool, const py::object& executor, const py::object& callable, const py::object& arguments,
+          [](TaskPool& pool, const py::object& executor, const py::object& callable, const py::object& arguments,
              std::int32_t priority) {
             return steal_or_raise(pool.submit_each(executor.ptr(), callable.ptr(), arguments.ptr(), {priority}));
           },
           py::arg("executor"), py::arg("fn"), py::arg("arguments"), py::arg("priority") = 0)
       .def(
-          "start", [](Pool& pool, const py::object& executor) { pool.start(executor.ptr()); }, py::arg("executor"),
+          "start", [](TaskPool& pool, const py::object& executor) { pool.start(executor.ptr()); }, py::arg("executor"),
           "Starts a thread, unless there are some.")
       .def("check",
-           [](const Pool& pool) {
+           [](const TaskPool& pool) {
              if (!pool.accepts()) throw py::error_already_set();
            })
       .def(
-          "put", [](Pool& pool, const py::object&) { pool.drain_and_stop(); }, py::arg("item"),
+          "put", [](TaskPool& pool, const py::object&) { pool.drain_and_stop(); }, py::arg("item"),
           "What the standard library's exit hook calls on a thread's queue.")
-      .def("shut_down", &Pool::shut_down, py::arg("cancel_waiting"))
-      .def("mark_broken", &Pool::mark_broken, py::arg("why"))
+      .def("shut_down", &TaskPool::shut_down, py::arg("cancel_waiting"))
+      .def("mark_broken", &TaskPool::mark_broken, py::arg("why"))
       .def(
-          "resize", [](Pool& pool, const py::object& executor, int n) { pool.resize(executor.ptr(), n); },
+          "resize", [](TaskPool& pool, const py::object& executor, int n) { pool.resize(executor.ptr(), n); },
           py::arg("executor"), py::arg("max_workers"))
-      .def("expire", &Pool::expire)
-      .def("after_fork", &Pool::after_fork, py::arg("make_exception"))
+      .def("expire", &TaskPool::expire)
+      .def("after_fork", &TaskPool::after_fork, py::arg("make_exception"))
       .def("stats", &stats_of)
       .def_property_readonly("broken",
-                             [](const Pool& pool) -> py::object {
+                             [](const TaskPool& pool) -> py::object {
                                if (pool.broken().empty()) return py::bool_(false);
                                return py::str(pool.broken());
                              })
-      .def_property_readonly("max_workers", [](const Pool& pool) { return pool.staff().max_workers; })
-      .def_property_readonly("is_shut_down", &Pool::is_shut_down);
+      .def_property_readonly("max_workers", [](const TaskPool& pool) { return pool.staff().max_workers; })
+      .def_property_readonly("is_shut_down", &TaskPool::is_shut_down);
   module.def("finish_executor_class", &finish_executor_class, py::arg("type"), py::arg("predictors"), py::arg("hooks"));
   module.add_object("take_result_or_cancel", PyCFunction_New(&take_method, nullptr));
 }

@@ -11,7 +11,7 @@
 
 namespace torchpool {
 
-class Pool;
+class TaskPool;
 
 // All of a future but what Waiter says belongs to the interpreter's lock.
 enum class FutureState : std::uint8_t { kPending, kRunning, kCancelled, kFinished };
@@ -48,7 +48,7 @@ struct FutureFields : FifoLinks<FutureFields> {
   PyObject* args;   // pending: null for none
   FutureExtra* extra;
   Waiter* waiters;
-  Pool* pool;  // while queued or running
+  TaskPool* pool;  // while queued or running
 };
 
 extern PyTypeObject* future_type;

@@ -3,13 +3,13 @@
 
 #include "bindings/executor/future_methods.h"
 #include "bindings/executor/future_standard.h"
-#include "bindings/executor/pool.h"
 #include "bindings/executor/pool_worker.h"
+#include "bindings/executor/task_pool.h"
 
 namespace torchpool {
 
 // All waiting tasks, with the queue's references.
-std::vector<FutureFields*> Pool::remove_all() {
+std::vector<FutureFields*> TaskPool::remove_all() {
   std::vector<FutureFields*> all;
   all.reserve(queue_.size());
   while (FutureFields* task = queue_.pop()) {
@@ -20,7 +20,7 @@ std::vector<FutureFields*> Pool::remove_all() {
   return all;
 }
 
-double Pool::expire() {
+double TaskPool::expire() {
   const TimePoint now = Clock::steady().now();
   const auto error = [] {
     return py::reinterpret_steal<py::object>(
@@ -37,13 +37,13 @@ double Pool::expire() {
   return std::chrono::duration<double>(due_.begin()->first.time_since_epoch()).count();
 }
 
-void Pool::drain_and_stop() {
+void TaskPool::drain_and_stop() {
   stopping_ = true;
   wake_all();
   wake_producers();
 }
 
-void Pool::shut_down(bool cancel_waiting) {
+void TaskPool::shut_down(bool cancel_waiting) {
   shut_down_ = true;
   if (cancel_waiting) {
     for (FutureFields* task : remove_all()) {
@@ -56,7 +56,7 @@ void Pool::shut_down(bool cancel_waiting) {
   wake_producers();
 }
 
-void Pool::mark_broken(const std::string& why) {
+void TaskPool::mark_broken(const std::string& why) {
   broken_ = why;
   for (FutureFields* task : remove_all()) {
     PyObject* future = object_of(task);
@@ -68,7 +68,7 @@ void Pool::mark_broken(const std::string& why) {
   wake_producers();
 }
 
-void Pool::resize(PyObject* executor, int max_workers) {
+void TaskPool::resize(PyObject* executor, int max_workers) {
   staff_.max_workers = max_workers;
   wake_all();  // those that are too many leave
   while (queue_.size() > static_cast<std::size_t>(staff_.idle) + on_their_way() &&
@@ -77,7 +77,7 @@ void Pool::resize(PyObject* executor, int max_workers) {
   }
 }
 
-void Pool::start(PyObject* executor) {
+void TaskPool::start(PyObject* executor) {
   if (staff_.threads == 0 && !spawn(executor)) throw py::error_already_set();
 }
 
@@ -111,7 +111,7 @@ void fail_after_fork(FutureFields& task, const py::object& make_exception) {
 
 }  // namespace
 
-void Pool::after_fork(const py::object& make_exception) {
+void TaskPool::after_fork(const py::object& make_exception) {
   ++generation_;
   const PoolWorker* survivor = PoolWorker::current();
   for (FutureFields* task : remove_all()) {

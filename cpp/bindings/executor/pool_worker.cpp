@@ -169,7 +169,7 @@ void PoolWorker::run_nested(FutureFields& task) {
 void PoolWorker::settle(FutureFields& task, PyObject* result) {
   PyObject* future = object_of(&task);
   PyObject* raised = result == nullptr ? take_raised() : nullptr;
-  PoolCounts& counts = pool_->counts();
+  TaskCounts& counts = pool_->counts();
   ++(raised == nullptr ? counts.succeeded : counts.failed);
   const Work work(task);
   task.pool = nullptr;

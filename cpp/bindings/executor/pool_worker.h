@@ -5,14 +5,14 @@
 #include <vector>
 
 #include "bindings/executor/future_wait.h"
-#include "bindings/executor/pool.h"
+#include "bindings/executor/task_pool.h"
 #include "core/sync/spin.h"
 
 namespace torchpool {
 
 class PoolWorker {
  public:
-  explicit PoolWorker(std::shared_ptr<Pool> pool) : pool_(std::move(pool)), generation_(pool_->generation()) {}
+  explicit PoolWorker(std::shared_ptr<TaskPool> pool) : pool_(std::move(pool)), generation_(pool_->generation()) {}
 
   // The thread's whole work; returns when the thread is to end: true when the executor has too many. `executor` is a
   // weak reference to it.
@@ -21,7 +21,7 @@ class PoolWorker {
   // Whoever was to start the thread could not: false when it runs none the less.
   bool give_up_start() noexcept;
 
-  Pool& pool() noexcept { return *pool_; }
+  TaskPool& pool() noexcept { return *pool_; }
   // Runs a task that was taken out of the queue, on this thread, which is in another task.
   void run_nested(FutureFields& task);
   void unpark() noexcept { parker_.unpark(); }
@@ -42,7 +42,7 @@ class PoolWorker {
   void wait_for_work();
   bool poll_for_work(bool moves);
 
-  std::shared_ptr<Pool> pool_;
+  std::shared_ptr<TaskPool> pool_;
   Parker parker_;
   SpinHistory history_;
   Backoff moves_;
@@ -65,7 +65,7 @@ class ParkedTask {
   ParkedTask& operator=(const ParkedTask&) = delete;
 
  private:
-  Pool* pool_ = nullptr;
+  TaskPool* pool_ = nullptr;
   int generation_ = 0;
 };
 
@@ -81,7 +81,7 @@ class BlockedTask {
 
  private:
   PyObject* future_;
-  Pool* pool_ = nullptr;
+  TaskPool* pool_ = nullptr;
   int generation_ = 0;
   bool failed_ = false;
 };

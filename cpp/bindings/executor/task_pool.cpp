@@ -1,4 +1,4 @@
-#include "bindings/executor/pool.h"
+#include "bindings/executor/task_pool.h"
 
 #include <sched.h>
 
@@ -38,7 +38,7 @@ bool keep_arguments(FutureFields& task, PyObject* const* args, Py_ssize_t count,
 
 }  // namespace
 
-bool Pool::accepts() const {
+bool TaskPool::accepts() const {
   if (!broken_.empty()) {
     PyErr_SetString(standard.broken_pool, broken_.c_str());
   } else if (shut_down_) {
@@ -51,12 +51,12 @@ bool Pool::accepts() const {
   return false;
 }
 
-bool Pool::ends() const {
+bool TaskPool::ends() const {
   return stopping_ || shut_down_ || interpreter_is_ending();
 }
 
-PyObject* Pool::submit(PyObject* executor, PyObject* callable, PyObject* const* args, Py_ssize_t count,
-                       PyObject* keywords, const Placement& placement) {
+PyObject* TaskPool::submit(PyObject* executor, PyObject* callable, PyObject* const* args, Py_ssize_t count,
+                           PyObject* keywords, const Placement& placement) {
   if (!accepts() || !make_room(placement)) return nullptr;
   PyObject* future = new_future(future_type);
   if (future == nullptr) return nullptr;
@@ -69,7 +69,8 @@ PyObject* Pool::submit(PyObject* executor, PyObject* callable, PyObject* const* 
   return enqueue(executor, future, placement);
 }
 
-PyObject* Pool::submit_each(PyObject* executor, PyObject* callable, PyObject* arguments, const Placement& placement) {
+PyObject* TaskPool::submit_each(PyObject* executor, PyObject* callable, PyObject* arguments,
+                                const Placement& placement) {
   const auto futures = py::reinterpret_steal<py::object>(PyList_New(0));
   const auto iterator = py::reinterpret_steal<py::object>(PyObject_GetIter(arguments));
   if (!futures || !iterator) return nullptr;
@@ -87,7 +88,7 @@ PyObject* Pool::submit_each(PyObject* executor, PyObject* callable, PyObject* ar
 }
 
 // Takes over `future`.
-PyObject* Pool::enqueue(PyObject* executor, PyObject* future, const Placement& placement) {
+PyObject* TaskPool::enqueue(PyObject* executor, PyObject* future, const Placement& placement) {
   FutureFields& task = *fields_of(future);
   task.pool = this;
   if (placement.due != kNever) {
@@ -102,7 +103,7 @@ PyObject* Pool::enqueue(PyObject* executor, PyObject* future, const Placement& p
 }
 
 // Nobody will run it: no thread could be started. With the error set that says why.
-PyObject* Pool::refuse(PyObject* future) {
+PyObject* TaskPool::refuse(PyObject* future) {
   FutureFields& task = *fields_of(future);
   if (task.queued) {
     remove(task);
@@ -115,7 +116,7 @@ PyObject* Pool::refuse(PyObject* future) {
   return nullptr;
 }
 
-bool Pool::call_someone(PyObject* executor) {
+bool TaskPool::call_someone(PyObject* executor) {
   switch (staff_.hire(queue_.size())) {
     case Hire::kNobody:
       return true;
@@ -130,7 +131,7 @@ bool Pool::call_someone(PyObject* executor) {
 }
 
 // As spawn(), but false only where there is no thread at all, or what was raised is not about threads.
-bool Pool::spawn_or_go_on(PyObject* executor) {
+bool TaskPool::spawn_or_go_on(PyObject* executor) {
   if (spawn(executor)) return true;
   if (staff_.threads == 0 || PyErr_ExceptionMatches(PyExc_RuntimeError) == 0) return false;
   if (ends()) {
@@ -142,7 +143,7 @@ bool Pool::spawn_or_go_on(PyObject* executor) {
 }
 
 // False with an error set.
-bool Pool::spawn(PyObject* executor) {
+bool TaskPool::spawn(PyObject* executor) {
   if (executor == Py_None) return true;  // it is gone, and so are those who submit
   const auto worker = std::make_shared<PoolWorker>(shared_from_this());
   ++staff_.threads;
@@ -153,7 +154,7 @@ bool Pool::spawn(PyObject* executor) {
   return started != nullptr;
 }
 
-void Pool::wake_one() {
+void TaskPool::wake_one() {
   if (idle_.empty()) return;  // all that count as idle are on their way
   PoolWorker* worker = idle_.back();
   idle_.pop_back();
@@ -163,13 +164,13 @@ void Pool::wake_one() {
   worker->unpark();
 }
 
-void Pool::wake_all() {
+void TaskPool::wake_all() {
   std::vector<PoolWorker*> idle;
   idle.swap(idle_);
   for (PoolWorker* worker : idle) worker->unpark();
 }
 
-FutureFields* Pool::take() {
+FutureFields* TaskPool::take() {
   if (!due_.empty()) expire();
   if (queue_.empty() || !staff_.may_take() || (staff_.too_many() && !staff_.others_blocked())) return nullptr;
   FutureFields* task = queue_.pop();
@@ -182,7 +183,7 @@ FutureFields* Pool::take() {
   return task;
 }
 
-void Pool::remove(FutureFields& task) noexcept {
+void TaskPool::remove(FutureFields& task) noexcept {
   queue_.erase(task);
   if (task.extra != nullptr && task.extra->timed) {
     due_.erase(task.extra->due);
@@ -191,23 +192,23 @@ void Pool::remove(FutureFields& task) noexcept {
   if (!producers_.empty()) wake_producers();
 }
 
-bool Pool::must_leave() const {
+bool TaskPool::must_leave() const {
   return (staff_.too_many() && !staff_.others_blocked()) || must_end();
 }
 
-void Pool::go_idle(PoolWorker& worker) {
+void TaskPool::go_idle(PoolWorker& worker) {
   ++staff_.idle;
   idle_.push_back(&worker);
 }
 
-void Pool::come_back(PoolWorker& worker) {
+void TaskPool::come_back(PoolWorker& worker) {
   --staff_.idle;
   if (waking_ != &worker) return;
   waking_ = nullptr;
   staff_.waking = false;
 }
 
-void Pool::leave(PoolWorker& worker) {
+void TaskPool::leave(PoolWorker& worker) {
   --staff_.threads;
   std::erase(workers_, &worker);
   if (ends()) {
@@ -217,12 +218,12 @@ void Pool::leave(PoolWorker& worker) {
   }
 }
 
-void Pool::park(PyObject* executor) {
+void TaskPool::park(PyObject* executor) {
   ++staff_.parked;
   if (!queue_.empty() && !call_someone(executor)) log_error("thread_failed", executor);
 }
 
-bool Pool::block(PoolWorker& worker, FutureFields& awaited) {
+bool TaskPool::block(PoolWorker& worker, FutureFields& awaited) {
   ++staff_.blocked;
   awaited_.push_back(&awaited);
   while (staff_.stuck() && !is_done(awaited)) {
@@ -241,7 +242,7 @@ bool Pool::block(PoolWorker& worker, FutureFields& awaited) {
   return true;
 }
 
-void Pool::unblock(FutureFields& awaited) {
+void TaskPool::unblock(FutureFields& awaited) {
   --staff_.blocked;
   if (staff_.too_many()) wake_all();  // one that had to stay for those who were blocked may leave
   const auto last = std::find(awaited_.rbegin(), awaited_.rend(), &awaited);
@@ -249,7 +250,7 @@ void Pool::unblock(FutureFields& awaited) {
 }
 
 // False with an error set.
-bool Pool::make_room(const Placement& placement) {
+bool TaskPool::make_room(const Placement& placement) {
   PoolWorker* worker = PoolWorker::current();
   const bool bound = options_.queue_size > 0 && !placement.bypass && (worker == nullptr || &worker->pool() != this);
   if (!bound || (!full() && producers_.empty())) return true;
@@ -260,8 +261,8 @@ bool Pool::make_room(const Placement& placement) {
   return false;
 }
 
-bool Pool::wait_for_room(Parker& parker) {
-  const std::shared_ptr<Pool> kept = shared_from_this();
+bool TaskPool::wait_for_room(Parker& parker) {
+  const std::shared_ptr<TaskPool> kept = shared_from_this();
   const bool slices = handles_signals();
   producers_.push_back(&parker);
   for (;;) {
@@ -283,7 +284,7 @@ bool Pool::wait_for_room(Parker& parker) {
 }
 
 // Those that there is room for; all of them when nothing is accepted any more, to be told so.
-void Pool::wake_producers() {
+void TaskPool::wake_producers() {
   const bool refuses = ends() || !broken_.empty();
   while (!producers_.empty() && (refuses || !full())) {
     Parker* first = producers_.front();

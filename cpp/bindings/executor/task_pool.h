@@ -17,14 +17,14 @@ namespace torchpool {
 
 class PoolWorker;
 
-struct PoolOptions {
+struct TaskPoolOptions {
   int max_workers = 1;
   int overlap = 0;
   std::size_t queue_size = 0;  // tasks that wait; 0: any number
   bool reject = false;         // a full queue raises QueueFull instead of blocking
 };
 
-struct PoolCounts {
+struct TaskCounts {
   std::uint64_t accepted = 0;
   std::uint64_t succeeded = 0;
   std::uint64_t failed = 0;
@@ -43,9 +43,9 @@ struct Placement {
 
 // Everything here belongs to the interpreter's lock: there is no mutex, and what runs between two lines that call no
 // Python is atomic. Outlives its executor as long as threads are at work.
-class Pool : public std::enable_shared_from_this<Pool> {
+class TaskPool : public std::enable_shared_from_this<TaskPool> {
  public:
-  explicit Pool(const PoolOptions& options) : options_(options) {
+  explicit TaskPool(const TaskPoolOptions& options) : options_(options) {
     staff_.max_workers = options.max_workers;
     staff_.overlap = options.overlap;
   }
@@ -86,9 +86,9 @@ class Pool : public std::enable_shared_from_this<Pool> {
   // In a forked child: its threads are gone, and the tasks belong to the parent.
   void after_fork(const py::object& make_exception);
 
-  PoolCounts& counts() noexcept { return counts_; }
+  TaskCounts& counts() noexcept { return counts_; }
   const Staffing& staff() const noexcept { return staff_; }
-  const PoolOptions& options() const noexcept { return options_; }
+  const TaskPoolOptions& options() const noexcept { return options_; }
   const std::string& broken() const noexcept { return broken_; }
   bool is_shut_down() const noexcept { return shut_down_; }
   std::size_t waiting() const noexcept { return queue_.size(); }
@@ -113,9 +113,9 @@ class Pool : public std::enable_shared_from_this<Pool> {
   void wake_all();
   PyObject* refuse(PyObject* future);
 
-  PoolOptions options_;
+  TaskPoolOptions options_;
   Staffing staff_;
-  PoolCounts counts_;
+  TaskCounts counts_;
   PriorityFifo<FutureFields> queue_;  // owns a reference to each
   std::multimap<TimePoint, FutureFields*> due_;
   std::vector<PoolWorker*> idle_;     // the last to go idle is the first to be woken: its caches are warm

@@ -60,7 +60,7 @@ void Runtime::ensure_started(Lane lane) {
   const LaneHooks& hooks = lane == Lane::kCompute ? options_.compute : options_.interpreter;
   const int workers = this->workers();
   scheduler_->set_workers(lane, workers);
-  ThreadPool::Hooks thread_hooks;
+  ThreadGroup::Hooks thread_hooks;
   thread_hooks.start = hooks.start;
   thread_hooks.stop = hooks.stop;
   // `hooks` lives as long as this runtime, which joins; the scheduler may be needed by a channel for longer.
@@ -68,7 +68,7 @@ void Runtime::ensure_started(Lane lane) {
     run_worker(*scheduler, scheduler->worker(lane, worker), hooks);
   };
   try {
-    pools_[static_cast<std::size_t>(lane)] = std::make_unique<ThreadPool>(workers, std::move(thread_hooks));
+    threads_[static_cast<std::size_t>(lane)] = std::make_unique<ThreadGroup>(workers, std::move(thread_hooks));
   } catch (...) {
     scheduler_->set_workers(lane, 0);
     throw;
@@ -82,8 +82,8 @@ void Runtime::close() {
   scheduler_->close();
   {
     MutexLock joining(join_mutex_);
-    for (ThreadPool* pool : pools()) {
-      if (pool != nullptr) pool->join();
+    for (ThreadGroup* group : threads()) {
+      if (group != nullptr) group->join();
     }
   }
   timer_.stop();
@@ -109,24 +109,24 @@ void Runtime::resize(int workers, int cores_per_batch) {
       set_workers_locked(this->workers());
     }
   }
-  for (ThreadPool* pool : pools()) {
-    if (pool != nullptr) pool->shrink(this->workers());
+  for (ThreadGroup* group : threads()) {
+    if (group != nullptr) group->shrink(this->workers());
   }
   if (error != nullptr) std::rethrow_exception(error);
 }
 
 void Runtime::set_workers_locked(int workers) {
   for (const Lane lane : {Lane::kCompute, Lane::kInterpreter}) {
-    const std::unique_ptr<ThreadPool>& pool = pools_[static_cast<std::size_t>(lane)];
-    if (pool == nullptr) continue;
+    const std::unique_ptr<ThreadGroup>& group = threads_[static_cast<std::size_t>(lane)];
+    if (group == nullptr) continue;
     scheduler_->set_workers(lane, workers);
-    if (workers > pool->size()) pool->grow(workers - pool->size());
+    if (workers > group->size()) group->grow(workers - group->size());
   }
 }
 
-std::array<ThreadPool*, 2> Runtime::pools() {
+std::array<ThreadGroup*, 2> Runtime::threads() {
   MutexLock lock(start_mutex_);
-  return {pools_[0].get(), pools_[1].get()};
+  return {threads_[0].get(), threads_[1].get()};
 }
 
 Clock& Runtime::clock() const noexcept {

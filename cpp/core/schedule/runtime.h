@@ -10,7 +10,7 @@
 #include "core/queue/deadline_timer.h"
 #include "core/schedule/channel.h"
 #include "core/schedule/task.h"
-#include "core/schedule/thread_pool.h"
+#include "core/schedule/thread_group.h"
 #include "core/sync/event.h"
 
 namespace torchpool {
@@ -73,7 +73,7 @@ class Runtime {
   // For lanes that have workers. Starts missing workers. Superfluous workers end after their step, and are not waited
   // for.
   void set_workers_locked(int workers) TP_REQUIRES(start_mutex_);
-  std::array<ThreadPool*, 2> pools() TP_EXCLUDES(start_mutex_);
+  std::array<ThreadGroup*, 2> threads() TP_EXCLUDES(start_mutex_);
 
   const RuntimeOptions options_;
   std::atomic<int> workers_;
@@ -84,7 +84,7 @@ class Runtime {
   std::array<std::atomic<bool>, 2> lane_up_{};
   Mutex join_mutex_;   // held while threads are joined; taken first
   Mutex start_mutex_;  // held while threads start, never while threads are joined: their batches may start a lane
-  std::array<std::unique_ptr<ThreadPool>, 2> pools_ TP_GUARDED_BY(start_mutex_);
+  std::array<std::unique_ptr<ThreadGroup>, 2> threads_ TP_GUARDED_BY(start_mutex_);
 };
 
 }  // namespace torchpool

@@ -1,4 +1,4 @@
-#include "core/schedule/thread_pool.h"
+#include "core/schedule/thread_group.h"
 
 #include <exception>
 #include <memory>
@@ -40,7 +40,7 @@ class StartLine {
   std::exception_ptr error_ TP_GUARDED_BY(mutex_);
 };
 
-void run_thread(const ThreadPool::Hooks& hooks, StartLine& line, int thread) {
+void run_thread(const ThreadGroup::Hooks& hooks, StartLine& line, int thread) {
   std::exception_ptr error;
   try {
     if (hooks.start) hooks.start(thread);
@@ -54,11 +54,11 @@ void run_thread(const ThreadPool::Hooks& hooks, StartLine& line, int thread) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads, Hooks hooks) : hooks_(std::make_shared<const Hooks>(std::move(hooks))) {
+ThreadGroup::ThreadGroup(int threads, Hooks hooks) : hooks_(std::make_shared<const Hooks>(std::move(hooks))) {
   grow(threads);
 }
 
-void ThreadPool::grow(int threads) {
+void ThreadGroup::grow(int threads) {
   const auto line = std::make_shared<StartLine>();
   const int first = size();
   std::exception_ptr error;
@@ -76,7 +76,7 @@ void ThreadPool::grow(int threads) {
   std::rethrow_exception(error);
 }
 
-void ThreadPool::shrink(int first) {
+void ThreadGroup::shrink(int first) {
   while (size() > first) {
     threads_.back().join();
     threads_.pop_back();

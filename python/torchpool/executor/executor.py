@@ -68,7 +68,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
             raise ValueError(f"queue_size must be an int of at least 1, or None, got {queue_size!r}")
         if overflow not in ("block", "reject"):
             raise ValueError(f"overflow must be 'block' or 'reject', got {overflow!r}")
-        self._pool = _core.Pool(max_workers, overlap, queue_size or 0, overflow == "reject")
+        self._pool = _core.TaskPool(max_workers, overlap, queue_size or 0, overflow == "reject")
         self._handle = self._pool.handle()
         self._threads: set[threading.Thread] = set()
         self._shutdown_lock = threading.Lock()
@@ -332,7 +332,7 @@ def _noters(
     return began, left
 
 
-def _stopper(pool: _core.Pool) -> Callable[[object], None]:
+def _stopper(pool: _core.TaskPool) -> Callable[[object], None]:
     return lambda _: pool.put(None)
 
 

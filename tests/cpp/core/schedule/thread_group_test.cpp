@@ -1,4 +1,4 @@
-#include "core/schedule/thread_pool.h"
+#include "core/schedule/thread_group.h"
 
 #include <algorithm>
 
@@ -7,36 +7,36 @@
 namespace torchpool::testing {
 namespace {
 
-TEST(ThreadPoolTest, EachThreadStartsRunsAndStops) {
+TEST(ThreadGroupTest, EachThreadStartsRunsAndStops) {
   Log<std::string> log;
   {
-    ThreadPool pool(1, {.start = [&](int i) { log.add("start " + std::to_string(i)); },
-                        .body = [&](int i) { log.add("run " + std::to_string(i)); },
-                        .stop = [&](int i) { log.add("stop " + std::to_string(i)); }});
-    pool.join();
-    pool.join();
+    ThreadGroup group(1, {.start = [&](int i) { log.add("start " + std::to_string(i)); },
+                          .body = [&](int i) { log.add("run " + std::to_string(i)); },
+                          .stop = [&](int i) { log.add("stop " + std::to_string(i)); }});
+    group.join();
+    group.join();
   }
   EXPECT_EQ(log.values(), (std::vector<std::string>{"start 0", "run 0", "stop 0"}));
 }
 
-TEST(ThreadPoolTest, NothingRunsBeforeAllHaveStarted) {
+TEST(ThreadGroupTest, NothingRunsBeforeAllHaveStarted) {
   std::atomic<int> started{0};
   std::atomic<bool> early{false};
-  ThreadPool pool(8,
-                  {.start = [&](int) { ++started; }, .body = [&](int) { early = early || started != 8; }, .stop = {}});
+  ThreadGroup group(
+      8, {.start = [&](int) { ++started; }, .body = [&](int) { early = early || started != 8; }, .stop = {}});
   EXPECT_EQ(started, 8);
-  pool.join();
+  group.join();
   EXPECT_FALSE(early);
 }
 
-TEST(ThreadPoolTest, HooksAreOptional) {
+TEST(ThreadGroupTest, HooksAreOptional) {
   Gate gate;
-  ThreadPool pool(2, {.start = {}, .body = [&](int) { gate.enter(); }, .stop = {}});
+  ThreadGroup group(2, {.start = {}, .body = [&](int) { gate.enter(); }, .stop = {}});
   gate.await(2);
   gate.release();
 }
 
-TEST(ThreadPoolTest, AFailedStartIsRolledBackAndThrown) {
+TEST(ThreadGroupTest, AFailedStartIsRolledBackAndThrown) {
   std::atomic<int> started{0};
   std::atomic<int> stopped{0};
   std::atomic<int> ran{0};
@@ -45,7 +45,7 @@ TEST(ThreadPoolTest, AFailedStartIsRolledBackAndThrown) {
     ++started;
   };
   try {
-    const ThreadPool pool(4, {.start = start, .body = [&](int) { ++ran; }, .stop = [&](int) { ++stopped; }});
+    const ThreadGroup group(4, {.start = start, .body = [&](int) { ++ran; }, .stop = [&](int) { ++stopped; }});
     FAIL() << "must throw";
   } catch (const std::runtime_error& error) {
     EXPECT_STREQ(error.what(), "no memory for thread 2");
