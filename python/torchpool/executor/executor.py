@@ -15,11 +15,11 @@ from typing import Any
 
 from torchpool import _core
 from torchpool.executor import hooks
+from torchpool.executor.expiry import Expiry
 from torchpool.executor.map import SubmitAll, buffered_results, by_submit, results
 from torchpool.executor.periodic import Periodic
 from torchpool.executor.streams import Streams, finish_streams
 from torchpool.executor.threads import BROKEN, Initializer, default_workers, serve
-from torchpool.executor.timer import default_timer
 from torchpool.executor.view import ExecutorView, check_options
 from torchpool.predictor import Calls, Predictor, View
 from torchpool.runtime import Child, Exit, at_exit, in_child
@@ -76,7 +76,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         self._thread_numbers = itertools.count()
         self._initializer: Callable[..., object] | None = initializer  # type: ignore[assignment]
         self._initargs = initargs
-        self._expiry: float = math.inf
+        self._expiry = Expiry(self._pool)
         self._periodics: weakref.WeakSet[Periodic] = weakref.WeakSet()
         self._streams = Streams(held=initializer is not None)
         _executors.add(self)
@@ -161,8 +161,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
             return self._submit_call(fn, args, kwargs, priority, deadline)
         due = math.inf if deadline is None else time.monotonic() + deadline
         future = self._pool.submit(self, fn, args, kwargs, priority, due)
-        if due < self._expiry:  # once it is queued: the moment may have passed while it waited for room
-            self._expire_at(due)
+        self._expiry.at(due)  # once it is queued: the moment may have passed while it waited for room
         return future
 
     def _submit_call(
@@ -177,17 +176,6 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         self._pool.check()
         self._start_for_initializer()
         return self._streams.submit(fn, args, kwargs, priority, deadline)
-
-    def _expire_at(self, due: float) -> None:
-        self._expiry = due
-        default_timer().call_at(due, _expirer(weakref.ref(self)))
-
-    def _expire(self) -> None:
-        """On the timer's thread: fails what should have started by now."""
-        self._expiry = math.inf
-        following = self._pool.expire()
-        if following < self._expiry:
-            self._expire_at(following)
 
     # Threads.
 
@@ -287,7 +275,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
     def _after_fork(self) -> None:
         self._shutdown_lock = threading.Lock()
         self._threads = set()
-        self._expiry = math.inf
+        self._expiry = Expiry(self._pool)
         for periodic in list(self._periodics):
             periodic._ended = True  # by no method: its lock may be held by a thread that is gone
         self._periodics = weakref.WeakSet()
@@ -302,16 +290,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         return f"<torchpool.ThreadPoolExecutor {self._thread_name_prefix} max_workers={self._max_workers}>"
 
 
-# These are kept by timers, threads and maps, none of which is to keep an executor alive.
-
-
-def _expirer(ref: weakref.ref[ThreadPoolExecutor]) -> Callable[[], None]:
-    def expire() -> None:
-        executor = ref()
-        if executor is not None:
-            executor._expire()
-
-    return expire
+# These are kept by threads and maps, none of which is to keep an executor alive.
 
 
 def _noters(

@@ -83,11 +83,12 @@ def test_a_deadline_keeps_no_executor_alive(make_executor: Any, no_gc: None) -> 
 
 def test_what_waits_in_a_dropped_executor_expires(make_executor: Any, gate: Gate) -> None:
     executor = make_executor(1)
-    hold_thread(executor, gate)
+    held = hold_thread(executor, gate)
     future = executor.options(deadline=5 * SOON).submit(int)
     del executor
     gc.collect()
     assert expired(future)
+    assert not held.done(), "it was a thread that found it expired"
 
 
 def test_a_full_queue_counts_none_that_has_expired(make_executor: Any, gate: Gate) -> None:
