@@ -122,7 +122,7 @@ def blocked(work: Callable[..., Any], *args: Any) -> Started:
     return started
 
 
-def run_program(executor_class: Any, source: str, *, timeout: float = HANG) -> Any:
+def run_program(executor_class: Any, source: str, *, timeout: float = HANG, fresh: bool = False) -> Any:
     """Runs it in an interpreter of its own, where ThreadPoolExecutor is the class under test."""
     module = "concurrent.futures" if executor_class is STANDARD else "torchpool"
     return run_python(
@@ -130,6 +130,7 @@ def run_program(executor_class: Any, source: str, *, timeout: float = HANG) -> A
         "import atexit, concurrent.futures, os, signal, sys, threading, time\n"
         f"HANG = {HANG}\n" + source,
         timeout=timeout,
+        fresh=fresh,
     )
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -12,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import interpreters
 import torch
 from benchmarks.harness.models import LSTMClassifier as LSTMClassifier
 from benchmarks.harness.models import SimpleCNN as SimpleCNN
@@ -184,25 +182,16 @@ def run_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
     return results
 
 
-def run_python(source: str, *, timeout: float = HANG) -> subprocess.CompletedProcess[str]:
-    """Runs a program that may import this module in an interpreter of its own; one that hangs shows its stacks."""
+def run_python(source: str, *, timeout: float = HANG, fresh: bool = False) -> subprocess.CompletedProcess[str]:
+    """Runs a program that may import this module in an interpreter of its own; one that hangs shows its stacks.
+
+    Most have torch imported before the program begins; `fresh` is for those that are to do so themselves.
+    """
     # A shell that starts the tests in the background has them, and what they start, ignore Ctrl-C.
     first = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
     program = f"{first}sys.path[:0] = {[p for p in sys.path if p]!r}\n{textwrap.dedent(source)}"
-    command = [sys.executable, "-X", "faulthandler", "-c", program]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
-        try:
-            output, errors = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGABRT)  # the fault handler shows the stacks
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=5)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # with the children that it may have forked
-            output, errors = process.communicate()
-            errors += f"\nit hung for {timeout} s"
-    return subprocess.CompletedProcess([], process.returncode, output, errors)
+    run = interpreters.run_fresh if fresh or interpreters.fresh_only else interpreters.run_warm
+    return run(program, timeout)
 
 
 def assert_clean(done: subprocess.CompletedProcess[str]) -> None:
