@@ -1,4 +1,4 @@
-"""What holds for every test: it leaves torch's settings and random state as they were."""
+"""What holds for every test: it leaves torch's settings and random state as they were, and captures nothing unasked."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import interpreters
 import pytest
 import torch
 from executor_support import Gates, executor_named, join
@@ -14,6 +15,28 @@ from support import Gate, Held
 
 import torchpool
 import torchpool.capture.programs  # once here instead of in every process that captures: it takes a second
+from torchpool.predictor import graphs
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--exhaustive", action="store_true", help="run all tests, their programs in fresh interpreters")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    interpreters.fresh_only = config.getoption("--exhaustive")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--exhaustive"):
+        more = [item for item in items if item.get_closest_marker("exhaustive")]
+        items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=more)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported so far stays: the collector need not look at it again, which takes 0.3 s each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -37,6 +60,21 @@ def _leaves_torch_alone(request: pytest.FixtureRequest) -> Iterator[None]:
             "torch's random state moved: build models with support.build(), inputs with support.draw(), "
             "or ask for the fixture `seeded`"
         )
+
+
+@pytest.fixture(autouse=True)
+def _captures_if_marked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Only a test that is about graphs has any: a capture is a process that computes for a second, while the test goes
+    on, and most tests are over before the graph is there."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.node.get_closest_marker("graphs"):
+            patch.setattr(graphs.Capturer, "add", lambda own, job: None)
+            patch.setattr(graphs.Graphs, "wait", _wait_in_vain)
+        yield
+
+
+def _wait_in_vain(own: graphs.Graphs, timeout: float | None) -> bool:
+    raise AssertionError("graphs that a test waits for are captured if it has the mark `graphs`")
 
 
 @pytest.fixture
@@ -66,9 +104,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     test itself names one of them."""
     named = any("executor_class" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
     if "executor_class" in metafunc.fixturenames and not named:
+        standard = pytest.param("standard", marks=pytest.mark.exhaustive)  # it is not ours to test each time
         only = getattr(metafunc.module, "TORCHPOOL_ONLY", False)
-        names = ["torchpool"] if only else ["standard", "torchpool"]
-        metafunc.parametrize("executor_class", names, indirect=True)
+        classes = ["torchpool"] if only else [standard, "torchpool"]
+        metafunc.parametrize("executor_class", classes, indirect=True)
 
 
 @pytest.fixture

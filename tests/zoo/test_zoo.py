@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,30 +21,10 @@ from torchpool.call.arguments import as_call
 MODELS = [*zoo_text.MODELS, *zoo_media.MODELS, *zoo_torch.MODELS, *zoo_python.MODELS]
 THREADS = 4
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
-
-
-class _Served:
-    """What served each model that was given examples; as a plugin of pytest, it prints the share of the graph."""
-
-    def __init__(self) -> None:
-        self.by: dict[str, str] = {}
-        self.calls = self.fell_back = 0  # of models that a graph serves; back to the module
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        safe = [backend for backend in self.by.values() if backend != "alone"]
-        alone = len(self.by) - len(safe)
-        share = f"{safe.count('graph')} of {len(safe)} safe to batch served by graph ({alone} more run alone)"
-        terminalreporter.write_line(
-            f"zoo: {share}; {self.fell_back} of their {self.calls} calls fell back to the module"
-        )
-
-
-@pytest.fixture(scope="module")
-def served(request: pytest.FixtureRequest) -> _Served:
-    plugin = _Served()
-    request.config.pluginmanager.register(plugin)
-    return plugin
+pytestmark = [
+    pytest.mark.graphs,
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
+]
 
 
 def served_by(predict: torchpool.Predictor) -> str:
@@ -80,7 +61,7 @@ WAYS = [(entry, 2) for entry in MODELS] + [(entry, 0) for entry in MODELS[::3]]
 @pytest.mark.parametrize(
     ("entry", "examples"), WAYS, ids=[f"{entry.name}-{'examples' if n else 'first calls'}" for entry, n in WAYS]
 )
-def test_the_zoo(entry: Entry, examples: int, served: _Served) -> None:
+def test_the_zoo(entry: Entry, examples: int, record_property: Callable[[str, Any], None]) -> None:
     # The oracle is a model of its own: one that has run before may hide what its first run changes.
     model, oracle, calls = entry.build(), entry.build(), entry.calls()
     expected = [eager(oracle, *args, **kwargs) for args, kwargs in map(as_call, calls)]
@@ -92,10 +73,10 @@ def test_the_zoo(entry: Entry, examples: int, served: _Served) -> None:
         _map(predict, calls * 4, expected * 4)
         backend = served_by(predict)
         if examples:
-            served.by[entry.name] = backend
+            record_property("served_by", backend)  # for the summary of conftest
             if by_graph:
-                served.calls += predict.stats()["accepted"]
-                served.fell_back += predict.stats()["fell_back"]
+                record_property("calls", predict.stats()["accepted"])
+                record_property("fell_back", predict.stats()["fell_back"])
         merged = predict.stats()["batch_rows"]["max"] > 1
         if entry.expect != "graph":  # whose workers may be done with each call before the next one comes
             assert merged == (entry.expect != "alone"), predict.explain()

@@ -22,6 +22,8 @@ from torchpool import _core
 from torchpool.capture import process as capture_process
 from torchpool.predictor import graphs
 
+pytestmark = pytest.mark.graphs
+
 Child = Callable[..., Any]
 
 
@@ -62,6 +64,7 @@ def test_a_child_that_hangs_is_ended_by_its_alarm(child: Any, monkeypatch: pytes
     assert_served_by_the_module(predict, f"signal {signal.SIGALRM.value}")
 
 
+@pytest.mark.alone
 def test_a_child_that_waits_in_vain_is_replaced(child: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture_process, "_IDLE_SECONDS", 0.3)
     answer, forks = capture_process._answer, []  # type: Any, list[int]

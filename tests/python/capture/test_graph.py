@@ -14,6 +14,8 @@ from torch import nn
 
 import torchpool
 
+pytestmark = pytest.mark.graphs
+
 
 class Net(nn.Module):
     """Large enough for its linear layers to be packed."""

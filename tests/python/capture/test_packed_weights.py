@@ -13,6 +13,8 @@ from torch import nn
 import torchpool
 from torchpool import _core
 
+pytestmark = pytest.mark.graphs
+
 
 class Encoder(nn.Module):
     """A transformer's calls: with and without kinds of tokens, each its own graph."""

@@ -12,6 +12,8 @@ from torch import nn
 
 import torchpool
 
+pytestmark = pytest.mark.graphs
+
 Tensor = torch.Tensor
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from bad_models import POISON, Masked, Raiser, assert_same, busy, outcome
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +17,8 @@ from support import HANG, LSTMClassifier, build, draw
 from torch import nn
 
 import torchpool
+
+pytestmark = pytest.mark.graphs
 
 Tensor = torch.Tensor
 FEW = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)

@@ -20,7 +20,7 @@ for n in range(20):
 
 
 def test_what_waits_runs_when_the_program_ends(executor_class: Any) -> None:
-    done = run_program(executor_class, WORK + "opened.set()")
+    done = run_program(executor_class, WORK + "opened.set()", fresh=True)
     assert_clean(done)
     assert done.stdout == NUMBERS
 
@@ -271,11 +271,13 @@ for name, way in ways.items():
     return lines
 
 
+@pytest.mark.alone
 def test_ctrl_c_raises_in_a_main_thread_that_waits_and_loses_no_work(interrupted: list[str]) -> None:
     expected = [(f"{name} was interrupted False", f"{name} is usable 7") for name in WAITS]
     assert interrupted == [line for lines in expected for line in lines]
 
 
+@pytest.mark.alone
 def test_what_waits_runs_after_an_interrupt_that_ends_the_program(executor_class: Any) -> None:
     done = run_program(
         executor_class,
@@ -293,6 +295,7 @@ finally:
     assert done.stderr.endswith("KeyboardInterrupt\n")
 
 
+@pytest.mark.alone
 def test_a_signal_handler_that_does_not_raise_lets_the_wait_go_on(executor_class: Any) -> None:
     done = run_program(
         executor_class,

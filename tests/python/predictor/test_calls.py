@@ -68,6 +68,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.graphs
 @pytest.mark.parametrize("threads", [1, 64])
 @pytest.mark.parametrize(
     ("model", "shape", "count"), [(LSTMClassifier, (1, 50, 10), 8), (SimpleCNN, (1, 1, 28, 28), 2)]

@@ -181,6 +181,7 @@ def test_a_callback_may_close_the_runtime(hold: Any) -> None:
     assert closed.wait(HANG)
 
 
+@pytest.mark.graphs
 def test_a_dropped_predictor_is_freed_at_once() -> None:
     model = build(MarkerModule)
     predict = torchpool.wrap(model)

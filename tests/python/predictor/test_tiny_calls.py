@@ -15,6 +15,8 @@ from torch import nn
 
 import torchpool
 
+pytestmark = pytest.mark.graphs
+
 BACKENDS = ["graph", "python", "torchscript"]
 ENOUGH = 20  # calls after which it is known how long one takes
 

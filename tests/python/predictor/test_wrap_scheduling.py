@@ -138,6 +138,7 @@ def test_no_batch_has_more_rows_than_max_batch(
     assert stats["max_batch"] == max_batch
 
 
+@pytest.mark.graphs
 def test_learned_sizes_of_a_graph_stay_below_max_batch(runtime: torchpool.Runtime) -> None:
     model = build(LSTMClassifier)
     predict = torchpool.wrap(model, example=draw(1, 5, 10), runtime=runtime, max_batch=6, backend="graph")
@@ -235,6 +236,7 @@ def test_after_a_shrink_no_more_batches_run_at_a_time(hold: Any) -> None:
     assert_all_close(results, (eager(linear, row(n)) for n in range(300)))
 
 
+@pytest.mark.graphs
 @pytest.mark.parametrize("backend", ["python", "graph"])
 def test_results_are_right_while_workers_come_and_go(backend: Any) -> None:
     runtime = torchpool.Runtime(2)

@@ -59,6 +59,7 @@ for name, statement in {WAITS!r}.items():
     print(name, "is usable", flush=True)
 """,
         timeout=2 * HANG,
+        fresh=True,
     )
     return [*done.stdout.splitlines(), done.stderr]
 
@@ -215,7 +216,8 @@ called = []
 futures = [predict.submit(draw(1, 50, 10)) for _ in range(500)]
 for future in futures:
     future.add_done_callback(called.append)
-"""
+""",
+        fresh=True,
     )
     assert_clean(done)
     assert done.stdout == "True 500\n"
@@ -291,7 +293,7 @@ def test_forks_while_other_threads_call_disturb_neither_side() -> None:
         PRELUDE
         + """
 model = build(MarkerModule)
-predict = torchpool.wrap(model, example=row())
+predict = torchpool.wrap(model, example=row(), backend="python")
 stop = threading.Event()
 def loop():
     while not stop.is_set():
