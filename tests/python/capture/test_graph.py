@@ -264,28 +264,6 @@ def test_bfloat16_keeps_dtypes_and_tells_its_distance() -> None:
         assert "computed in torch.bfloat16: differs by" in str(predict.explain())
 
 
-def test_explain_shows_the_program() -> None:
-    with wrap(build(Net), draw(1, 64)) as predict:
-        assert "once per state of the weights" not in str(predict.explain())
-        text = str(predict.explain(verbose=True))
-    assert "once per state of the weights" in text
-    assert "mkldnn::_linear_pointwise" in text
-
-
-def test_explain_profiles_the_program() -> None:
-    with wrap(build(Net), draw(1, 64), max_batch=5) as predict:
-        text = str(predict.explain(profile=True))
-    assert "of sizes (5, 64)" in text
-    timed = [line for line in text.splitlines() if " us  " in line]
-    assert len(timed) == 3, "two linear layers, one fused with relu, and a product"
-    assert [line.split("= ")[1].split("(")[0] for line in timed] == [
-        "mkldnn::_linear_pointwise",
-        "mkldnn::_linear_pointwise",
-        "mul.Tensor",
-    ]
-    assert "by operator:" in text
-
-
 def test_results_are_ordinary_tensors_of_their_own() -> None:
     model, x = build(Net), draw(1, 64)
     with wrap(model, x) as predict:

@@ -93,18 +93,6 @@ def test_a_bound_method_is_served_with_its_module_watched() -> None:
     assert predict.model == model.encode
 
 
-def test_explain_before_any_call_says_that_nothing_is_known_yet() -> None:
-    assert "nothing learned yet" in str(torchpool.wrap(build(Raiser)).explain())
-
-
-def test_explain_reads_like_a_report() -> None:
-    text = str(torchpool.wrap(build(Raiser), example=draw(1, 4), name="scorer").explain())
-    assert text.startswith("scorer: backend python, at most ")
-    assert "calls with (x) share batches" in text
-    assert "input  x: float32 (batch, 4), rows in dim 0" in text
-    assert "output output: rows in dim 0" in text
-
-
 def test_a_large_first_call_is_not_kept_in_memory() -> None:
     model = build(Raiser)
     predict = torchpool.wrap(model)
