@@ -11,7 +11,8 @@ import os
 import subprocess
 import sys
 
-TOGETHER = ["-n", "2", "--dist", "loadfile"]
+# A process that a timeout has ended is not replaced: that one would begin with the same test.
+TOGETHER = ["-n", "2", "--dist", "loadfile", "--max-worker-restart", "0"]
 # Else torch's threads wait for each other by spinning, on processors that the other process has work for: an LSTM's
 # call then takes six times as long.
 PASSIVE = {"OMP_WAIT_POLICY": "passive"}

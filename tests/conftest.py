@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,6 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     interpreters.fresh_only = config.getoption("--exhaustive")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """What a process of xdist writes on its terminal, such as the stacks at a timeout, would go nowhere."""
+    if hasattr(session.config, "workerinput"):
+        session.config.get_terminal_writer()._file = sys.__stderr__
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -95,12 +95,19 @@ def spin(source: Any) -> Any:
 
 
 def test_a_child_that_takes_too_long_is_given_up(child: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    children: list[int] = []
+
+    def fork(seconds: int, fork: Any = _core.fork) -> int:
+        children.append(fork(int(HANG)))
+        return children[-1]
+
     monkeypatch.setattr(capture_process, "_LIMIT_SECONDS", 1)
-    monkeypatch.setattr(_core, "fork", lambda seconds, fork=_core.fork: fork(int(HANG)))
+    monkeypatch.setattr(_core, "fork", fork)
     predict = child(spin)
     assert_served_by_the_module(predict, "capturing took more than 1 s")
+    (gone,) = children
     with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)  # it was killed, and no zombie is left
+        os.waitpid(gone, os.WNOHANG)  # it was killed, and no zombie is left
 
 
 def test_a_child_that_fails_leaves_the_module_serving(child: Any) -> None:
