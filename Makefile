@@ -150,18 +150,13 @@ test-asan: $(STAMPS)/deps $(STAMPS)/ccache $(STAMPS)/googletest
 coverage: $(STAMPS)/deps $(STAMPS)/ccache $(STAMPS)/googletest
 	$(call preset_tests,coverage)
 
-# $(call pytest,<options>): a process a core, file by file, then by themselves the tests whose outcome depends on what
-# else runs. Pytest's exit code 5 says that none was selected, as PYTEST_ARGS may have it for one of the two.
 # PYTEST_ARGS passes options on, e.g. make test-python PYTEST_ARGS='-k map -x'
-pytest = $(BIN)/python -m pytest --durations=20 --durations-min=1 $(1) $(PYTEST_ARGS) || [ $$? = 5 ]
-
 test-python: build
-	$(call pytest,-n $(JOBS) --dist loadfile -m 'not alone')
-	$(call pytest,-m alone)
+	@$(BIN)/python scripts/run_pytest.py $(PYTEST_ARGS)
 
+# Every test that there is, with all programs in fresh interpreters.
 test-python-all: build
-	$(call pytest,--exhaustive -n $(JOBS) --dist loadfile -m 'not alone')
-	$(call pytest,--exhaustive -m alone)
+	@$(BIN)/python scripts/run_pytest.py --exhaustive $(PYTEST_ARGS)
 
 test-notebooks: build
 	$(BIN)/python -m pytest -p no:cacheprovider --nbmake --nbmake-timeout=300 --timeout=600 notebooks

@@ -11,6 +11,7 @@ from typing import Any
 import interpreters
 import pytest
 import torch
+from _pytest.config import create_terminal_writer
 from executor_support import Gates, executor_named, join
 from support import Gate, Held
 
@@ -28,9 +29,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """What a process of xdist writes on its terminal, such as the stacks at a timeout, would go nowhere."""
-    if hasattr(session.config, "workerinput"):
-        session.config.get_terminal_writer()._file = sys.__stderr__
+    """A process of xdist has no terminal for the stacks that pytest-timeout shows: they go to stderr."""
+    config = session.config
+    if hasattr(config, "workerinput"):
+        config.get_terminal_writer = lambda: create_terminal_writer(config, sys.__stderr__)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
