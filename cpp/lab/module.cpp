@@ -13,7 +13,7 @@ namespace {
 void set_fixed_batches(MeasuredPredictor& predictor, std::optional<std::pair<std::int64_t, double>> fixed) {
   if (!fixed) return predictor.set_policy({});
   const auto [rows, seconds] = *fixed;
-  const auto delay = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
+  const Duration delay = from_seconds(seconds);
   predictor.set_policy([rows, delay](const auto& /*cost*/) { return std::make_unique<FixedPolicy>(rows, delay); });
 }
 

@@ -50,7 +50,7 @@ class ScheduledRequest : public CallRequest {
 
  protected:
   void on_resolved() noexcept override {
-    outcome_.latency = std::chrono::duration<double>(Clock::steady().now() - scheduled_).count();
+    outcome_.latency = to_seconds(Clock::steady().now() - scheduled_);
     outcome_.status = state() == RequestState::kSucceeded ? kSucceeded
                       : state() == RequestState::kExpired ? kExpired
                                                           : kFailed;
@@ -109,15 +109,13 @@ py::dict open_loop(MeasuredPredictor& predictor, const py::list& calls, const st
     const double cpu_before = thread_cpu_seconds();
     const TimePoint start = Clock::steady().now() + std::chrono::milliseconds(1);
     for (std::size_t i = 0; i < arrivals.size() && !stopped.load(std::memory_order_relaxed); ++i) {
-      const TimePoint scheduled =
-          start + std::chrono::duration_cast<Duration>(std::chrono::duration<double>(arrivals[i]));
+      const TimePoint scheduled = start + from_seconds(arrivals[i]);
       if (Clock::steady().now() < scheduled) sleep_until(scheduled);
       const RepeatedCall& call = repeated[i % repeated.size()];
       RequestInfo info = call.info;
-      if (deadline)
-        info.deadline = scheduled + std::chrono::duration_cast<Duration>(std::chrono::duration<double>(*deadline));
+      if (deadline) info.deadline = scheduled + from_seconds(*deadline);
       Outcome& outcome = outcomes[i];
-      outcome.seconds_late = std::chrono::duration<double>(Clock::steady().now() - scheduled).count();
+      outcome.seconds_late = to_seconds(Clock::steady().now() - scheduled);
       const auto request = std::make_shared<ScheduledRequest>(call, info, scheduled, outcome, open);
       open.fetch_add(1, std::memory_order_relaxed);
       const Submitted submitted = predictor.submit_again(call, request, block);
@@ -128,7 +126,7 @@ py::dict open_loop(MeasuredPredictor& predictor, const py::list& calls, const st
     }
     cpu_seconds = thread_cpu_seconds() - cpu_before;
     while (open.load(std::memory_order_acquire) > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    wall_seconds = std::chrono::duration<double>(Clock::steady().now() - start).count();
+    wall_seconds = to_seconds(Clock::steady().now() - start);
   };
   std::atomic<bool> done{false};
   std::thread generator([&] {

@@ -15,14 +15,6 @@ namespace py = pybind11;
 
 namespace {
 
-Duration seconds(double value) {
-  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(value));
-}
-
-double to_seconds(Duration value) {
-  return std::chrono::duration<double>(value).count();
-}
-
 // Seconds of batches by cores, length and rows: between two known numbers of rows on the line through both, beyond the
 // last along the last line, at the nearest known length in proportion.
 class RecordedCurve {
@@ -51,7 +43,7 @@ class RecordedCurve {
     auto at_length = by_length.lower_bound(size.length);
     if (at_length == by_length.end()) --at_length;
     const double scale = static_cast<double>(size.length) / static_cast<double>(at_length->first);
-    return std::max(Duration(1), seconds(scale * at_rows(at_length->second, size.rows)));
+    return std::max(Duration(1), from_seconds(scale * at_rows(at_length->second, size.rows)));
   }
 
  private:
@@ -94,9 +86,9 @@ SimulatedPredictor read_predictor(const py::dict& given) {
   check(is_time(longest_delay), "max_delay must be a number of seconds, 0 or more");
   check(!fixed || (fixed->first >= 1 && is_time(fixed->second)), "fixed must be at least one row and no less than 0 s");
   check(options.first_rows >= 1 && options.max_rows >= 1, "first_rows and max_rows must be at least 1");
-  const auto max_delay = seconds(longest_delay);
+  const auto max_delay = from_seconds(longest_delay);
   options.make_policy = [fixed, max_delay](const auto& cost) -> std::unique_ptr<BatchPolicy> {
-    if (fixed) return std::make_unique<FixedPolicy>(fixed->first, seconds(fixed->second));
+    if (fixed) return std::make_unique<FixedPolicy>(fixed->first, from_seconds(fixed->second));
     return std::make_unique<LearnedPolicy>(cost, max_delay);
   };
   return predictor;
@@ -116,7 +108,7 @@ py::dict simulate_calls(int workers, int cores_per_batch, const py::list& predic
     check(rows >= 1 && length >= 0, "a call needs at least one row, and a length of 0 or more");
     check(is_time(deadline), "a call's deadline must be a number of seconds, or 0 for none");
     last = arrival;
-    simulated.push_back({seconds(arrival), predictor, rows, length, priority, seconds(deadline)});
+    simulated.push_back({from_seconds(arrival), predictor, rows, length, priority, from_seconds(deadline)});
   }
   Simulation simulation;
   {

@@ -41,7 +41,7 @@ PyObject* result(PyObject* self, PyObject* /*unused*/) {
   if (call.state == State::kCancelled) return set_cancelled(self);
   if (call.state == State::kSucceeded) return Py_NewRef(call.outcome);
   call.seen = true;
-  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(call.outcome)), call.outcome);
+  set_raised(call.outcome);
   return nullptr;
 }
 
@@ -191,7 +191,7 @@ PyObject* throw_at(PyObject* self, PyObject* args) {
   if (PyArg_ParseTuple(args, "O|OO:throw", &type, &value, &traceback) == 0) return nullptr;
   if (!cancel_with(self, nullptr) && PyErr_Occurred() != nullptr) return nullptr;
   if (PyExceptionInstance_Check(type)) {
-    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(type)), type);
+    set_raised(type);
   } else if (PyExceptionClass_Check(type)) {
     PyErr_SetObject(type, value == Py_None ? nullptr : value);
   } else {

@@ -6,21 +6,18 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
+#include "predict/batch/hash.h"
+
 namespace torchpool {
 
 namespace {
-
-std::uint64_t mix(std::uint64_t key, std::uint64_t value) {
-  key ^= value + 0x9e3779b97f4a7c15ULL + (key << 6) + (key >> 2);
-  return key * 0xff51afd7ed558ccdULL;
-}
 
 std::uint64_t autocast_key() {
   std::uint64_t key = 0;
   for (const auto device : {at::kCPU, at::kCUDA}) {
     if (at::autocast::is_autocast_enabled(device)) {
-      key = mix(key + 1, static_cast<std::uint64_t>(device) * 256 +
-                             static_cast<std::uint64_t>(at::autocast::get_autocast_dtype(device)));
+      key = add_word(key + 1, static_cast<std::uint64_t>(device) * 256 +
+                                  static_cast<std::uint64_t>(at::autocast::get_autocast_dtype(device)));
     }
   }
   return key;
@@ -31,8 +28,8 @@ std::uint64_t autocast_key() {
 std::uint64_t context_key(const py::object& context) {
   std::uint64_t key = 1;
   for (const py::handle item : context.attr("items")()) {
-    key += mix(reinterpret_cast<std::uintptr_t>(PyTuple_GET_ITEM(item.ptr(), 0)),
-               reinterpret_cast<std::uintptr_t>(PyTuple_GET_ITEM(item.ptr(), 1)));  // a sum: order does not count
+    key += add_word(reinterpret_cast<std::uintptr_t>(PyTuple_GET_ITEM(item.ptr(), 0)),
+                    reinterpret_cast<std::uintptr_t>(PyTuple_GET_ITEM(item.ptr(), 1)));  // a sum: order does not count
   }
   return key;
 }
@@ -52,7 +49,7 @@ Ambient capture_ambient() {
   if (ambient.torch_key == 0 && !has_variables) return ambient;
   auto state = std::make_shared<PyAmbientState>();
   if (has_variables) {
-    ambient.merge_key = mix(ambient.merge_key, context_key(context));
+    ambient.merge_key = add_word(ambient.merge_key, context_key(context));
     state->context = make_ref(std::move(context));
   }
   ambient.state = std::move(state);

@@ -66,7 +66,7 @@ py::object Pending::get() {
 
 py::object Pending::result() {
   if (error_) {
-    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error_.ptr())), error_.ptr());
+    set_raised(error_.ptr());
     throw py::error_already_set();
   }
   if (!request_) return ready_;

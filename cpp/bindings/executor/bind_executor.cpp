@@ -97,7 +97,7 @@ void finish_executor_class(const py::object& type, const py::tuple& predictors, 
 Placement placement_of(std::int32_t priority, double due, bool bypass) {
   Placement placement{priority, kNever, bypass};
   if (due < 9e9) {  // seconds; more do not fit in as many nanoseconds
-    placement.due = TimePoint(std::chrono::duration_cast<Duration>(std::chrono::duration<double>(due)));
+    placement.due = TimePoint(from_seconds(due));
   }
   return placement;
 }

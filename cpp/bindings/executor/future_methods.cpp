@@ -45,15 +45,14 @@ PyObject* outcome(const FutureFields& fields, bool as_exception) {
   }
   if (as_exception) return Py_NewRef(fields.failed ? fields.value : Py_None);
   if (!fields.failed) return Py_NewRef(fields.value);
-  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(fields.value)), fields.value);
+  set_raised(fields.value);
   return nullptr;
 }
 
 // What is left of the time, for the standard's method; a new reference.
 PyObject* time_left(TimePoint until) {
   if (until == kNever) return Py_NewRef(Py_None);
-  const std::chrono::duration<double> left = until - Clock::steady().now();
-  return PyFloat_FromDouble(std::max(left.count(), 0.0));
+  return PyFloat_FromDouble(std::max(to_seconds(until - Clock::steady().now()), 0.0));
 }
 
 PyObject* wait_and_take(PyObject* self, PyObject* timeout, bool as_exception) {
@@ -217,8 +216,7 @@ PyObject* take_result_or_cancel(PyObject* /*module*/, PyObject* const* args, Py_
     if (args[1] != Py_None) {
       const double until = PyFloat_AsDouble(args[1]);
       if (until == -1.0 && PyErr_Occurred() != nullptr) return nullptr;
-      const std::chrono::duration<double> now = Clock::steady().now().time_since_epoch();
-      left = py::float_(until - now.count());
+      left = py::float_(until - to_seconds(Clock::steady().now().time_since_epoch()));
     }
     if (PyObject* value = PyObject_CallMethod(future, "result", "O", left.ptr())) return value;
   }

@@ -59,18 +59,11 @@ void track_if_needed(PyObject* future) noexcept {
 }
 
 void log_error(const char* hook, PyObject* about) noexcept {
-  PyObject* type = nullptr;
-  PyObject* value = nullptr;
-  PyObject* traceback = nullptr;
-  PyErr_Fetch(&type, &value, &traceback);
-  PyErr_NormalizeException(&type, &value, &traceback);
-  if (traceback != nullptr) PyException_SetTraceback(value, traceback);
-  PyObject* done = PyObject_CallMethod(standard.hooks, hook, "OO", value, about);
+  PyObject* raised = take_raised();
+  PyObject* done = PyObject_CallMethod(standard.hooks, hook, "OO", raised, about);
   if (done == nullptr) PyErr_WriteUnraisable(about);
   Py_XDECREF(done);
-  Py_XDECREF(type);
-  Py_XDECREF(value);
-  Py_XDECREF(traceback);
+  Py_XDECREF(raised);
 }
 
 #if PY_VERSION_HEX < 0x030C0000

@@ -34,7 +34,7 @@ double TaskPool::expire() {
     Py_DECREF(future);
   }
   if (due_.empty()) return std::numeric_limits<double>::infinity();
-  return std::chrono::duration<double>(due_.begin()->first.time_since_epoch()).count();
+  return to_seconds(due_.begin()->first.time_since_epoch());
 }
 
 void TaskPool::drain_and_stop() {

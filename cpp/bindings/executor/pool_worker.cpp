@@ -26,19 +26,6 @@ PyObject* call_task(const FutureFields& task) {
   return PyObject_Vectorcall(task.value, args, static_cast<std::size_t>(PyTuple_GET_SIZE(task.args) - named), keywords);
 }
 
-// The exception that is set, with its traceback.
-PyObject* take_raised() {
-  PyObject* type = nullptr;
-  PyObject* value = nullptr;
-  PyObject* traceback = nullptr;
-  PyErr_Fetch(&type, &value, &traceback);
-  PyErr_NormalizeException(&type, &value, &traceback);
-  if (traceback != nullptr) PyException_SetTraceback(value, traceback);
-  Py_XDECREF(type);
-  Py_XDECREF(traceback);
-  return value;
-}
-
 }  // namespace
 
 PoolWorker* PoolWorker::current() noexcept {

@@ -144,7 +144,7 @@ bool is_out_of_memory(PyObject* exception) {
 
 }  // namespace
 
-PythonError take_python_error() {
+PyObject* take_raised() noexcept {
   PyObject* type = nullptr;
   PyObject* value = nullptr;
   PyObject* traceback = nullptr;
@@ -153,6 +153,15 @@ PythonError take_python_error() {
   if (traceback != nullptr) PyException_SetTraceback(value, traceback);
   Py_XDECREF(type);
   Py_XDECREF(traceback);
+  return value;
+}
+
+void set_raised(PyObject* exception) noexcept {
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception)), exception);
+}
+
+PythonError take_python_error() {
+  PyObject* value = take_raised();
   const bool out_of_memory = is_out_of_memory(value);
   return PythonError(make_ref(py::reinterpret_steal<py::object>(value)), out_of_memory);
 }
@@ -161,8 +170,7 @@ void raise_to_python(const std::exception_ptr& error) {
   try {
     std::rethrow_exception(error);
   } catch (const PythonError& raised) {
-    const py::object exception = borrow(raised.exception());
-    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());
+    set_raised(borrow(raised.exception()).ptr());
   } catch (const Error& raised) {
     set_python_error(raised);
   } catch (const torch::jit::JITException& raised) {

@@ -89,6 +89,12 @@ class PythonError : public ModelError {
   bool out_of_memory_;
 };
 
+// The exception that is set as Python's error, with its traceback: a new reference, and no error is set any more.
+// Requires the lock.
+PyObject* take_raised() noexcept;
+// Sets `exception` as Python's error. Requires the lock.
+void set_raised(PyObject* exception) noexcept;
+
 // The Python error that is set, as an exception that any thread may drop. Requires the lock and a set error.
 PythonError take_python_error();
 

@@ -33,8 +33,7 @@ TimePoint signal_slice() {
 
 TimePoint after_seconds(double seconds) {
   if (!(seconds < 1e9)) return kNever;
-  return Clock::steady().now() +
-         std::chrono::duration_cast<Duration>(std::chrono::duration<double>(std::max(seconds, 0.0)));
+  return Clock::steady().now() + from_seconds(std::max(seconds, 0.0));
 }
 
 Parker& own_parker() {

@@ -21,7 +21,7 @@ std::shared_ptr<BoundPredictor> make_predictor(std::shared_ptr<BoundRuntime> run
   options.reject = reject;
   options.first_batch = first_batch;
   options.max_batch = max_batch;
-  options.max_delay = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(max_delay));
+  options.max_delay = from_seconds(max_delay);
   options.weight = weight;
   options.by_graph = by_graph;
   std::shared_ptr<Backend> backend;

@@ -60,7 +60,7 @@ void BoundLearner::refuse(const PreparedCall& call, const py::tuple& args, const
   const py::error_already_set own;
   const py::object named = kwargs.is_none() ? py::dict() : kwargs;
   const py::object error = typed_refusal(learner_, own.value(), call.flat.opaque, args, named);
-  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
+  set_raised(error.ptr());
   throw py::error_already_set();
 }
 

@@ -5,6 +5,8 @@
 #include <atomic>
 #include <cstring>
 
+#include "predict/batch/hash.h"
+
 namespace torchpool {
 
 namespace {
@@ -13,13 +15,13 @@ namespace {
 // up to which submitted inputs are copied: a copy's original may be gone and its address used again.
 constexpr std::int64_t kCompareContentBytes = std::int64_t{64} << 10;
 
-// Two independent 64-bit mixes (the finalizer of splitmix64, Steele et al. 2014) make a 128-bit key: at a billion
-// distinct keys the chance that any two agree is below 1e-20.
+// Two independent 64-bit hashes make a 128-bit key: at a billion distinct keys the chance that any two agree is below
+// 1e-20.
 class KeyHasher {
  public:
   void add(std::uint64_t value) noexcept {
-    high_ = mix(high_ ^ (value + 0x9e3779b97f4a7c15ULL));
-    low_ = mix(low_ + (value ^ 0xd1b54a32d192ed03ULL) * 0xff51afd7ed558ccdULL);
+    high_ = add_word(high_, value);
+    low_ = mix_bits(low_ + (value ^ 0xd1b54a32d192ed03ULL) * 0xff51afd7ed558ccdULL);
   }
   void add_bytes(const void* data, std::size_t size) noexcept {
     const auto* bytes = static_cast<const unsigned char*>(data);
@@ -33,11 +35,6 @@ class KeyHasher {
   MergeKey key() const noexcept { return {high_, low_}; }
 
  private:
-  static std::uint64_t mix(std::uint64_t x) noexcept {
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-    return x ^ (x >> 31);
-  }
   std::uint64_t high_ = 0x243f6a8885a308d3ULL;
   std::uint64_t low_ = 0x13198a2e03707344ULL;
 };

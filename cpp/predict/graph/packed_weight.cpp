@@ -6,10 +6,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cstring>
 #include <optional>
 #include <utility>
+
+#include "predict/batch/hash.h"
 
 namespace torchpool::graph {
 
@@ -40,17 +41,16 @@ std::string key_of(const Fold& fold, const std::vector<at::Tensor>& live, const 
 
 // As fast as memory is read: four chains, so that none waits for another.
 std::uint64_t hash_bytes(const char* data, std::size_t size, std::uint64_t seed) {
-  constexpr std::uint64_t kMix = 0x9e3779b97f4a7c15ULL;
   constexpr std::size_t kChains = 4;
   std::uint64_t chains[kChains] = {seed, seed + 1, seed + 2, seed + 3};
   std::uint64_t words[kChains] = {};
   for (; size > 0; data += std::min(size, sizeof(words)), size -= std::min(size, sizeof(words))) {
     if (size < sizeof(words)) std::memset(words, 0, sizeof(words));
     std::memcpy(words, data, std::min(size, sizeof(words)));
-    for (std::size_t i = 0; i < kChains; ++i) chains[i] = (std::rotl(chains[i], 29) ^ words[i]) * kMix;
+    for (std::size_t i = 0; i < kChains; ++i) chains[i] = add_word_quickly(chains[i], words[i]);
   }
   std::uint64_t all = seed;
-  for (const std::uint64_t chain : chains) all = (std::rotl(all, 29) ^ chain ^ chain >> 32) * kMix;
+  for (const std::uint64_t chain : chains) all = add_word_quickly(all, chain ^ chain >> 32);
   return all;
 }
 

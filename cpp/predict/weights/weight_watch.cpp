@@ -6,13 +6,14 @@
 #include <iterator>
 #include <utility>
 
+#include "predict/batch/hash.h"
+
 namespace torchpool {
 
 namespace {
 
 constexpr std::uint64_t kWord = sizeof(std::uint64_t);
 constexpr std::size_t kLine = 64;  // bytes of a line of cache
-constexpr std::uint64_t kMix = 0x9e3779b97f4a7c15ULL;
 
 // A detached tensor on the same memory with the same version counter.
 at::Tensor make_handle(const at::Tensor& live) {
@@ -55,7 +56,7 @@ void wait_for_earlier_reads() noexcept {
 
 // Anywhere in [0, range), another place for each number.
 std::uint64_t scattered(std::uint64_t number, std::uint64_t range) {
-  return ((number + 1) * kMix >> 32) * range >> 32;
+  return ((number + 1) * kGoldenRatio >> 32) * range >> 32;
 }
 
 }  // namespace
@@ -152,7 +153,7 @@ std::uint64_t WeightWatch::hash_of(const Watched& watched) const noexcept {
     }
     static_assert(std::endian::native == std::endian::little);
     word = word >> 8 * sample.skip << 8 * (kWord - sample.size);
-    hash = (std::rotl(hash, 23) ^ word) * kMix;
+    hash = add_word_quickly(hash, word);
   }
   return hash;
 }
