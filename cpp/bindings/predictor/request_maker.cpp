@@ -79,7 +79,6 @@ void RequestMaker::take_snapshot(CallRequest& request) {
 }
 
 Admission RequestMaker::admission(Full full) const {
-  if (must_run_inline()) return Admission::kBypass;
   if (full == Full::kLineUp) return Admission::kLineUp;
   const bool rejects = full == Full::kReject || (full == Full::kByPolicy && reject_);
   if (!rejects) return Admission::kBlock;

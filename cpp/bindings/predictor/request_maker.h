@@ -26,7 +26,8 @@ class RequestMaker {
   // Takes the call's tensors. `snapshot`: their owner may write to them meanwhile.
   std::shared_ptr<CallRequest> make(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                                     const CallOptions& options, Notify notify, bool snapshot) const;
-  // Waits for room with the lock released, unless `full` says otherwise; a nested call never waits.
+  // Waits for room with the lock released, unless `full` says otherwise. Requires: a call that must run
+  // inline does not come here, unless it lines up.
   void admit(const std::shared_ptr<CallRequest>& request, Channel& channel, Full full) const;
   void watch_deadline(const std::shared_ptr<CallRequest>& request) const;
   bool rejects_when_full() const noexcept { return reject_; }

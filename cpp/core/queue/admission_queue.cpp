@@ -54,7 +54,7 @@ PushResult AdmissionQueue::push(const RequestPtr& request, Admission admission, 
 
 bool AdmissionQueue::admit_at_once_locked(const RequestPtr& request, Admission admission, TimePoint now) {
   if (closed_) throw Closed("closed: no more calls are accepted");
-  if (admission == Admission::kBypass || (line_.empty() && fits_locked(request->info))) {
+  if (line_.empty() && fits_locked(request->info)) {
     admit_locked(request, now);
     publish_locked();
     return true;
@@ -387,11 +387,6 @@ std::size_t AdmissionQueue::fail_waiting(const std::exception_ptr& error) {
 void AdmissionQueue::set_policy(std::unique_ptr<BatchPolicy> policy) {
   MutexLock lock(mutex_);
   policy_.swap(policy);
-}
-
-Duration AdmissionQueue::arrival_gap() {
-  MutexLock lock(mutex_);
-  return arrival_gap_;
 }
 
 }  // namespace torchpool

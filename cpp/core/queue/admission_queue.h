@@ -23,7 +23,6 @@ enum class Admission : std::uint8_t {
   kReject,  // throws QueueFull
   kTry,     // as kReject, but the call does not count as rejected: its producer tries again in another way
   kLineUp,  // accepts the call, which stands in line for room while no thread waits: for event loops
-  kBypass,  // ignores the bounds: for nested calls, which must not wait for themselves
 };
 enum class PushResult : std::uint8_t { kAdmitted, kTimedOut };
 
@@ -81,8 +80,6 @@ class AdmissionQueue : public std::enable_shared_from_this<AdmissionQueue> {
   std::size_t waiting() const noexcept { return count_.load(); }
   // The policy from the next batch on; null: no policy.
   void set_policy(std::unique_ptr<BatchPolicy> policy) TP_EXCLUDES(mutex_);
-  // Mean time between arrivals; zero until two requests have arrived.
-  Duration arrival_gap() TP_EXCLUDES(mutex_);
 
  private:
   struct Producer;  // a push that waits for room: on its thread's stack, or on the heap where no thread waits

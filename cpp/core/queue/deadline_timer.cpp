@@ -38,11 +38,6 @@ void DeadlineTimer::stop() {
   if (thread.joinable()) thread.join();
 }
 
-std::size_t DeadlineTimer::watched() const {
-  MutexLock lock(mutex_);
-  return heap_.size();
-}
-
 DeadlineTimer::Entry DeadlineTimer::pop_locked() {
   std::pop_heap(heap_.begin(), heap_.end());
   Entry entry = std::move(heap_.back());

@@ -25,7 +25,6 @@ class DeadlineTimer {
   void watch(const RequestPtr& request) TP_EXCLUDES(mutex_);
   // Ends the thread and watches no more. Idempotent. Must not be called from on_resolved().
   void stop() TP_EXCLUDES(mutex_);
-  std::size_t watched() const TP_EXCLUDES(mutex_);
 
  private:
   struct Entry {
@@ -42,7 +41,7 @@ class DeadlineTimer {
   static void expire(const RequestPtr& request) noexcept;
 
   Clock& clock_;
-  mutable Mutex mutex_;
+  Mutex mutex_;
   CondVar changed_;
   std::vector<Entry> heap_ TP_GUARDED_BY(mutex_);
   std::size_t sweep_at_ TP_GUARDED_BY(mutex_) = kFirstSweep;

@@ -100,10 +100,6 @@ std::shared_ptr<const CostModel> Channel::shared_cost() const noexcept {
   return state_->cost;
 }
 
-Duration Channel::arrival_gap() {
-  return state_->queue->arrival_gap();
-}
-
 std::int64_t Channel::waiting_rows() const noexcept {
   return state_->queue->waiting_rows();
 }
@@ -127,11 +123,6 @@ InlineLease& InlineLease::operator=(InlineLease&& other) noexcept {
   state_ = std::move(other.state_);
   kind_ = other.kind_;
   return *this;
-}
-
-int InlineLease::cores() const noexcept {
-  if (state_ == nullptr) return 0;
-  return kind_ == InlineKind::kTiny ? 1 : state_->scheduler->cores();
 }
 
 void InlineLease::give_back() noexcept {

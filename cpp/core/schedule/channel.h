@@ -65,7 +65,6 @@ class Channel {
   // Tells the cost model how long an inline call took.
   void record_inline(const BatchSize& size, Duration took, InlineKind kind) noexcept;
   std::shared_ptr<const CostModel> shared_cost() const noexcept;
-  Duration arrival_gap();
   std::int64_t waiting_rows() const noexcept;
   int running() const noexcept;
 
@@ -85,7 +84,6 @@ class InlineLease {
   InlineLease& operator=(InlineLease&&) noexcept;
   ~InlineLease() { give_back(); }
   explicit operator bool() const noexcept { return state_ != nullptr; }
-  int cores() const noexcept;  // 0 when not granted; 1 for a tiny call
   // True while this thread has a lease. A nested call must then run at once on this thread: in the queue it would wait
   // for the lease, which waits for the call. Requires: a lease is given back by the thread that got it.
   static bool held_by_this_thread() noexcept;

@@ -19,7 +19,6 @@ namespace torchpool {
 struct LaneHooks {
   // A throw rolls the start of the lane back and is thrown from the open() or post() that started it.
   std::function<void(int worker)> start;
-  std::function<void(int worker)> idle;  // before the worker parks; must not throw
   std::function<void(int worker)> stop;  // must not throw
   LaneGate* gate = nullptr;              // outlives the runtime's close()
 };

@@ -20,7 +20,6 @@ class Worker {
     for (;;) {
       if (!scheduler_.expect_work(slot_)) {
         if (scheduler_.ends(slot_)) return;
-        if (hooks_.idle) hooks_.idle(slot_.index);
         if (!slot_.parker.park_until(slot_.park_until)) scheduler_.stop_parking(slot_);
         continue;
       }

@@ -158,13 +158,6 @@ TEST_F(AdmissionQueueTest, AnEmptyQueueAdmitsWhatIsLargerThanItsBounds) {
   EXPECT_EQ(take(*queue, {.max_rows = 2}), (std::vector{7}));
 }
 
-TEST_F(AdmissionQueueTest, NestedCallsBypassTheBounds) {
-  const auto queue = make_queue({.rows = 1});
-  push(*queue);
-  push(*queue, {}, 1, Admission::kBypass);
-  EXPECT_EQ(queue->waiting(), 2u);
-}
-
 TEST_F(AdmissionQueueTest, RefusesWhatIsLateOrSubmittedTwice) {
   const auto queue = make_queue();
   EXPECT_THROW(queue->push(make_request({.deadline = clock_.now()}), Admission::kBlock, kNever), DeadlineExceeded);
@@ -178,7 +171,7 @@ TEST_F(AdmissionQueueTest, ClosedRefusesAndLetsTheRestDrain) {
   push(*queue, {}, 3);
   queue->close();
   queue->close();
-  EXPECT_THROW(queue->push(make_request(), Admission::kBypass, kNever), Closed);
+  EXPECT_THROW(queue->push(make_request(), Admission::kLineUp, kNever), Closed);
   EXPECT_EQ(take(*queue, {.max_rows = 8}), (std::vector{3}));
 }
 

@@ -70,11 +70,14 @@ TEST_F(BlockedProducersTest, AFreedPlaceAdmitsExactlyThoseThatFitInOrder) {
 }
 
 TEST_F(BlockedProducersTest, ASmallOneDoesNotOvertakeALargeOne) {
+  succeed_all(queue_->take({.batch = {.max_rows = 4}}).batch);
+  queue_->push(make_request({.rows = 3}, 8), Admission::kReject, kNever);
+  queue_->push(make_request({.rows = 1}, 9), Admission::kReject, kNever);
   block({.rows = 4}, 1);
   const auto small = block({.rows = 1}, 2);
-  queue_->push(make_request({.rows = 1}, 9), Admission::kBypass, kNever);
-  succeed_all(queue_->take({.batch = {.max_rows = 4}})
+  succeed_all(queue_->take({.batch = {.max_rows = 3}})
                   .batch);  // leaves one row waiting: the small one would fit, the large one not
+  EXPECT_EQ(queue_->waiting_rows(), 1);
   EXPECT_EQ(small->state(), RequestState::kCreated);
   EXPECT_EQ(queue_->push(make_request(), Admission::kBlock, clock_.now()), PushResult::kTimedOut);
   queue_->close();
@@ -89,8 +92,8 @@ TEST_F(BlockedProducersTest, CancellationOfAWaitingOneAdmitsTheNext) {
 }
 
 TEST_F(BlockedProducersTest, GivesUpInTimeAndLetsTheNextOneIn) {
-  queue_->push(make_request({}, 8), Admission::kBypass, kNever);
-  succeed_all(queue_->take({.batch = {.max_rows = 4}}).batch);  // one row is left waiting
+  succeed_all(queue_->take({.batch = {.max_rows = 4}}).batch);
+  queue_->push(make_request({}, 8), Admission::kReject, kNever);  // one row waits
   const auto large = block({.rows = 4}, 1, clock_.now() + seconds(1));
   const auto small = block({.rows = 1}, 2);
   clock_.advance(seconds(1));

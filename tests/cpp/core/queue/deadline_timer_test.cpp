@@ -9,13 +9,40 @@ namespace {
 
 using std::chrono::seconds;
 
+// Counts the requests whose memory has not been given back: a weak reference keeps it.
+template <typename T>
+struct CountingAllocator {
+  using value_type = T;
+  explicit CountingAllocator(std::atomic<int>& count) : kept(&count) {}
+  template <typename U>
+  CountingAllocator(const CountingAllocator<U>& other) : kept(other.kept) {}
+  T* allocate(std::size_t count) {
+    ++*kept;
+    return std::allocator<T>().allocate(count);
+  }
+  void deallocate(T* memory, std::size_t count) {
+    std::allocator<T>().deallocate(memory, count);
+    --*kept;
+  }
+  template <typename U>
+  bool operator==(const CountingAllocator<U>& other) const {
+    return kept == other.kept;
+  }
+  std::atomic<int>* kept;
+};
+
 class DeadlineTest : public ::testing::Test {
  protected:
+  std::shared_ptr<TestRequest> counted(Duration deadline) {
+    const Spec spec{.deadline = deadline == Duration::max() ? kNever : clock_.now() + deadline};
+    return std::allocate_shared<TestRequest>(CountingAllocator<TestRequest>(kept_), make_info(spec));
+  }
   std::shared_ptr<TestRequest> queued(Duration deadline) {
     auto request = make_request({.deadline = clock_.now() + deadline});
     queue_->push(request, Admission::kBlock, kNever);
     return request;
   }
+  std::atomic<int> kept_{0};  // outlives all that counts by it
   ManualClock clock_;
   std::shared_ptr<ChannelStats> stats_ = std::make_shared<ChannelStats>();
   std::shared_ptr<AdmissionQueue> queue_ = std::make_shared<AdmissionQueue>(QueueLimits{}, clock_, stats_);
@@ -55,41 +82,49 @@ TEST_F(DeadlineTest, ExpiresWhatRunsToo) {
 
 TEST_F(DeadlineTest, IgnoresWhatHasNoDeadlineOrIsGone) {
   DeadlineTimer timer(clock_);
-  timer.watch(make_request());
-  EXPECT_EQ(timer.watched(), 0u);
-  auto request = make_request({.deadline = clock_.now() + seconds(1)});
+  timer.watch(counted(Duration::max()));
+  EXPECT_EQ(kept_, 0);
+  const auto queued_one = queued(seconds(1));  // first in the heap, so that the timer leaves the rest alone
+  timer.watch(queued_one);
+  auto request = counted(seconds(2));
   timer.watch(request);
-  EXPECT_EQ(timer.watched(), 1u);
-  const std::weak_ptr<Request> watched = request;
+  std::weak_ptr<Request> watched = request;
   request.reset();
   EXPECT_TRUE(watched.expired());
+  watched.reset();
+  EXPECT_EQ(kept_, 1);  // its entry
   timer.stop();
-  timer.watch(make_request({.deadline = clock_.now() + seconds(1)}));
-  EXPECT_EQ(timer.watched(), 0u);
+  EXPECT_EQ(kept_, 0);
+  timer.watch(counted(seconds(1)));
+  EXPECT_EQ(kept_, 0);
 }
 
 TEST_F(DeadlineTest, DoesNotWakeUpForWhatIsResolved) {
   DeadlineTimer timer(clock_);
   const auto first = queued(seconds(1));
-  const auto second = queued(seconds(2));
+  auto second = counted(seconds(2));
   const auto third = queued(seconds(3));
   timer.watch(first);
   timer.watch(second);
   timer.watch(third);
   EXPECT_TRUE(second->try_cancel());
+  second.reset();
   clock_.await_timed_waiters(1);
+  EXPECT_EQ(kept_, 1);
   clock_.advance(seconds(1));
   wait(*first);
-  clock_.await_timed_waiters(1);
-  EXPECT_EQ(timer.watched(), 1u);
+  clock_.await_timed_waiters(1);  // for the third: the second is forgotten a second before its deadline
+  EXPECT_EQ(kept_, 0);
   clock_.advance(seconds(2));
   wait(*third);
 }
 
 TEST_F(DeadlineTest, DropsRequestsThatAreGoneLongBeforeTheirDeadline) {
   DeadlineTimer timer(clock_);
-  for (int i = 0; i < 20000; ++i) timer.watch(make_request({.deadline = clock_.now() + seconds(60)}));
-  EXPECT_LE(timer.watched(), 1024u);
+  const auto first = queued(seconds(1));  // so that the timer's thread leaves the rest alone
+  timer.watch(first);
+  for (int i = 0; i < 20000; ++i) timer.watch(counted(seconds(60)));
+  EXPECT_LE(kept_, 1024);
 }
 
 TEST_F(DeadlineTest, ExpiryMayRaceWithSuccessAndCancellation) {

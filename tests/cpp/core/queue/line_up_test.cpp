@@ -98,8 +98,8 @@ TEST_F(LineUpTest, TheCancelledLeaveTheLine) {
 }
 
 TEST_F(LineUpTest, ACancelledHeadMakesRoomForASmallerOne) {
-  queue_->push(make_request({}, -2), Admission::kBypass, kNever);
-  EXPECT_EQ(take(), (std::vector{-1}));  // one row of two is left
+  EXPECT_EQ(take(), (std::vector{-1}));
+  queue_->push(make_request({}, -2), Admission::kReject, kNever);  // one row of two is left
   const auto large = line_up(0, {.rows = 2});
   line_up(1);
   EXPECT_EQ(queue_->waiting(), 1u);
@@ -134,8 +134,8 @@ TEST_F(LineUpTest, ExpiresInLine) {
 
 TEST_F(LineUpTest, AnExpiredHeadMakesRoomForASmallerOne) {
   DeadlineTimer timer(clock_);
-  queue_->push(make_request({}, -2), Admission::kBypass, kNever);
-  EXPECT_EQ(take(), (std::vector{-1}));  // one row of two is left
+  EXPECT_EQ(take(), (std::vector{-1}));
+  queue_->push(make_request({}, -2), Admission::kReject, kNever);  // one row of two is left
   const auto late = line_up(0, {.rows = 2, .deadline = clock_.now() + seconds(1)});
   line_up(1);
   EXPECT_EQ(queue_->waiting(), 1u);

@@ -9,6 +9,20 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
+// Notes the mean time between arrivals that its queue tells it.
+class GapPolicy : public BatchPolicy {
+ public:
+  explicit GapPolicy(Duration& seen) : seen_(seen) {}
+  RowLimit rows(const QueueView& /*queue*/) override { return {}; }
+  TimePoint hold_until(const QueueView& queue, TimePoint now) override {
+    seen_ = queue.arrival_gap;
+    return now;
+  }
+
+ private:
+  Duration& seen_;
+};
+
 // What a queue makes of its policy and of what it knows of costs.
 class QueuePolicyTest : public ::testing::Test {
  protected:
@@ -240,24 +254,29 @@ TEST_F(QueuePolicyTest, ALimitIsLearnedFromOnlyWhereItWasChosen) {
 }
 
 TEST_F(QueuePolicyTest, KnowsTheMeanTimeBetweenArrivals) {
-  const auto queue = make_queue();
-  EXPECT_EQ(queue->arrival_gap(), Duration::zero());
+  Duration seen{};
+  const auto queue = make_queue(std::make_unique<GapPolicy>(seen));
+  const auto gap = [&] {
+    seen = Duration::max();
+    queue->hold_until({.batch = {.max_rows = 1024}});
+    return seen;
+  };
   push(*queue);
-  EXPECT_EQ(queue->arrival_gap(), Duration::zero());
+  EXPECT_EQ(gap(), Duration::zero());
   clock_.advance(milliseconds(16));
   push(*queue);
-  EXPECT_EQ(queue->arrival_gap(), milliseconds(16));
+  EXPECT_EQ(gap(), milliseconds(16));
   clock_.advance(milliseconds(32));
   push(*queue);
-  EXPECT_EQ(queue->arrival_gap(), milliseconds(17));
+  EXPECT_EQ(gap(), milliseconds(17));
   clock_.advance(seconds(60));  // a pause counts as 100 ms
   push(*queue);
-  EXPECT_EQ(queue->arrival_gap(), Duration(22'187'500));
+  EXPECT_EQ(gap(), Duration(22'187'500));
   for (int i = 0; i < 200; ++i) {
     clock_.advance(milliseconds(2));
     push(*queue);
   }
-  EXPECT_NEAR(static_cast<double>(queue->arrival_gap().count()), 2e6, 1e4);
+  EXPECT_NEAR(static_cast<double>(gap().count()), 2e6, 1e4);
 }
 
 }  // namespace

@@ -18,7 +18,6 @@ TEST(InlineLeaseTest, HasAllCoresAndExcludesWorkersUntilItIsGivenBack) {
   {
     const InlineLease lease = runtime.try_inline(*channel);
     ASSERT_TRUE(lease);
-    EXPECT_EQ(lease.cores(), 2);
     EXPECT_TRUE(InlineLease::held_by_this_thread());
     EXPECT_EQ(channel->running(), 1);
     channel->submit(request, Admission::kBlock, kNever);
@@ -43,7 +42,7 @@ TEST(InlineLeaseTest, OnlyOneAtATime) {
   EXPECT_FALSE(first);  // NOLINT(bugprone-use-after-move): this is what is tested
   moved = InlineLease();
   EXPECT_TRUE(runtime.try_inline(*channel));
-  EXPECT_EQ(moved.cores(), 0);
+  EXPECT_FALSE(moved);
   EXPECT_EQ(channel->running(), 0);
 }
 
@@ -55,7 +54,6 @@ TEST(InlineLeaseTest, AnyNumberOfTinyOnesAtATimeWithoutCores) {
   for (int i = 0; i < 5; ++i) {
     leases.push_back(runtime.try_inline(*channel, InlineKind::kTiny));
     ASSERT_TRUE(leases.back());
-    EXPECT_EQ(leases.back().cores(), 1);
   }
   EXPECT_EQ(channel->running(), 5);
   EXPECT_FALSE(channel->wait_drained(TimePoint{}));

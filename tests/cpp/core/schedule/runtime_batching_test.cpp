@@ -162,7 +162,7 @@ TEST_F(RuntimeBatchingTest, ChannelsTakeTurns) {
   EXPECT_EQ(order.values(), (std::vector{10, 0, 11, 1, 2}));  // the busy one has just had its turn
 }
 
-TEST_F(RuntimeBatchingTest, AQueueOfOneAndOneWorkerTakeANestedPush) {
+TEST_F(RuntimeBatchingTest, AQueueOfOneAndOneWorkerTakeANestedPushThatLinesUp) {
   Runtime runtime(with_workers(1));
   std::shared_ptr<Channel> channel;
   std::shared_ptr<TestRequest> nested;
@@ -171,7 +171,7 @@ TEST_F(RuntimeBatchingTest, AQueueOfOneAndOneWorkerTakeANestedPush) {
     if (id_of(batch.requests()[0]) == -1) {
       gate_.enter();
       nested = make_request({}, 1);
-      channel->submit(nested, Admission::kBypass, kNever);
+      channel->submit(nested, Admission::kLineUp, kNever);
     }
     succeed_all(batch);
     return Step::done();

@@ -142,7 +142,7 @@ TEST(ChannelLifetimeTest, ClosingFailsOrDrains) {
     channel->close(fail);
     channel->close(fail);
     EXPECT_EQ(failed_with<Closed>(*waiting), fail);
-    EXPECT_THROW(channel->submit(make_request(), Admission::kBypass, kNever), Closed);
+    EXPECT_THROW(channel->submit(make_request(), Admission::kBlock, kNever), Closed);
     gate.release();
     EXPECT_TRUE(channel->wait_drained(kNever));
     EXPECT_EQ(waiting->state(), fail ? RequestState::kFailed : RequestState::kSucceeded);

@@ -198,18 +198,5 @@ TEST(TaskTest, ClosingDropsTasksBetweenTwoSteps) {
   EXPECT_THROW(post(*runtime, [](WorkerContext&) { return Step::done(); }), Closed);
 }
 
-TEST(TaskTest, AnIdleWorkerIsTold) {
-  Gate idle;
-  idle.release();
-  RuntimeOptions options = with_workers(1);
-  options.compute.idle = [&](int worker) {
-    EXPECT_EQ(worker, 0);
-    idle.enter();
-  };
-  Runtime runtime(options);
-  post(runtime, [](WorkerContext&) { return Step::done(); });
-  idle.await(1);
-}
-
 }  // namespace
 }  // namespace torchpool::testing
