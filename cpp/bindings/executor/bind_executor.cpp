@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <limits>
 
-#include "bindings/executor/future_methods.h"
 #include "bindings/executor/pool_worker.h"
 #include "bindings/executor/task_pool.h"
+#include "bindings/futures/future_methods.h"
 #include "bindings/interpreter/waiting.h"
 
 namespace torchpool {

@@ -1,10 +1,10 @@
 // How a pool and its tasks end other than by being run: deadlines, shutdown, a failed initializer, forks.
 #include <limits>
 
-#include "bindings/executor/future_methods.h"
-#include "bindings/executor/future_standard.h"
 #include "bindings/executor/pool_worker.h"
 #include "bindings/executor/task_pool.h"
+#include "bindings/futures/future_methods.h"
+#include "bindings/futures/future_standard.h"
 
 namespace torchpool {
 

@@ -2,9 +2,9 @@
 
 #include <sched.h>
 
-#include "bindings/executor/future_lock.h"
-#include "bindings/executor/future_methods.h"
-#include "bindings/executor/future_standard.h"
+#include "bindings/futures/future_lock.h"
+#include "bindings/futures/future_methods.h"
+#include "bindings/futures/future_standard.h"
 #include "bindings/interpreter/waiting.h"
 
 namespace torchpool {

@@ -4,8 +4,8 @@
 #include <memory>
 #include <vector>
 
-#include "bindings/executor/future_wait.h"
 #include "bindings/executor/task_pool.h"
+#include "bindings/futures/future_wait.h"
 #include "core/sync/spin.h"
 
 namespace torchpool {

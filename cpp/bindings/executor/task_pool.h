@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "bindings/executor/future_object.h"
+#include "bindings/futures/future_object.h"
 #include "bindings/interpreter/gil.h"
 #include "core/queue/priority_fifo.h"
 #include "core/schedule/staffing.h"

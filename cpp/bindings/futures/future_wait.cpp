@@ -1,4 +1,4 @@
-#include "bindings/executor/future_wait.h"
+#include "bindings/futures/future_wait.h"
 
 #include <sched.h>
 

@@ -1,7 +1,7 @@
 // The methods of a native future.
 #pragma once
 
-#include "bindings/executor/future_object.h"
+#include "bindings/futures/future_object.h"
 
 namespace torchpool {
 

@@ -1,11 +1,11 @@
-#include "bindings/executor/future_object.h"
+#include "bindings/futures/future_object.h"
 
 #include <algorithm>
 #include <cstring>
 
-#include "bindings/executor/future_lock.h"
-#include "bindings/executor/future_methods.h"
-#include "bindings/executor/future_standard.h"
+#include "bindings/futures/future_lock.h"
+#include "bindings/futures/future_methods.h"
+#include "bindings/futures/future_standard.h"
 #include "bindings/interpreter/import_from.h"
 
 namespace torchpool {

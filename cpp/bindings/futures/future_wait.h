@@ -1,7 +1,7 @@
 // Waiting for a future natively, and waking those who do.
 #pragma once
 
-#include "bindings/executor/future_object.h"
+#include "bindings/futures/future_object.h"
 #include "core/sync/spin.h"
 
 namespace torchpool {

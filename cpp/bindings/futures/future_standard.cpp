@@ -1,10 +1,10 @@
-#include "bindings/executor/future_standard.h"
+#include "bindings/futures/future_standard.h"
 
 #include <array>
 #include <cstring>
 
-#include "bindings/executor/future_lock.h"
-#include "bindings/executor/future_wait.h"
+#include "bindings/futures/future_lock.h"
+#include "bindings/futures/future_wait.h"
 
 namespace torchpool {
 

@@ -1,11 +1,11 @@
-#include "bindings/executor/future_methods.h"
+#include "bindings/futures/future_methods.h"
 
 #include <algorithm>
 
-#include "bindings/executor/future_lock.h"
-#include "bindings/executor/future_standard.h"
-#include "bindings/executor/future_wait.h"
 #include "bindings/executor/pool_worker.h"
+#include "bindings/futures/future_lock.h"
+#include "bindings/futures/future_standard.h"
+#include "bindings/futures/future_wait.h"
 #include "bindings/interpreter/waiting.h"
 
 namespace torchpool {

@@ -1,7 +1,7 @@
 // How a native future becomes an ordinary one: the standard library's own code works on it from then on.
 #pragma once
 
-#include "bindings/executor/future_object.h"
+#include "bindings/futures/future_object.h"
 
 namespace torchpool {
 

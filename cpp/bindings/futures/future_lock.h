@@ -2,7 +2,7 @@
 // waiters. Whoever asks it for more makes the future an ordinary one, with a threading.Condition.
 #pragma once
 
-#include "bindings/executor/future_object.h"
+#include "bindings/futures/future_object.h"
 
 namespace torchpool {
 

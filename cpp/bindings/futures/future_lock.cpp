@@ -1,9 +1,9 @@
-#include "bindings/executor/future_lock.h"
+#include "bindings/futures/future_lock.h"
 
 #include <algorithm>
 
-#include "bindings/executor/future_standard.h"
-#include "bindings/executor/future_wait.h"
+#include "bindings/futures/future_standard.h"
+#include "bindings/futures/future_wait.h"
 #include "bindings/interpreter/waiting.h"
 
 namespace torchpool {
