@@ -137,6 +137,9 @@ class Predictor(MeasuredPredictor):
         priority: int = 0,
         deadline: float | None = None,
     ) -> Pending: ...
+    def submit_future(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, priority: int, deadline: float | None
+    ) -> Future: ...
     def start(
         self,
         args: tuple[Any, ...],
@@ -173,10 +176,9 @@ class Predictor(MeasuredPredictor):
     def backend(self) -> str: ...
 
 class Future(concurrent.futures.Future[Any]):
-    """A concurrent.futures.Future of one task of a torchpool.ThreadPoolExecutor."""
+    """A concurrent.futures.Future of one task of an executor, or of one call of a predictor."""
 
-class ParkedTask:
-    """As long as it lives, the calling thread's task counts as waiting in a predictor."""
+def settle_futures(done: list[Any]) -> None: ...
 
 class PoolWorker:
     def run(self, executor: Callable[[], Any]) -> bool: ...

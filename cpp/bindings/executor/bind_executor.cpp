@@ -8,6 +8,7 @@
 
 #include "bindings/executor/pool_worker.h"
 #include "bindings/executor/task_pool.h"
+#include "bindings/futures/call_future.h"
 #include "bindings/futures/future_methods.h"
 #include "bindings/interpreter/waiting.h"
 
@@ -148,9 +149,7 @@ void register_executor(py::module_& module) {
   set_main_thread();
   set_up_spinning();
   register_future(module);
-  py::class_<ParkedTask>(module, "ParkedTask",
-                         "As long as it lives, the calling thread's task counts as waiting in a predictor.")
-      .def(py::init<>());
+  register_call_future(module);
   py::class_<PoolWorker, std::shared_ptr<PoolWorker>>(module, "PoolWorker", "One thread of an executor.")
       .def(
           "run", &PoolWorker::run, py::arg("executor"),

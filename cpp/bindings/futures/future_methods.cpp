@@ -1,11 +1,14 @@
 #include "bindings/futures/future_methods.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "bindings/executor/pool_worker.h"
+#include "bindings/futures/call_future.h"
 #include "bindings/futures/future_lock.h"
 #include "bindings/futures/future_standard.h"
 #include "bindings/futures/future_wait.h"
+#include "bindings/interpreter/bound_runtime.h"
 #include "bindings/interpreter/waiting.h"
 
 namespace torchpool {
@@ -57,10 +60,13 @@ PyObject* time_left(TimePoint until) {
 
 PyObject* wait_and_take(PyObject* self, PyObject* timeout, bool as_exception) {
   const FutureFields& fields = *fields_of(self);
+  if (!take_outcome_here(self)) return nullptr;
   if (!fields.ordinary && is_done(fields)) return outcome(fields, as_exception);
   TimePoint until;
   if (!parse_timeout(timeout, until)) return nullptr;
   const auto kept = py::reinterpret_borrow<py::object>(self);
+  std::optional<ParkedTask> parked;
+  if (fields.call != nullptr) parked.emplace();
   BlockedTask blocked(self, until);
   if (blocked.failed()) return nullptr;
   switch (wait_natively(self, until)) {
@@ -94,6 +100,7 @@ PyObject* done(PyObject* self, PyObject* /*unused*/) {
 }
 
 PyObject* running(PyObject* self, PyObject* /*unused*/) {
+  if (call_runs(self)) Py_RETURN_TRUE;
   if (fields_of(self)->ordinary) return call_standard("running", self);
   return PyBool_FromLong(fields_of(self)->state == FutureState::kRunning ? 1 : 0);
 }
@@ -103,7 +110,7 @@ PyObject* cancelled(PyObject* self, PyObject* /*unused*/) {
   return PyBool_FromLong(fields_of(self)->state == FutureState::kCancelled ? 1 : 0);
 }
 
-// A task that waits leaves its queue at once.
+// A task or a call that waits leaves its queue at once.
 PyObject* cancel(PyObject* self, PyObject* /*unused*/) {
   FutureFields& fields = *fields_of(self);
   const auto kept = py::reinterpret_borrow<py::object>(self);
@@ -112,6 +119,7 @@ PyObject* cancel(PyObject* self, PyObject* /*unused*/) {
   if (!fields.ordinary && fields.state != FutureState::kPending) {
     return PyBool_FromLong(fields.state == FutureState::kCancelled ? 1 : 0);
   }
+  if (fields.call != nullptr) return cancel_call(self);
   if (!fields.queued) return call_standard("cancel", self);  // made by someone else
   ++fields.pool->counts().cancelled;
   fields.pool->remove(fields);
@@ -148,6 +156,16 @@ PyObject* set_running_or_notify_cancel(PyObject* self, PyObject* /*unused*/) {
   return call_standard("set_running_or_notify_cancel", self);
 }
 
+// For the standard's own methods, which work on an ordinary future.
+PyObject* invoke_callbacks(PyObject* self, PyObject* /*unused*/) {
+  if (!must_run_inline()) return call_standard("_invoke_callbacks", self);
+  return guarded([self] {
+    const py::list callbacks(py::handle(self).attr("_done_callbacks"));
+    if (!callbacks.empty()) call_back_later(self, callbacks.ptr());
+    return Py_NewRef(Py_None);
+  });
+}
+
 // A copy is ordinary and shares the condition, and pickling fails on that, both as with the standard's.
 PyObject* reduce_ex(PyObject* self, PyObject* /*protocol*/) {
   return guarded([self] {
@@ -172,10 +190,11 @@ PyMethodDef future_methods[] = {
     {"done", done, METH_NOARGS, "As concurrent.futures.Future.done."},
     {"running", running, METH_NOARGS, "As concurrent.futures.Future.running."},
     {"cancelled", cancelled, METH_NOARGS, "As concurrent.futures.Future.cancelled."},
-    {"cancel", cancel, METH_NOARGS, "As concurrent.futures.Future.cancel; a waiting task leaves its queue at once."},
+    {"cancel", cancel, METH_NOARGS, "As concurrent.futures.Future.cancel; a waiting task or call leaves its queue at once."},
     {"add_done_callback", add_done_callback, METH_O, "As concurrent.futures.Future.add_done_callback."},
     {"set_running_or_notify_cancel", set_running_or_notify_cancel, METH_NOARGS,
      "As concurrent.futures.Future.set_running_or_notify_cancel."},
+    {"_invoke_callbacks", invoke_callbacks, METH_NOARGS, nullptr},
     {"__reduce_ex__", reduce_ex, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
@@ -231,6 +250,18 @@ PyObject* take_result_or_cancel(PyObject* /*module*/, PyObject* const* args, Py_
   return nullptr;
 }
 
+namespace {
+
+// As call_back().
+bool call_back_by(PyObject* future, PyObject* callbacks, CallBack who) {
+  if (callbacks == nullptr || (who == CallBack::kHere && !must_run_inline())) return call_back(future, callbacks);
+  call_back_later(future, callbacks);
+  Py_DECREF(callbacks);
+  return true;
+}
+
+}  // namespace
+
 // The standard's stays in its queue until a worker comes by, and only then tells those who wait by wait() or
 // as_completed(), or never after shutdown(cancel_futures=True); here they are told at once.
 bool cancel_unqueued(PyObject* future) {
@@ -248,7 +279,7 @@ bool cancel_unqueued(PyObject* future) {
   fields.state = FutureState::kCancelled;
   wake(detach_waiters(fields));
   tell_standard_waiters(future, "add_cancelled");
-  return call_back(future, detach_callbacks(fields));
+  return call_back_by(future, detach_callbacks(fields), CallBack::kHere);
 }
 
 PyObject* detach_callbacks(FutureFields& fields) noexcept {
@@ -269,26 +300,27 @@ bool call_back(PyObject* future, PyObject* callbacks) {
   return true;
 }
 
-bool fail_future(PyObject* future, PyObject* exception) {
+bool end_future(PyObject* future, PyObject* value, bool failed, CallBack who) {
   FutureFields& fields = *fields_of(future);
+  if (!wait_unlocked(future)) log_error("worker_failed", future);
   if (!fields.ordinary && is_done(fields)) return false;
   const Work work(fields);
   fields.pool = nullptr;
   if (fields.ordinary) {
     const FutureState state = ordinary_state(future);
     if (state == FutureState::kCancelled || state == FutureState::kFinished) return false;
-    PyObject* set = call_standard("set_exception", future, exception);
+    PyObject* set = call_standard(failed ? "set_exception" : "set_result", future, value);
     if (set == nullptr) PyErr_WriteUnraisable(future);
     Py_XDECREF(set);
     return set != nullptr;
   }
   fields.state = FutureState::kFinished;
-  fields.failed = true;
-  fields.value = Py_NewRef(exception);
+  fields.failed = failed;
+  fields.value = Py_NewRef(value);
   track_if_needed(future);
   wake(detach_waiters(fields));
-  tell_standard_waiters(future, "add_exception");
-  if (!call_back(future, detach_callbacks(fields))) PyErr_WriteUnraisable(future);
+  tell_standard_waiters(future, failed ? "add_exception" : "add_result");
+  if (!call_back_by(future, detach_callbacks(fields), who)) PyErr_WriteUnraisable(future);
   return true;
 }
 

@@ -19,7 +19,17 @@ PyObject* detach_callbacks(FutureFields& fields) noexcept;
 bool call_back(PyObject* future, PyObject* callbacks);
 // A future that waits for nothing any more is cancelled; false with an error set where a callback raised.
 bool cancel_unqueued(PyObject* future);
-// An unfinished future ends with this exception; false when it was done. Wakes its waiters; callbacks are called.
-bool fail_future(PyObject* future, PyObject* exception);
+
+// Who calls the callbacks of a future.
+enum class CallBack : std::uint8_t {
+  kHere,   // the calling thread; where that must not wait, as kLater
+  kLater,  // the thread of callbacks: one that is slow, or waits for another future, keeps none from being settled
+};
+// An unfinished future ends with this result or exception; false when it was done. Wakes its waiters. What goes wrong
+// is logged.
+bool end_future(PyObject* future, PyObject* value, bool failed, CallBack who);
+inline bool fail_future(PyObject* future, PyObject* exception) {
+  return end_future(future, exception, true, CallBack::kHere);
+}
 
 }  // namespace torchpool

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "bindings/futures/call_future.h"
 #include "bindings/futures/future_lock.h"
 #include "bindings/futures/future_methods.h"
 #include "bindings/futures/future_standard.h"
@@ -140,6 +141,7 @@ void future_dealloc(PyObject* self) {
   Py_TRASHCAN_BEGIN(self, future_dealloc) PyObject_ClearWeakRefs(self);
   future_clear(self);
   delete fields_of(self)->extra;
+  delete fields_of(self)->call;
   type->tp_free(self);
   Py_DECREF(type);
   Py_TRASHCAN_END
@@ -177,7 +179,7 @@ void register_future(py::module_& module) {
       {Py_tp_repr, reinterpret_cast<void*>(future_repr)},
       {Py_tp_methods, future_methods},
       {Py_tp_getset, future_attributes()},
-      {Py_tp_doc, const_cast<char*>("A concurrent.futures.Future of one task of a torchpool.ThreadPoolExecutor.")},
+      {Py_tp_doc, const_cast<char*>("A concurrent.futures.Future of one task of an executor, or of one call of a predictor.")},
       {0, nullptr},
   };
   PyType_Spec spec{"torchpool._core.Future", static_cast<int>(future_offset + Py_ssize_t{sizeof(FutureFields)}), 0,

@@ -1,4 +1,5 @@
-// A future of an executor's task: a concurrent.futures.Future that is held natively until something looks inside.
+// A future of an executor's task or a predictor's call: a concurrent.futures.Future that is held natively until something
+// looks inside.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,7 @@
 namespace torchpool {
 
 class TaskPool;
+struct PendingCall;
 
 // All of a future but what Waiter says belongs to the interpreter's lock.
 enum class FutureState : std::uint8_t { kPending, kRunning, kCancelled, kFinished };
@@ -37,7 +39,7 @@ struct FutureExtra {
   ~FutureExtra();
 };
 
-// 80 bytes behind those of the base class. A pending future is also the task: no object is made for that.
+// 88 bytes behind those of the base class. A pending future is also the task: no object is made for that.
 struct FutureFields : FifoLinks<FutureFields> {
   FutureState state;
   bool failed;      // value is what was raised
@@ -48,7 +50,8 @@ struct FutureFields : FifoLinks<FutureFields> {
   PyObject* args;   // pending: null for none
   FutureExtra* extra;
   Waiter* waiters;
-  TaskPool* pool;  // while queued or running
+  TaskPool* pool;     // of a task, while queued or running
+  PendingCall* call;  // of a predictor's call, until its resolver has seen it; owned
 };
 
 extern PyTypeObject* future_type;

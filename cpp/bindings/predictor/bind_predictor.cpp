@@ -66,6 +66,13 @@ void register_predictor(py::module_& module) {
           py::arg("block") = false, py::arg("reject") = false, py::arg("priority") = 0,
           py::arg("deadline") = py::none())
       .def(
+          "submit_future",
+          [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, int priority,
+                    std::optional<double> deadline) {
+            return self.submit_future(args, kwargs, options(priority, deadline));
+          },
+          py::arg("args"), py::arg("kwargs"), py::arg("priority"), py::arg("deadline"))
+      .def(
           "start",
           [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, int priority,
                     std::optional<double> deadline,

@@ -28,6 +28,9 @@ class BoundPredictor final : public MeasuredPredictor {
   Pending submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options, const Notify& notify,
                  Full full);
 
+  // The same as a concurrent.futures.Future.
+  py::object submit_future(const py::tuple& args, const py::object& kwargs, const CallOptions& options);
+
   // For an event loop: never waits, neither for room nor for learning. An AwaitedCall of the running loop; None for a
   // call that first has to be learned from, or that departs from what was learned, which takes a thread that may wait.
   // `line_up`: whatever `overflow` says.
@@ -63,6 +66,9 @@ class BoundPredictor final : public MeasuredPredictor {
  private:
   py::object run_queued(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                         const CallOptions& options);
+  py::object future_of_inline(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const;
+  void start_future(PreparedCall& call, const py::tuple& args, const py::object& kwargs, const CallOptions& options,
+                    const py::object& future, Full full) const;
 
   std::shared_ptr<BoundRuntime> runtime_;
   std::shared_ptr<ChannelStats> stats_;

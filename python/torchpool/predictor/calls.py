@@ -48,12 +48,7 @@ class Calls:
 
     def submit(self, /, *args: Any, **kwargs: Any) -> Future:
         """A future of the call. Inputs above 64 KiB must not be written until it is done; smaller ones are copied."""
-        future = Future()
-        pending = self._submit(args, kwargs, notified=future)
-        if pending.ready:
-            future._pending = pending
-            future._settle()
-        return future
+        return self._predictor._open_core().submit_future(args, kwargs, self._priority, self._deadline)
 
     def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any], **options: Any) -> _core.Pending:
         core = self._predictor._open_core()

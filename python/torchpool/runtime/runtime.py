@@ -34,7 +34,7 @@ class Runtime:
         _runtimes.add(self)
 
     def _open(self) -> None:
-        self._core = _core.Runtime(self._requested, futures.notify, _core.wake_loops)
+        self._core = _core.Runtime(self._requested, _core.settle_futures, _core.wake_loops)
         if self._threads > 1:
             self._core.resize(self._core.workers, self._threads)
         if _in_forked_child:

@@ -1,0 +1,151 @@
+#include "bindings/futures/call_future.h"
+
+#include <utility>
+
+#include "bindings/call/pending.h"
+#include "bindings/futures/future_lock.h"
+#include "bindings/futures/future_methods.h"
+#include "bindings/futures/future_standard.h"
+#include "bindings/futures/future_wait.h"
+#include "bindings/interpreter/import_from.h"
+
+namespace torchpool {
+
+namespace {
+
+constexpr std::size_t kBreath = 128;  // futures that are settled before other threads may run
+
+struct CallOutcome {
+  py::object value;
+  bool failed = false;
+};
+
+CallOutcome outcome_of(const CallRequest& request) {
+  try {
+    return {take_result(request)};
+  } catch (py::error_already_set& error) {
+    return {error.value(), true};
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+    return {py::error_already_set().value(), true};
+  }
+}
+
+// Ends a future whose call was cancelled. An ordinary one may be cancelled by another thread meanwhile.
+bool settle_cancelled(PyObject* future) {
+  const FutureFields& fields = *fields_of(future);
+  if (!wait_unlocked(future)) return false;
+  if (!fields.ordinary && is_done(fields)) return true;
+  return cancel_unqueued(future);
+}
+
+void settle_one(const py::handle& item) {
+  if (!is_future(item.ptr())) {
+    item.attr("_settle")();
+    return;
+  }
+  take_outcome(item.ptr());
+  delete std::exchange(fields_of(item.ptr())->call, nullptr);
+}
+
+// The handler of a runtime's futures: what is done since the last time, on the resolver's thread.
+void settle_futures(const py::list& done) {
+  std::size_t settled = 0;
+  for (const py::handle item : done) {
+    try {
+      settle_one(item);
+    } catch (py::error_already_set& error) {
+      error.discard_as_unraisable("torchpool: settling a future");
+    }
+    if (++settled % kBreath != 0) continue;
+    const auto breath = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(standard.breathe));
+    if (!breath) PyErr_WriteUnraisable(standard.breathe);
+  }
+}
+
+}  // namespace
+
+py::object new_call_future() {
+  auto future = py::reinterpret_steal<py::object>(new_future(future_type));
+  if (!future) throw py::error_already_set();
+  fields_of(future.ptr())->call = new PendingCall;
+  return future;
+}
+
+py::object finished_future(const py::object& value, bool failed) {
+  auto future = py::reinterpret_steal<py::object>(new_future(future_type));
+  if (!future) throw py::error_already_set();
+  FutureFields& fields = *fields_of(future.ptr());
+  fields.state = FutureState::kFinished;
+  fields.failed = failed;
+  fields.value = Py_NewRef(value.ptr());
+  track_if_needed(future.ptr());
+  return future;
+}
+
+void hand_over(PyObject* future, std::shared_ptr<CallRequest> request, const std::shared_ptr<Channel>& channel) {
+  PendingCall& call = *fields_of(future)->call;
+  call.request = std::move(request);
+  call.channel = channel;
+}
+
+void take_back(PyObject* future) noexcept {
+  delete std::exchange(fields_of(future)->call, nullptr);
+}
+
+void take_outcome(PyObject* future) {
+  PendingCall* call = fields_of(future)->call;
+  if (call == nullptr || !call->request || !call->request->done()) return;
+  const std::shared_ptr<CallRequest> request = std::move(call->request);
+  if (request->state() == RequestState::kCancelled) {
+    if (!settle_cancelled(future)) log_error("worker_failed", future);
+    return;
+  }
+  const CallOutcome outcome = outcome_of(*request);
+  end_future(future, outcome.value.ptr(), outcome.failed, CallBack::kLater);
+}
+
+bool take_outcome_here(PyObject* future) {
+  const PendingCall* call = fields_of(future)->call;
+  if (call == nullptr || !call->request || !call->request->done()) return true;
+  const auto kept = py::reinterpret_borrow<py::object>(future);
+  if (!wait_unlocked(future)) return false;
+  take_outcome(future);
+  return true;
+}
+
+bool call_runs(PyObject* future) noexcept {
+  const PendingCall* call = fields_of(future)->call;
+  return call != nullptr && call->request && call->request->state() == RequestState::kRunning;
+}
+
+PyObject* cancel_call(PyObject* future) {
+  PendingCall* call = fields_of(future)->call;
+  if (const std::shared_ptr<CallRequest> request = call->request) {
+    const std::weak_ptr<Channel> channel = call->channel;
+    if (!cancel_in(channel, *request) && request->state() != RequestState::kCancelled) Py_RETURN_FALSE;
+    call = fields_of(future)->call;  // the lock was let go of meanwhile
+    if (call == nullptr || call->request != request) Py_RETURN_TRUE;  // another thread settles it
+    call->request.reset();
+  }
+  return settle_cancelled(future) ? Py_NewRef(Py_True) : nullptr;
+}
+
+void call_back_later(PyObject* future, PyObject* callbacks) noexcept {
+  static PyObject* later = nullptr;
+  try {
+    if (later == nullptr) later = import_from("torchpool.call.futures", "call_back_later");
+    const auto done =
+        py::reinterpret_steal<py::object>(PyObject_CallFunctionObjArgs(later, future, callbacks, nullptr));
+    if (!done) throw py::error_already_set();
+  } catch (py::error_already_set& error) {
+    error.discard_as_unraisable("torchpool: handing callbacks to their thread");
+  }
+}
+
+void register_call_future(py::module_& module) {
+  module.def("settle_futures", &settle_futures, py::arg("done"),
+             "Settles what is done: futures of calls, and others by their _settle().");
+}
+
+}  // namespace torchpool
