@@ -9,6 +9,7 @@
 #include "bindings/executor/pool_worker.h"
 #include "bindings/executor/task_pool.h"
 #include "bindings/futures/call_future.h"
+#include "bindings/futures/call_group.h"
 #include "bindings/futures/future_methods.h"
 #include "bindings/interpreter/waiting.h"
 
@@ -150,6 +151,7 @@ void register_executor(py::module_& module) {
   set_up_spinning();
   register_future(module);
   register_call_future(module);
+  register_call_group(module);
   py::class_<PoolWorker, std::shared_ptr<PoolWorker>>(module, "PoolWorker", "One thread of an executor.")
       .def(
           "run", &PoolWorker::run, py::arg("executor"),

@@ -44,8 +44,7 @@ void settle_one(const py::handle& item) {
     item.attr("_settle")();
     return;
   }
-  take_outcome(item.ptr());
-  delete std::exchange(fields_of(item.ptr())->call, nullptr);
+  settle_call(item.ptr());
 }
 
 // The handler of a runtime's futures: what is done since the last time, on the resolver's thread.
@@ -65,10 +64,14 @@ void settle_futures(const py::list& done) {
 
 }  // namespace
 
-py::object new_call_future() {
+py::object new_call_future(CallOwner owner) {
   auto future = py::reinterpret_steal<py::object>(new_future(future_type));
   if (!future) throw py::error_already_set();
-  fields_of(future.ptr())->call = new PendingCall;
+  auto* call = new PendingCall;
+  call->owner = std::move(owner);
+  fields_of(future.ptr())->call = call;
+  if (call->owner.window) call->owner.window->entered();
+  if (call->owner.group) call->owner.group->add(future.ptr());
   return future;
 }
 
@@ -83,34 +86,42 @@ py::object finished_future(const py::object& value, bool failed) {
   return future;
 }
 
-void hand_over(PyObject* future, std::shared_ptr<CallRequest> request, const std::shared_ptr<Channel>& channel) {
+void attach(PyObject* future, std::shared_ptr<CallRequest> request, const std::shared_ptr<Channel>& channel) {
   PendingCall& call = *fields_of(future)->call;
   call.request = std::move(request);
   call.channel = channel;
 }
 
-void take_back(PyObject* future) noexcept {
-  delete std::exchange(fields_of(future)->call, nullptr);
+void let_go(PyObject* future) noexcept {
+  const std::unique_ptr<PendingCall> call(std::exchange(fields_of(future)->call, nullptr));
+  if (call == nullptr || call->owner.group == nullptr) return;
+  const auto kept = py::reinterpret_borrow<py::object>(future);
+  call->owner.group->remove(future);
+  if (call->owner.window) call->owner.window->left();
 }
 
-void take_outcome(PyObject* future) {
+// Note: torch lets go of the interpreter's lock where it drops a tensor that Python has seen, an input here. So the
+// request goes last, when whoever looks sees all of it done.
+void settle_call(PyObject* future) {
   PendingCall* call = fields_of(future)->call;
   if (call == nullptr || !call->request || !call->request->done()) return;
   const std::shared_ptr<CallRequest> request = std::move(call->request);
+  call->settling = true;
   if (request->state() == RequestState::kCancelled) {
     if (!settle_cancelled(future)) log_error("worker_failed", future);
-    return;
+  } else {
+    const CallOutcome outcome = outcome_of(*request);
+    end_future(future, outcome.value.ptr(), outcome.failed, CallBack::kLater);
   }
-  const CallOutcome outcome = outcome_of(*request);
-  end_future(future, outcome.value.ptr(), outcome.failed, CallBack::kLater);
+  let_go(future);
 }
 
-bool take_outcome_here(PyObject* future) {
+bool settle_call_here(PyObject* future) {
   const PendingCall* call = fields_of(future)->call;
   if (call == nullptr || !call->request || !call->request->done()) return true;
   const auto kept = py::reinterpret_borrow<py::object>(future);
   if (!wait_unlocked(future)) return false;
-  take_outcome(future);
+  settle_call(future);
   return true;
 }
 
@@ -120,15 +131,25 @@ bool call_runs(PyObject* future) noexcept {
 }
 
 PyObject* cancel_call(PyObject* future) {
-  PendingCall* call = fields_of(future)->call;
-  if (const std::shared_ptr<CallRequest> request = call->request) {
-    const std::weak_ptr<Channel> channel = call->channel;
+  if (fields_of(future)->call->settling) Py_RETURN_FALSE;
+  const std::shared_ptr<CallRequest> request = fields_of(future)->call->request;
+  if (request) {
+    const std::weak_ptr<Channel> channel = fields_of(future)->call->channel;
     if (!cancel_in(channel, *request) && request->state() != RequestState::kCancelled) Py_RETURN_FALSE;
-    call = fields_of(future)->call;  // the lock was let go of meanwhile
+    PendingCall* call = fields_of(future)->call;                      // the lock was let go of meanwhile
     if (call == nullptr || call->request != request) Py_RETURN_TRUE;  // another thread settles it
     call->request.reset();
   }
-  return settle_cancelled(future) ? Py_NewRef(Py_True) : nullptr;
+  fields_of(future)->call->settling = true;
+  if (settle_cancelled(future)) {
+    let_go(future);
+    Py_RETURN_TRUE;
+  }
+  if (PendingCall* call = fields_of(future)->call) {  // interrupted: the resolver settles it
+    call->request = request;
+    call->settling = false;
+  }
+  return nullptr;
 }
 
 void call_back_later(PyObject* future, PyObject* callbacks) noexcept {

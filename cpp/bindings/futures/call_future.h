@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "bindings/futures/call_group.h"
 #include "bindings/futures/future_object.h"
 #include "bindings/interpreter/gil.h"
 #include "core/schedule/channel.h"
@@ -10,26 +11,35 @@
 
 namespace torchpool {
 
+// Whose call it is, beside its caller's: an executor's, perhaps of one of its maps. All null for none.
+struct CallOwner {
+  std::shared_ptr<CallGroup> group;
+  std::shared_ptr<CallWindow> window;
+  py::object predictor;  // a predictor that nobody holds fails what it has: it is held until the call is done
+};
+
 struct PendingCall {
   // Null until the predictor has the call, and again once its outcome is taken over. It refers back to the future by
   // whom it notifies; see NotifyingRequest.
   std::shared_ptr<CallRequest> request;
   std::weak_ptr<Channel> channel;
+  CallOwner owner;
+  bool settling = false;  // a thread has taken the outcome, and gives it to the future and lets go
 };
 
-// Pending; its request comes by hand_over().
-py::object new_call_future();
+// Pending; its request comes by attach().
+py::object new_call_future(CallOwner owner = {});
 // Done, for what is known when it is made.
 py::object finished_future(const py::object& value, bool failed = false);
 // From now on the future waits for this request. Before the request is admitted: it may be done before that returns.
-void hand_over(PyObject* future, std::shared_ptr<CallRequest> request, const std::shared_ptr<Channel>& channel);
-// The request was refused a place, and the future is nobody's.
-void take_back(PyObject* future) noexcept;
+void attach(PyObject* future, std::shared_ptr<CallRequest> request, const std::shared_ptr<Channel>& channel);
+// Nothing will come any more: what the future held beside its outcome is dropped, and its owner told. Any code may run.
+void let_go(PyObject* future) noexcept;
 
-// Takes over the outcome of a request that is done, if no other thread has; nothing for a future that waits.
-void take_outcome(PyObject* future);
+// Takes over the outcome of a request that is done, if no other thread does, and lets go; nothing for one that waits.
+void settle_call(PyObject* future);
 // The same for a thread that is about to wait for it; false with an error set: a signal handler's.
-bool take_outcome_here(PyObject* future);
+bool settle_call_here(PyObject* future);
 // True while the call's batch runs.
 bool call_runs(PyObject* future) noexcept;
 // cancel() of a pending future that has a call.

@@ -60,7 +60,7 @@ PyObject* time_left(TimePoint until) {
 
 PyObject* wait_and_take(PyObject* self, PyObject* timeout, bool as_exception) {
   const FutureFields& fields = *fields_of(self);
-  if (!take_outcome_here(self)) return nullptr;
+  if (!settle_call_here(self)) return nullptr;
   if (!fields.ordinary && is_done(fields)) return outcome(fields, as_exception);
   TimePoint until;
   if (!parse_timeout(timeout, until)) return nullptr;
@@ -190,7 +190,8 @@ PyMethodDef future_methods[] = {
     {"done", done, METH_NOARGS, "As concurrent.futures.Future.done."},
     {"running", running, METH_NOARGS, "As concurrent.futures.Future.running."},
     {"cancelled", cancelled, METH_NOARGS, "As concurrent.futures.Future.cancelled."},
-    {"cancel", cancel, METH_NOARGS, "As concurrent.futures.Future.cancel; a waiting task or call leaves its queue at once."},
+    {"cancel", cancel, METH_NOARGS,
+     "As concurrent.futures.Future.cancel; a waiting task or call leaves its queue at once."},
     {"add_done_callback", add_done_callback, METH_O, "As concurrent.futures.Future.add_done_callback."},
     {"set_running_or_notify_cancel", set_running_or_notify_cancel, METH_NOARGS,
      "As concurrent.futures.Future.set_running_or_notify_cancel."},

@@ -179,7 +179,8 @@ void register_future(py::module_& module) {
       {Py_tp_repr, reinterpret_cast<void*>(future_repr)},
       {Py_tp_methods, future_methods},
       {Py_tp_getset, future_attributes()},
-      {Py_tp_doc, const_cast<char*>("A concurrent.futures.Future of one task of an executor, or of one call of a predictor.")},
+      {Py_tp_doc,
+       const_cast<char*>("A concurrent.futures.Future of one task of an executor, or of one call of a predictor.")},
       {0, nullptr},
   };
   PyType_Spec spec{"torchpool._core.Future", static_cast<int>(future_offset + Py_ssize_t{sizeof(FutureFields)}), 0,

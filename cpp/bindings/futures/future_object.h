@@ -1,4 +1,4 @@
-// A future of an executor's task or a predictor's call: a concurrent.futures.Future that is held natively until something
+// A future of a task or a call: a concurrent.futures.Future that is held natively until something
 // looks inside.
 #pragma once
 

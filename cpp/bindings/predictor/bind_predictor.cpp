@@ -73,6 +73,33 @@ void register_predictor(py::module_& module) {
           },
           py::arg("args"), py::arg("kwargs"), py::arg("priority"), py::arg("deadline"))
       .def(
+          "line_up",
+          [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, int priority,
+                    std::optional<double> deadline, std::shared_ptr<CallGroup> group,
+                    std::shared_ptr<CallWindow> window, py::object predictor, bool here) {
+            const CallOwner owner{std::move(group), std::move(window), std::move(predictor)};
+            return self.line_up(args, kwargs, options(priority, deadline), owner, here);
+          },
+          py::arg("args"), py::arg("kwargs"), py::arg("priority"), py::arg("deadline"), py::arg("group"),
+          py::arg("window"), py::arg("predictor"), py::arg("here"))
+      .def(
+          "line_up_each",
+          [options](BoundPredictor& self, const py::list& calls, int priority, std::optional<double> deadline,
+                    std::shared_ptr<CallGroup> group, std::shared_ptr<CallWindow> window, py::object predictor,
+                    bool here) {
+            const CallOwner owner{std::move(group), std::move(window), std::move(predictor)};
+            return self.line_up_each(calls, options(priority, deadline), owner, here);
+          },
+          py::arg("calls"), py::arg("priority"), py::arg("deadline"), py::arg("group"), py::arg("window"),
+          py::arg("predictor"), py::arg("here"))
+      .def(
+          "hand_over",
+          [options](BoundPredictor& self, const py::object& future, const py::tuple& args, const py::object& kwargs,
+                    int priority, std::optional<double> deadline) {
+            self.hand_over(future, args, kwargs, options(priority, deadline));
+          },
+          py::arg("future"), py::arg("args"), py::arg("kwargs"), py::arg("priority"), py::arg("deadline"))
+      .def(
           "start",
           [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, int priority,
                     std::optional<double> deadline,
@@ -91,7 +118,6 @@ void register_predictor(py::module_& module) {
           py::arg("args"), py::arg("kwargs"), py::arg("priority") = 0, py::arg("deadline") = py::none(),
           py::arg("dynamic") = false, py::arg("chunk") = 0)
       .def("learn", &BoundPredictor::learn_from, py::arg("args"), py::arg("kwargs"))
-      .def("is_known", &BoundPredictor::is_known, py::arg("args"), py::arg("kwargs"))
       .def("run_plain", &BoundPredictor::run_plain, py::arg("args"), py::arg("kwargs"))
       .def("set_batch", &BoundPredictor::set_batch, py::arg("first"), py::arg("most"))
       .def("serve_by_graph", &BoundPredictor::serve_by_graph, py::arg("kind"), py::arg("contract"), py::arg("graph"),

@@ -1,5 +1,6 @@
 // Calls whose outcome a concurrent.futures.Future gives.
 #include "bindings/futures/call_future.h"
+#include "bindings/futures/future_methods.h"
 #include "bindings/predictor/bound_predictor.h"
 
 namespace torchpool {
@@ -12,6 +13,51 @@ py::object BoundPredictor::submit_future(const py::tuple& args, const py::object
   py::object future = new_call_future();
   start_future(call, args, kwargs, options, future, Full::kByPolicy);
   return future;
+}
+
+py::object BoundPredictor::line_up(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
+                                   const CallOwner& owner, bool here) {
+  const bool runs_inline = here && must_run_inline();
+  PreparedCall call;
+  if (runs_inline) {
+    reader_.read(args, kwargs, call);
+    if (call.mismatch) return finished_future(learner_.settle_mismatch(call, args, kwargs));
+  } else if (!reader_.try_read(args, kwargs, call) || call.mismatch || call.route == Route::kLearning) {
+    return py::none();
+  }
+  if (runs_inline || call.ambient.must_run_here) return future_of_inline(call, args, kwargs);
+  py::object future = new_call_future(owner);
+  start_future(call, args, kwargs, options, future, Full::kLineUp);
+  return future;
+}
+
+py::list BoundPredictor::line_up_each(const py::list& calls, const CallOptions& options, const CallOwner& owner,
+                                      bool here) {
+  py::list futures;
+  try {
+    for (const py::handle args : calls) {
+      py::object future = line_up(py::reinterpret_borrow<py::tuple>(args), py::none(), options, owner, here);
+      if (future.is_none()) break;
+      futures.append(std::move(future));
+    }
+  } catch (const std::exception&) {  // it is raised again for whoever sends that call by itself
+  }
+  return futures;
+}
+
+void BoundPredictor::hand_over(const py::object& future, const py::tuple& args, const py::object& kwargs,
+                               const CallOptions& options) {
+  const auto end = [&future](const py::object& value) {
+    end_future(future.ptr(), value.ptr(), false, CallBack::kLater);
+    let_go(future.ptr());
+  };
+  PreparedCall call;
+  reader_.read(args, kwargs, call);
+  const PendingCall* pending = fields_of(future.ptr())->call;
+  if (pending == nullptr || pending->settling) return;  // cancelled or expired meanwhile
+  if (call.mismatch) return end(learner_.settle_mismatch(call, args, kwargs));
+  if (call.ambient.must_run_here) return end(inline_.run(call, args, kwargs));
+  start_future(call, args, kwargs, options, future, Full::kLineUp);
 }
 
 py::object BoundPredictor::future_of_inline(const PreparedCall& call, const py::tuple& args,
@@ -27,13 +73,13 @@ void BoundPredictor::start_future(PreparedCall& call, const py::tuple& args, con
                                   const CallOptions& options, const py::object& future, Full full) const {
   const std::shared_ptr<Channel> channel = channels_.of(call);
   const auto request = requests_.make(call, args, kwargs, options, {future}, true);
-  hand_over(future.ptr(), request, channel);
+  attach(future.ptr(), request, channel);
   try {
     requests_.admit(request, *channel, full);
   } catch (...) {
     if (request->try_withdraw()) {
       request->forget_notified();
-      take_back(future.ptr());
+      let_go(future.ptr());
     }
     throw;
   }

@@ -93,11 +93,6 @@ void BoundPredictor::learn_from(const py::tuple& args, const py::object& kwargs)
   reader_.read(args, kwargs, call);
 }
 
-bool BoundPredictor::is_known(const py::tuple& args, const py::object& kwargs) {
-  PreparedCall call;
-  return reader_.try_read(args, kwargs, call) && !call.mismatch && call.route != Route::kLearning;
-}
-
 py::object BoundPredictor::run_plain(const py::tuple& args, const py::object& kwargs) {
   return inline_.run_watched(reader_.watch(), args, kwargs);
 }

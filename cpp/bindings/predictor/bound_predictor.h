@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bindings/call/pending.h"
+#include "bindings/futures/call_future.h"
 #include "bindings/predictor/bound_learner.h"
 #include "bindings/predictor/call_reader.h"
 #include "bindings/predictor/inline_runner.h"
@@ -31,6 +32,16 @@ class BoundPredictor final : public MeasuredPredictor {
   // The same as a concurrent.futures.Future.
   py::object submit_future(const py::tuple& args, const py::object& kwargs, const CallOptions& options);
 
+  // For an executor: never waits, neither for room nor for learning. None for a call that first has to be learned from,
+  // or that departs from what was learned. `here`: where the calling thread could wait for itself, the call runs on it.
+  py::object line_up(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
+                     const CallOwner& owner, bool here);
+  // The same for several, each a tuple of arguments: futures of the first of them, up to one that gives None or raises.
+  py::list line_up_each(const py::list& calls, const CallOptions& options, const CallOwner& owner, bool here);
+  // The same for a future that has no request yet; learns. What it raises is the outcome, which the future does not
+  // have.
+  void hand_over(const py::object& future, const py::tuple& args, const py::object& kwargs, const CallOptions& options);
+
   // For an event loop: never waits, neither for room nor for learning. An AwaitedCall of the running loop; None for a
   // call that first has to be learned from, or that departs from what was learned, which takes a thread that may wait.
   // `line_up`: whatever `overflow` says.
@@ -38,8 +49,6 @@ class BoundPredictor final : public MeasuredPredictor {
 
   // Learns how calls like this one are served, if that is not known yet; runs the model some times.
   void learn_from(const py::tuple& args, const py::object& kwargs);
-  // False when a call would first have to be learned from, or does not fit what was learned.
-  bool is_known(const py::tuple& args, const py::object& kwargs);
   void forget_learned() { learner_.forget_kinds(); }
   // The model's own call on this thread, without gradients.
   py::object run_plain(const py::tuple& args, const py::object& kwargs);

@@ -79,7 +79,7 @@ void RequestMaker::take_snapshot(CallRequest& request) {
 }
 
 Admission RequestMaker::admission(Full full) const {
-  if (full == Full::kLineUp) return Admission::kLineUp;
+  if (full == Full::kLineUp) return Admission::kLineUp;  // which never waits
   const bool rejects = full == Full::kReject || (full == Full::kByPolicy && reject_);
   if (!rejects) return Admission::kBlock;
   return reject_ ? Admission::kReject : Admission::kTry;

@@ -2,7 +2,8 @@
 
 `executor` is the class and `view` the same one at another priority; `threads` is what its threads run, `map` its map,
 `hooks` what the extension calls. Tasks at given times come by `timer` and `periodic`. Calls of predictors are no tasks:
-`streams` keeps them, those of submit() in a `backlog`, those of map() in a `map_stream` that `map_feed` feeds.
+`predictor_calls` sends them to the predictor at once and sees them through, `predictor_map` has those of a map sent by
+and by, and `late_calls` are those that are held or have to be learned from first.
 """
 
 from torchpool.executor.executor import ThreadPoolExecutor

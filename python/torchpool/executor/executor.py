@@ -18,7 +18,7 @@ from torchpool.executor import hooks
 from torchpool.executor.expiry import Expiry
 from torchpool.executor.map import SubmitAll, buffered_results, by_submit, results
 from torchpool.executor.periodic import Periodic
-from torchpool.executor.streams import Streams, finish_streams
+from torchpool.executor.predictor_calls import PredictorCalls, after_fork_in_child, finish_predictor_calls
 from torchpool.executor.threads import BROKEN, Initializer, default_workers, serve
 from torchpool.executor.view import ExecutorView, check_options
 from torchpool.predictor import Calls, Predictor, View
@@ -78,7 +78,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         self._initargs = initargs
         self._expiry = Expiry(self._pool)
         self._periodics: weakref.WeakSet[Periodic] = weakref.WeakSet()
-        self._streams = Streams(held=initializer is not None)
+        self._predictor_calls = PredictorCalls(held=initializer is not None)
         _executors.add(self)
 
     # What the standard has as attributes.
@@ -128,7 +128,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         if native and isinstance(fn, Calls):
             self._pool.check()
             self._start_for_initializer()
-            return self._streams.map(fn, iterables, timeout, buffersize, priority, deadline)
+            return self._predictor_calls.map(fn, iterables, timeout, buffersize, priority, deadline)
         calls = zip(*iterables, strict=False)
         submit_all = self._submit_each(fn, priority, deadline) if native else by_submit(weakref.ref(self), fn)
         if buffersize is None:
@@ -175,7 +175,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         """A predictor's call, which no thread of ours has to wait for."""
         self._pool.check()
         self._start_for_initializer()
-        return self._streams.submit(fn, args, kwargs, priority, deadline)
+        return self._predictor_calls.submit(fn, args, kwargs, priority, deadline)
 
     # Threads.
 
@@ -202,13 +202,13 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
     def _make_initializer(self) -> Initializer | None:
         if self._initializer is None:
             return None
-        pool, streams = self._pool, self._streams
+        pool, calls = self._pool, self._predictor_calls
 
         def failed(error: Callable[[], Exception]) -> None:
             pool.mark_broken(BROKEN)
-            streams.fail(error)
+            calls.fail(error)
 
-        return Initializer(self._initializer, self._initargs, streams.release, failed)
+        return Initializer(self._initializer, self._initargs, calls.release, failed)
 
     def _note_thread(self, thread: threading.Thread) -> None:
         """Called by the one who started it and by itself: a KeyboardInterrupt may keep the former from it."""
@@ -222,7 +222,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
     def _start_for_initializer(self) -> None:
         """A predictor's calls need no thread, but wait for the first that was initialised, if there is something to
         initialise: they fail when that fails."""
-        if self._streams.held and not self._threads:
+        if self._predictor_calls.held and not self._threads:
             self._pool.start(self)
 
     # More than the standard.
@@ -247,18 +247,19 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
 
     def stats(self) -> dict[str, Any]:
         """Counts since the start and what waits now: threads, idle and parked ones, tasks, and calls of predictors."""
-        return {"name": self._thread_name_prefix, **self._pool.stats(), "predictor_calls": self._streams.pending}
+        calls = self._predictor_calls.pending
+        return {"name": self._thread_name_prefix, **self._pool.stats(), "predictor_calls": calls}
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As concurrent.futures.Executor.shutdown; predictors' calls submitted here are finished, or cancelled, too."""
         for periodic in list(self._periodics):
             periodic.cancel()
         self._pool.shut_down(cancel_futures)
-        self._streams.end()
+        self._predictor_calls.end()
         if cancel_futures:
-            self._streams.cancel_waiting()
+            self._predictor_calls.cancel_waiting()
         if wait:
-            self._streams.drain()
+            self._predictor_calls.drain()
             self._join()
 
     def _join(self) -> None:
@@ -272,19 +273,14 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
                 thread.join()
             joined |= threads
 
-    def _after_fork(self) -> None:
+    def _after_fork(self, error: Callable[[], Exception]) -> None:
         self._shutdown_lock = threading.Lock()
         self._threads = set()
         self._expiry = Expiry(self._pool)
         for periodic in list(self._periodics):
             periodic._ended = True  # by no method: its lock may be held by a thread that is gone
         self._periodics = weakref.WeakSet()
-
-        def error() -> Exception:
-            return BrokenThreadPool("submitted before the fork: the task belongs to the parent process")
-
         self._pool.after_fork(error)
-        self._streams.after_fork(error)
 
     def __repr__(self) -> str:
         return f"<torchpool.ThreadPoolExecutor {self._thread_name_prefix} max_workers={self._max_workers}>"
@@ -329,12 +325,16 @@ def _before_exit() -> None:
     # The standard's own hook comes next and waits for threads; a predictor's calls have none.
     with standard._global_shutdown_lock:
         standard._shutdown = True
-    finish_streams()
+    finish_predictor_calls()
 
 
 def _after_fork() -> None:
+    def error() -> Exception:
+        return BrokenThreadPool("submitted before the fork: the task belongs to the parent process")
+
     for executor in list(_executors):
-        executor._after_fork()
+        executor._after_fork(error)
+    after_fork_in_child(error)
 
 
 _core.finish_executor_class(ThreadPoolExecutor, (Predictor, View), hooks)

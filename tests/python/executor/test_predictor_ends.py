@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from executor_support import Gates, Refused, blocked, freed, run_program
+from executor_support import Refused, blocked, freed, run_program
 from stream_support import rows, seen
-from support import HANG, MARK, Gate, MarkerModule, assert_all_close, assert_clean, assert_close, build, eager, row
+from support import HANG, Gate, MarkerModule, assert_all_close, assert_clean, assert_close, build, eager, row
 
 import torchpool
-from torchpool.executor.streams import Streams
 
 TORCHPOOL_ONLY = True  # to the standard one a predictor is a function as any other
 
@@ -145,30 +144,30 @@ def test_a_second_shutdown_waits_too(make_executor: Any, hold: Any) -> None:
     assert future.done()
 
 
-def test_shutdown_waits_for_a_call_that_came_while_the_last_one_ended(
-    make_executor: Any, hold: Any, gates: Gates, monkeypatch: Any
-) -> None:
-    """Nothing was pending for a moment, and the executor hears of that moment late."""
-    held, hearing, heard, original = hold(), gates(), threading.Event(), Streams._done
+def test_shutdown_waits_for_a_call_that_came_while_the_last_one_ended(make_executor: Any, hold: Any) -> None:
+    """By a callback of the last one: nothing is pending for a moment."""
+    held, executor = hold(), make_executor(1)
+    second: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    first, asked = held.hold(), threading.Event()
+    held.gate.watch = lambda x: None
+    last = executor.submit(held.predict, row(1))
+    again = Gate()
 
-    def done(self: Streams, stream: Any) -> None:
-        hearing.pass_through()
-        original(self, stream)
-        heard.set()
+    def ask(done: Any) -> None:
+        held.gate.watch = lambda x: again.pass_through()
+        second.set_result(executor.submit(held.predict, row(2)))
+        asked.set()
 
-    monkeypatch.setattr(Streams, "_done", done)
-    executor = make_executor(1)
-    executor.submit(held.predict, row(1))
-    hearing.wait_entered()
-    second = executor.submit(held.predict, row(MARK))
-    held.gate.wait_entered()
-    hearing.open()
-    assert heard.wait(HANG)
+    last.add_done_callback(ask)
+    held.gate.open()
+    assert asked.wait(HANG)
+    again.wait_entered()
     ending = blocked(executor.shutdown)
     assert ending.thread.is_alive()
-    held.gate.open()
+    again.open()
     ending.value()
-    assert second.done()
+    assert second.result(HANG).done()
+    first.result(HANG)
 
 
 # --- initializers -----------------------------------------------------------------------------------------------------
