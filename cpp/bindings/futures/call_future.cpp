@@ -92,6 +92,10 @@ void attach(PyObject* future, std::shared_ptr<CallRequest> request, const std::s
   call.channel = channel;
 }
 
+void detach(PyObject* future) noexcept {
+  if (PendingCall* call = fields_of(future)->call) call->request.reset();
+}
+
 void let_go(PyObject* future) noexcept {
   const std::unique_ptr<PendingCall> call(std::exchange(fields_of(future)->call, nullptr));
   if (call == nullptr || call->owner.group == nullptr) return;

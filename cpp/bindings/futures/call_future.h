@@ -33,6 +33,8 @@ py::object new_call_future(CallOwner owner = {});
 py::object finished_future(const py::object& value, bool failed = false);
 // From now on the future waits for this request. Before the request is admitted: it may be done before that returns.
 void attach(PyObject* future, std::shared_ptr<CallRequest> request, const std::shared_ptr<Channel>& channel);
+// The request was refused a place: the future waits for none again.
+void detach(PyObject* future) noexcept;
 // Nothing will come any more: what the future held beside its outcome is dropped, and its owner told. Any code may run.
 void let_go(PyObject* future) noexcept;
 

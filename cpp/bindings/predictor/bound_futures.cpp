@@ -10,9 +10,7 @@ py::object BoundPredictor::submit_future(const py::tuple& args, const py::object
   reader_.read(args, kwargs, call);
   if (call.mismatch) return finished_future(learner_.settle_mismatch(call, args, kwargs));
   if (must_run_inline() || call.ambient.must_run_here) return future_of_inline(call, args, kwargs);
-  py::object future = new_call_future();
-  start_future(call, args, kwargs, options, future, Full::kByPolicy);
-  return future;
+  return start_new_future(call, args, kwargs, options, {}, Full::kByPolicy);
 }
 
 py::object BoundPredictor::line_up(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
@@ -26,9 +24,7 @@ py::object BoundPredictor::line_up(const py::tuple& args, const py::object& kwar
     return py::none();
   }
   if (runs_inline || call.ambient.must_run_here) return future_of_inline(call, args, kwargs);
-  py::object future = new_call_future(owner);
-  start_future(call, args, kwargs, options, future, Full::kLineUp);
-  return future;
+  return start_new_future(call, args, kwargs, options, owner, Full::kLineUp);
 }
 
 py::list BoundPredictor::line_up_each(const py::list& calls, const CallOptions& options, const CallOwner& owner,
@@ -69,6 +65,18 @@ py::object BoundPredictor::future_of_inline(const PreparedCall& call, const py::
   }
 }
 
+py::object BoundPredictor::start_new_future(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
+                                            const CallOptions& options, const CallOwner& owner, Full full) const {
+  py::object future = new_call_future(owner);
+  try {
+    start_future(call, args, kwargs, options, future, full);
+  } catch (...) {
+    let_go(future.ptr());
+    throw;
+  }
+  return future;
+}
+
 void BoundPredictor::start_future(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                                   const CallOptions& options, const py::object& future, Full full) const {
   const std::shared_ptr<Channel> channel = channels_.of(call);
@@ -79,7 +87,7 @@ void BoundPredictor::start_future(PreparedCall& call, const py::tuple& args, con
   } catch (...) {
     if (request->try_withdraw()) {
       request->forget_notified();
-      let_go(future.ptr());
+      detach(future.ptr());
     }
     throw;
   }

@@ -76,6 +76,8 @@ class BoundPredictor final : public MeasuredPredictor {
   py::object run_queued(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                         const CallOptions& options);
   py::object future_of_inline(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const;
+  py::object start_new_future(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
+                              const CallOptions& options, const CallOwner& owner, Full full) const;
   void start_future(PreparedCall& call, const py::tuple& args, const py::object& kwargs, const CallOptions& options,
                     const py::object& future, Full full) const;
 
