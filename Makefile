@@ -194,6 +194,7 @@ lint: lint-layout lint-python lint-format lint-locks lint-tidy
 
 lint-layout: | $(BIN)/python
 	$(BIN)/python scripts/check_layout.py
+	$(BIN)/python -m benchmarks.harness.chart --check
 
 lint-python: $(STAMPS)/deps
 	$(BIN)/ruff check .
