@@ -1,6 +1,7 @@
 #include "bindings/futures/call_group.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "bindings/futures/call_future.h"
@@ -88,10 +89,6 @@ void CallGroup::remove(PyObject* future) noexcept {
   Py_DECREF(future);
 }
 
-void CallGroup::expect(std::int64_t calls) noexcept {
-  if (calls != 0) count(calls);
-}
-
 bool CallGroup::wait_none(TimePoint until) {
   const auto kept = shared_from_this();
   return wait_until_none(pending_, waiters_, until);
@@ -106,6 +103,18 @@ void CallGroup::cancel_waiting() {
       error.discard_as_unraisable("torchpool: cancelling a call");
     }
   }
+}
+
+AcceptedCalls::AcceptedCalls(std::shared_ptr<CallGroup> group, py::object waiting, py::object in_hand)
+    : group_(std::move(group)), waiting_(std::move(waiting)), in_hand_(std::move(in_hand)) {}
+
+void AcceptedCalls::count() noexcept {
+  set(PyObject_Length(waiting_.ptr()) + PyObject_Length(in_hand_.ptr()));
+}
+
+void AcceptedCalls::set(std::int64_t calls) noexcept {
+  const std::int64_t more = calls - std::exchange(counted_, calls);
+  if (more != 0) group_->count(more);
 }
 
 void CallGroup::wait_all() {
@@ -160,10 +169,13 @@ void register_call_group(py::module_& module) {
             return new_call_future({std::move(group), std::move(window), std::move(predictor)});
           },
           py::arg("window"), py::arg("predictor"), "The future of a call that its predictor does not have yet.")
-      .def("expect", &CallGroup::expect, py::arg("calls"))
       .def_property_readonly("pending", &CallGroup::pending)
       .def("wait_none", [](CallGroup& group) { return group.wait_none(kNever); })
       .def("cancel_waiting", &CallGroup::cancel_waiting);
+  py::class_<AcceptedCalls>(module, "AcceptedCalls", "The calls of a map that have no future yet.")
+      .def(py::init<std::shared_ptr<CallGroup>, py::object, py::object>(), py::arg("group"), py::arg("waiting"),
+           py::arg("in_hand"))
+      .def("count", &AcceptedCalls::count);
   module.def("wait_for_calls", &CallGroup::wait_all, "Waits for the calls of all groups.");
   module.def("fail_calls_after_fork", &CallGroup::fail_after_fork, py::arg("make_exception"));
   module.def("fail_call", &fail_call, py::arg("future"), py::arg("error"),

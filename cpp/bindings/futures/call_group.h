@@ -41,8 +41,6 @@ class CallGroup : public std::enable_shared_from_this<CallGroup> {
   // Keeps the future until let_go().
   void add(PyObject* future) noexcept;
   void remove(PyObject* future) noexcept;
-  // So many calls more will come; of a negative number, have come or never will.
-  void expect(std::int64_t calls) noexcept;
   std::int64_t pending() const noexcept { return pending_; }
   // False when `until` came first. Releases the interpreter's lock; throws what a signal handler raises.
   bool wait_none(TimePoint until);
@@ -55,11 +53,33 @@ class CallGroup : public std::enable_shared_from_this<CallGroup> {
   static void fail_after_fork(const py::object& make_exception);
 
  private:
+  friend class AcceptedCalls;
   void count(std::int64_t more) noexcept;
 
   FutureFields* first_ = nullptr;
   std::int64_t pending_ = 0;
   Waiter* waiters_ = nullptr;
+};
+
+// The calls of one map that were accepted and have no future yet, as a part of a group's count: as many as stand in two
+// containers. Counted anew each time, and not by differences, so that an interrupted thread leaves no error behind.
+class AcceptedCalls {
+ public:
+  AcceptedCalls(std::shared_ptr<CallGroup> group, py::object waiting, py::object in_hand);
+  ~AcceptedCalls() { set(0); }
+  AcceptedCalls(const AcceptedCalls&) = delete;
+  AcceptedCalls& operator=(const AcceptedCalls&) = delete;
+
+  // After a container has changed. The two are a deque and a list, whose lengths run no Python code.
+  void count() noexcept;
+
+ private:
+  void set(std::int64_t calls) noexcept;
+
+  std::shared_ptr<CallGroup> group_;
+  py::object waiting_;
+  py::object in_hand_;
+  std::int64_t counted_ = 0;
 };
 
 void register_call_group(py::module_& module);

@@ -16,6 +16,7 @@ from torchpool.executor.predictor_map import PredictorMap
 from torchpool.predictor import Callee, Calls
 
 _EXIT_SECONDS = 2.0
+_SHUT_DOWN = "cannot schedule new futures after shutdown"
 _all: weakref.WeakSet[PredictorCalls] = weakref.WeakSet()
 
 
@@ -27,6 +28,7 @@ class PredictorCalls:
         self.group = _core.CallGroup()
         self._maps: weakref.WeakSet[PredictorMap] = weakref.WeakSet()  # one that has calls to send keeps itself alive
         self._cancelled = False
+        self._ended = False  # no map begins any more
         self._error: Callable[[], Exception] | None = None  # of a failed initializer
         self._start_afresh()
         _all.add(self)
@@ -62,7 +64,11 @@ class PredictorCalls:
     ) -> Iterator[Any]:
         """The results of a predictor's calls, in order; computed whether they are taken or not."""
         made = PredictorMap(self, _at(calls, priority, deadline), iterables, timeout, buffersize)
-        self._maps.add(made)
+        with self._lock:
+            self._maps.add(made)
+            ended = self._ended
+        if ended:  # it was shut down a moment ago, by a thread that has not seen this map
+            raise RuntimeError(_SHUT_DOWN)
         made.read()
         return made.results()
 
@@ -150,8 +156,9 @@ class PredictorCalls:
 
     def end(self) -> None:
         """Maps that read their input as they are iterated over read no more: the executor was shut down."""
-        for each in list(self._maps):
-            each.read_no_more(RuntimeError("cannot schedule new futures after shutdown"))
+        self._ended = True
+        for each in self._known_maps():
+            each.read_no_more(RuntimeError(_SHUT_DOWN))
 
     def drain(self) -> None:
         """Waits until everything accepted is resolved."""
@@ -160,7 +167,7 @@ class PredictorCalls:
     def cancel_waiting(self) -> None:
         """Cancels what has not started."""
         self._cancelled = True
-        for each in list(self._maps):
+        for each in self._known_maps():
             each.stop(CancelledError())
         self._take_late()
         self.group.cancel_waiting()
@@ -170,10 +177,14 @@ class PredictorCalls:
         with self._lock:
             self._error = error
             late = self._take_late()
-        for each in list(self._maps):
-            each.stop(error())
         for call in late:
             call.fail(error())
+        for each in self._known_maps():
+            each.stop(error())
+
+    def _known_maps(self) -> list[PredictorMap]:
+        with self._lock:  # another thread may add one
+            return list(self._maps)
 
     def _take_late(self) -> list[LateCall]:
         with self._lock:

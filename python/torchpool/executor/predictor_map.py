@@ -88,7 +88,10 @@ class PredictorMap:
         self._feeding = (
             threading.Lock()
         )  # held by whoever takes calls from `_waiting`, until their futures are in order
-        self._waiting: deque[_Args] = deque()  # read and not sent; each is counted by the group
+        self._deciding = threading.RLock()  # whether read() is over when the executor is shut down
+        self._waiting: deque[_Args] = deque()  # read and not sent
+        self._in_hand: list[_Args] = []  # taken from `_waiting` by whoever feeds, and not all sent
+        self._accepted = _core.AcceptedCalls(self._group, self._waiting, self._in_hand)
         self._in_order: deque[Future] = deque()  # sent and not taken
         self._tail: BaseException | None = None  # raised after the results
         self._refusal: Exception | None = None  # raised by read()
@@ -114,18 +117,20 @@ class PredictorMap:
                     self._accept([args])
                     if self._stopped:
                         break
-            self._reading = False
+            with self._deciding:
+                self._reading = False
+                refusal = self._refusal
             if not self._waiting:
                 self._all_sent()
-            if self._refusal is not None:
-                raise self._refusal
+            if refusal is not None:
+                raise refusal
         except BaseException:
             self.close()
             raise
 
     def _accept(self, rows: list[_Args]) -> None:
-        self._group.expect(len(rows))  # before somebody may see them
         self._waiting.extend(rows)
+        self._accepted.count()
         if self._stopped:  # by a thread that has not seen these
             self._drop_waiting()
         elif self._has_room():
@@ -153,20 +158,25 @@ class PredictorMap:
     def read_no_more(self, error: Exception) -> None:
         """For an executor that is shut down. A read() that still reads raises `error`; with `buffersize` iterating
         does, after the results of what was read."""
-        if not self._reading:
-            return
+        with self._deciding:
+            if not self._reading:
+                return
+            self._refusal = error
         if self._lazy:
             self._tail = error
             self._all_sent()
         else:
-            self._refusal = error
             self.stop(error)
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
     def _on_low(self) -> None:
-        """Mostly on a resolver's thread, else on that of whoever iterates."""
-        self._feed(here=False)
+        """Mostly on a resolver's thread, else on that of whoever iterates. What keeps it from feeding, Ctrl-C or a lack
+        of memory, ends the results: raised here it would reach nobody."""
+        try:
+            self._feed(here=False)
+        except BaseException as error:
+            self.stop(without_our_frame(error))
 
     def _has_room(self) -> bool:
         return self._window.in_flight < self._ahead or not self._in_order
@@ -186,11 +196,10 @@ class PredictorMap:
         """Requires the feeding lock."""
         waiting, in_order = self._waiting, self._in_order
         moded = must_stay_here() and not self._here
-        taken = over = 0
+        over = 0
         try:
             while waiting and self._has_room():
                 lot = self._take_lot()
-                taken += len(lot)
                 left = None if self._expires is None else self._expires - time.monotonic()
                 calls = self._calls
                 started = self._sender.start_each(calls, lot, left, self._window, here) if calls and not moded else []
@@ -204,19 +213,21 @@ class PredictorMap:
                     in_order.append(future)
                     over += future.done()
         finally:
-            self._group.expect(-taken)
+            self._in_hand.clear()
+            self._accepted.count()
         if not self._reading and not waiting:
             self._all_sent()
 
     def _take_lot(self) -> list[_Args]:
-        """As many of those that wait as there is room for."""
-        lot: list[_Args] = []
+        """As many of those that wait as there is room for; in hand until they are sent."""
+        self._in_hand.clear()  # the lot before
         try:
             for _ in range(max(1, self._ahead - self._window.in_flight)):
-                lot.append(self._waiting.popleft())
+                self._in_hand.append(self._waiting.popleft())
         except IndexError:  # they are fewer
             pass
-        return lot
+        self._accepted.count()
+        return self._in_hand
 
     def _send(self, args: _Args, deadline: float | None, *, here: bool, late: bool) -> Future | None:
         """None where no more calls are taken."""
@@ -292,13 +303,8 @@ class PredictorMap:
         self._all_sent()
 
     def _drop_waiting(self) -> None:
-        dropped = 0
-        try:
-            while True:
-                self._waiting.popleft()
-                dropped += 1
-        except IndexError:
-            self._group.expect(-dropped)
+        self._waiting.clear()
+        self._accepted.count()
 
     def close(self) -> None:
         """Cancels the calls that have not started. Idempotent."""
@@ -310,6 +316,7 @@ class PredictorMap:
 
     def after_fork(self, error: Exception) -> None:
         """In a forked child: nobody sends what waits."""
-        self._feeding = threading.Lock()
-        if self._waiting or self._reading:
+        self._feeding, self._deciding = threading.Lock(), threading.RLock()
+        self._in_hand.clear()  # of a thread that is gone
+        if self._calls is not None:  # not all was sent
             self.stop(error)

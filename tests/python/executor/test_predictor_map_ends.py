@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from stream_support import drain, flood, rows, seen
+from stream_support import drain, flood, pending, rows, seen
 from support import MARK, POISON, MarkerModule, Poisoned, assert_all_close, assert_close, build, eager, row
 
 import torchpool
+from torchpool.executor.predictor_map import PredictorMap
 
 TORCHPOOL_ONLY = True  # to the standard one a predictor is a function as any other
 
@@ -174,3 +175,41 @@ def test_a_predictor_that_is_closed_and_cancels_ends_the_results_at_once(executo
     drain(executor)
     held.gate.open()
     assert seen(held) == []
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room for a lot"), KeyboardInterrupt("Ctrl-C")])
+def test_what_keeps_a_map_from_sending_its_next_calls_ends_the_results(
+    executor: Any, hold: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """Not only what it raises where it is iterated over: mostly a resolver's thread sends them."""
+    held = hold(max_batch=1)
+    held.hold()
+    count = 2 * held.predict._look_ahead()
+    results = executor.map(held.predict, rows(*range(count)))
+    sent = count - len(results.gi_frame.f_locals["self"]._waiting)
+
+    take_lot = PredictorMap._take_lot
+
+    def interrupted(own: PredictorMap) -> None:
+        take_lot(own)
+        raise error
+
+    monkeypatch.setattr(PredictorMap, "_take_lot", interrupted)
+    held.gate.open()
+    taken: list[torch.Tensor] = []
+    with pytest.raises(type(error), match=str(error)):
+        for y in results:
+            taken.append(y)
+    assert_all_close(taken, (eager(held.model.linear, row(n)) for n in range(sent)))
+    drain(executor)
+    assert pending(executor) == 0
+
+
+def test_a_map_that_begins_while_the_executor_is_shut_down_is_refused(
+    executor: Any, predict: torchpool.Predictor
+) -> None:
+    calls = executor._predictor_calls
+    calls.end()  # a thread that has passed the check of submit() comes behind it
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        calls.map(predict, (rows(1, 2, 3),), None, None, 0, None)
+    assert pending(executor) == 0
