@@ -36,9 +36,10 @@ bool wait_until_none(const std::int64_t& pending, Waiter*& waiters, TimePoint un
   return true;
 }
 
-py::list futures_of(FutureFields* first) {
+// `first` is looked at once the list is made: the garbage collector may run then, and with it code that ends futures.
+py::list futures_of(FutureFields* const& first) {
   py::list futures;
-  for (; first != nullptr; first = first->next) futures.append(py::handle(object_of(first)));
+  for (FutureFields* each = first; each != nullptr; each = each->next) futures.append(py::handle(object_of(each)));
   return futures;
 }
 

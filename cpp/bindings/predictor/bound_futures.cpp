@@ -81,6 +81,12 @@ void BoundPredictor::start_future(PreparedCall& call, const py::tuple& args, con
                                   const CallOptions& options, const py::object& future, Full full) const {
   const std::shared_ptr<Channel> channel = channels_.of(call);
   const auto request = requests_.make(call, args, kwargs, options, {future}, true);
+  const PendingCall* pending = fields_of(future.ptr())->call;  // making the request may have run any code
+  if (pending == nullptr || pending->settling) {               // cancelled or expired meanwhile
+    request->try_withdraw();
+    request->forget_notified();
+    return;
+  }
   attach(future.ptr(), request, channel);
   try {
     requests_.admit(request, *channel, full);
