@@ -129,6 +129,11 @@ bool settle_call_here(PyObject* future) {
   return true;
 }
 
+void let_go_of_ended(PyObject* future) {
+  const PendingCall* call = fields_of(future)->call;
+  if (call != nullptr && !call->request && !call->settling && has_ended(future)) let_go(future);
+}
+
 bool call_runs(PyObject* future) noexcept {
   const PendingCall* call = fields_of(future)->call;
   return call != nullptr && call->request && call->request->state() == RequestState::kRunning;
@@ -149,10 +154,15 @@ PyObject* cancel_call(PyObject* future) {
     let_go(future);
     Py_RETURN_TRUE;
   }
-  if (PendingCall* call = fields_of(future)->call) {  // interrupted: the resolver settles it
+  const auto raised = py::reinterpret_steal<py::object>(take_raised());
+  if (has_ended(future)) {  // a callback raised it
+    let_go(future);
+  } else if (PendingCall* call = fields_of(future)->call) {  // interrupted before; the resolver may have come by
     call->request = request;
     call->settling = false;
+    settle_call(future);
   }
+  set_raised(raised.ptr());
   return nullptr;
 }
 

@@ -42,6 +42,8 @@ void let_go(PyObject* future) noexcept;
 void settle_call(PyObject* future);
 // The same for a thread that is about to wait for it; false with an error set: a signal handler's.
 bool settle_call_here(PyObject* future);
+// Lets go of a future without a request that somebody else has ended, as by set_result().
+void let_go_of_ended(PyObject* future);
 // True while the call's batch runs.
 bool call_runs(PyObject* future) noexcept;
 // cancel() of a pending future that has a call.

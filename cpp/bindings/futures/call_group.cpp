@@ -1,6 +1,7 @@
 #include "bindings/futures/call_group.h"
 
 #include <algorithm>
+#include <exception>
 #include <utility>
 #include <vector>
 
@@ -96,14 +97,21 @@ bool CallGroup::wait_none(TimePoint until) {
 }
 
 void CallGroup::cancel_waiting() {
+  std::exception_ptr interrupt;  // the first error that is no Exception: a signal handler's, or a callback's
   // From the last on: a place that one gives back is not to go to another that is to be cancelled, too.
   for (const py::handle future : futures_of(first_)) {
     try {
       future.attr("cancel")();
-    } catch (py::error_already_set& error) {  // a callback's
-      error.discard_as_unraisable("torchpool: cancelling a call");
+    } catch (py::error_already_set& error) {
+      if (interrupt == nullptr && !error.matches(PyExc_Exception)) {
+        interrupt = std::current_exception();
+      } else {
+        error.discard_as_unraisable("torchpool: cancelling a call");
+      }
     }
+    let_go_of_ended(future.ptr());
   }
+  if (interrupt != nullptr) std::rethrow_exception(interrupt);
 }
 
 AcceptedCalls::AcceptedCalls(std::shared_ptr<CallGroup> group, py::object waiting, py::object in_hand)
@@ -146,7 +154,8 @@ void CallGroup::fail_after_fork(const py::object& make_exception) {
 
 namespace {
 
-// A future that has no request yet ends with this; false where it has one, or is done.
+// A future that has no request yet ends with this, or as somebody else has ended it, and is let go; false where it has
+// one, or was let go before.
 bool fail_call(const py::object& future, const py::object& error) {
   const PendingCall* call = fields_of(future.ptr())->call;
   if (call == nullptr || call->request || call->settling) return false;
@@ -180,7 +189,7 @@ void register_call_group(py::module_& module) {
   module.def("wait_for_calls", &CallGroup::wait_all, "Waits for the calls of all groups.");
   module.def("fail_calls_after_fork", &CallGroup::fail_after_fork, py::arg("make_exception"));
   module.def("fail_call", &fail_call, py::arg("future"), py::arg("error"),
-             "Ends a future that its predictor does not have yet; False where it has it, or the future is done.");
+             "Ends a future that its predictor does not have yet, unless somebody else has; False where it has it.");
   module.def("failed_future", [](const py::object& error) { return finished_future(error, true); }, py::arg("error"));
 }
 

@@ -44,7 +44,7 @@ class CallGroup : public std::enable_shared_from_this<CallGroup> {
   std::int64_t pending() const noexcept { return pending_; }
   // False when `until` came first. Releases the interpreter's lock; throws what a signal handler raises.
   bool wait_none(TimePoint until);
-  // Cancels what has not started.
+  // Cancels what has not started. Throws, after that, the first error on the way that is no Exception.
   void cancel_waiting();
 
   // Of all groups, also those whose executor is gone.

@@ -151,6 +151,13 @@ FutureState ordinary_state(PyObject* future) {
   return std::strcmp(name, "FINISHED") == 0 ? FutureState::kFinished : FutureState::kCancelled;
 }
 
+bool has_ended(PyObject* future) {
+  const FutureFields& fields = *fields_of(future);
+  if (!fields.ordinary) return is_done(fields);
+  const FutureState state = ordinary_state(future);
+  return state == FutureState::kCancelled || state == FutureState::kFinished;
+}
+
 PyGetSetDef* future_attributes() {
   static std::array<PyGetSetDef, kNames.size() + 2> all = [] {
     std::array<PyGetSetDef, kNames.size() + 2> made{};

@@ -11,6 +11,8 @@ bool make_ordinary(PyObject* future);
 
 // The state of an ordinary future, which its dict holds and anyone may have changed.
 FutureState ordinary_state(PyObject* future);
+// Cancelled or finished, held natively or not. Requires that no error is set.
+bool has_ended(PyObject* future);
 
 // The descriptors of `_condition`, `_state`, `_result`, `_exception`, `_waiters`, `_done_callbacks` and `__dict__`.
 // What wait() and as_completed() read is answered natively; a look at the last two, and a change of any, makes the

@@ -36,7 +36,12 @@ py::list BoundPredictor::line_up_each(const py::list& calls, const CallOptions& 
       if (future.is_none()) break;
       futures.append(std::move(future));
     }
-  } catch (const std::exception&) {  // it is raised again for whoever sends that call by itself
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_Exception)) {  // an interrupt: it ends the caller, which never learns of these futures
+      for (std::size_t i = futures.size(); i > 0; --i) futures[i - 1].attr("cancel")();
+      throw;
+    }
+  } catch (const std::exception&) {  // as an Exception, it is raised again for whoever sends that call by itself
   }
   return futures;
 }

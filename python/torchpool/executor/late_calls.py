@@ -7,6 +7,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from typing import Any
 
 from torchpool import _core
@@ -43,13 +44,14 @@ class LateCall:
     def hand_over(self) -> None:
         """Gives it to its predictor, which may have to learn first. Whatever goes wrong is the call's outcome."""
         try:
-            if not self.future.done():
+            if self.future.done():
+                self.fail(CancelledError())  # the group of a future that somebody else has ended lets it go
+            else:
                 self._ambient.run(self._hand_over)
         except BaseException as error:  # what a model raises in a run of the learner, SystemExit among it
             self.fail(error)
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            self.forget_deadline()
 
     def _hand_over(self) -> None:
         calls, left = self._calls, None
@@ -65,7 +67,13 @@ class LateCall:
 
     def fail(self, error: BaseException) -> None:
         """Nothing for a call that its predictor has, or that is done."""
+        self.forget_deadline()
         _core.fail_call(self.future, error)
+
+    def forget_deadline(self) -> None:
+        """Else the timer would keep the call's inputs until then. The call is handed over, or will never be."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 class LateCalls:
@@ -110,6 +118,8 @@ class LateCalls:
                 if self._calls and self._thread is None:
                     self._start()
         except RuntimeError:  # too many threads, or the interpreter is at its end: this one does it
+            with self._lock:
+                self._thread = threading.current_thread()  # so that nobody else does
             self._serve()
 
     def take_all(self) -> list[LateCall]:

@@ -169,7 +169,8 @@ class PredictorCalls:
         self._cancelled = True
         for each in self._known_maps():
             each.stop(CancelledError())
-        self._take_late()
+        for call in self._take_late():
+            call.forget_deadline()
         self.group.cancel_waiting()
 
     def fail(self, error: Callable[[], Exception]) -> None:

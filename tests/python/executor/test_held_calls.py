@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures.thread import BrokenThreadPool
@@ -198,6 +199,67 @@ def test_a_map_that_still_reads_its_input_is_stopped_by_a_shutdown(executor: Any
         executor.map(held.predict, inputs())
     assert pulled == [0, 1, 2, 3]
     executor.shutdown()
+    assert pending(executor) == 0
+
+
+# --- ended by others --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held_call(make_executor: Any, gate: Gate, hold: Any) -> tuple[Any, Any]:
+    """An executor whose initializer waits at the gate, and the future of a call that it holds until then."""
+    executor = make_executor(1, initializer=gate.pass_through)
+    return executor, executor.submit(hold().predict, row(1))
+
+
+def exits(future: Any) -> None:
+    future.add_done_callback(lambda _: sys.exit(3))
+
+
+def test_a_held_call_whose_callback_exits_when_it_is_cancelled_is_over(held_call: Any) -> None:
+    executor, future = held_call
+    exits(future)
+    with pytest.raises(SystemExit):
+        future.cancel()
+    assert future.cancelled()
+    assert pending(executor) == 0
+
+
+def test_a_held_call_that_the_standards_own_cancel_ends_with_an_exit_is_over(held_call: Any) -> None:
+    executor, future = held_call
+    exits(future)
+    assert future._done_callbacks  # a look inside, after which the standard's code works on it
+    with pytest.raises(SystemExit):
+        future.cancel()
+    assert future.cancelled()
+    assert pending(executor) == 0
+
+
+@pytest.mark.parametrize("end", [lambda f: f.set_result(7), lambda f: f.set_exception(ValueError("mine"))])
+@pytest.mark.parametrize("cancels", [False, True])
+def test_a_held_call_that_its_caller_ends_is_over_when_its_turn_comes(
+    held_call: Any, gate: Gate, hold: Any, end: Any, cancels: bool
+) -> None:
+    executor, future = held_call
+    end(future)
+    if not cancels:
+        gate.open()
+    executor.shutdown(wait=False, cancel_futures=cancels)
+    drain(executor)
+    gate.open()
+    assert pending(executor) == 0
+    assert future.done() and not future.cancelled()
+
+
+def test_a_shutdown_that_cancels_raises_what_a_callback_exits_with_and_has_cancelled_all(
+    held_call: Any, hold: Any
+) -> None:
+    executor, first = held_call
+    futures = [first, *(executor.submit(hold().predict, row(n)) for n in range(3))]
+    exits(futures[-1])  # which is the first to be cancelled
+    with pytest.raises(SystemExit):
+        executor.shutdown(wait=False, cancel_futures=True)
+    assert all(future.cancelled() for future in futures)
     assert pending(executor) == 0
 
 
