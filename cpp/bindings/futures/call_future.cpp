@@ -8,6 +8,7 @@
 #include "bindings/futures/future_standard.h"
 #include "bindings/futures/future_wait.h"
 #include "bindings/interpreter/import_from.h"
+#include "bindings/interpreter/waiting.h"
 
 namespace torchpool {
 
@@ -120,13 +121,10 @@ void settle_call(PyObject* future) {
   let_go(future);
 }
 
-bool settle_call_here(PyObject* future) {
-  const PendingCall* call = fields_of(future)->call;
-  if (call == nullptr || !call->request || !call->request->done()) return true;
+void settle_call_here(PyObject* future) {
+  if (fields_of(future)->call == nullptr || handles_signals()) return;
   const auto kept = py::reinterpret_borrow<py::object>(future);
-  if (!wait_unlocked(future)) return false;
   settle_call(future);
-  return true;
 }
 
 void let_go_of_ended(PyObject* future) {

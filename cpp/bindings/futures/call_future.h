@@ -40,8 +40,9 @@ void let_go(PyObject* future) noexcept;
 
 // Takes over the outcome of a request that is done, if no other thread does, and lets go; nothing for one that waits.
 void settle_call(PyObject* future);
-// The same for a thread that is about to wait for it; false with an error set: a signal handler's.
-bool settle_call_here(PyObject* future);
+// The same for a thread that is about to wait for it. Nothing on the thread that handles signals: an interrupt would
+// become the call's outcome there, so that thread waits for the resolver.
+void settle_call_here(PyObject* future);
 // Lets go of a future without a request that somebody else has ended, as by set_result().
 void let_go_of_ended(PyObject* future);
 // True while the call's batch runs.

@@ -60,7 +60,7 @@ PyObject* time_left(TimePoint until) {
 
 PyObject* wait_and_take(PyObject* self, PyObject* timeout, bool as_exception) {
   const FutureFields& fields = *fields_of(self);
-  if (!settle_call_here(self)) return nullptr;
+  settle_call_here(self);
   if (!fields.ordinary && is_done(fields)) return outcome(fields, as_exception);
   TimePoint until;
   if (!parse_timeout(timeout, until)) return nullptr;

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from support import assert_clean, run_python
+import dataclasses
+import sys
+import threading
+from typing import Any
+
+import torch
+from support import HANG, assert_all_close, assert_clean, row, run_python
+
+import torchpool
 
 TORCHPOOL_ONLY = True  # to the standard one a predictor is a function as any other
 
@@ -79,3 +87,38 @@ held.release()
 """
     )
     assert_clean(done)
+
+
+makers: set[int] = set()  # of Doubled
+
+
+@dataclasses.dataclass
+class Doubled:
+    twice: torch.Tensor
+
+    def __new__(cls, *args: Any) -> Doubled:
+        makers.add(threading.get_ident())
+        return super().__new__(cls)
+
+
+class GivesDoubled(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> Doubled:
+        return Doubled(x * 2)
+
+
+def test_the_thread_that_handles_signals_makes_no_results(make_executor: Any) -> None:
+    """Ctrl-C on the way would become the outcome of the call."""
+    assert threading.current_thread() is threading.main_thread()
+    executor = make_executor(1)
+    predict = torchpool.wrap(GivesDoubled().eval(), example=row())
+    makers.clear()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(HANG)  # calls finish, and the resolver does not come by, while this thread submits
+    try:
+        futures = [executor.submit(predict, row(n)) for n in range(2000)]
+        results = [future.result(HANG) for future in futures]
+    finally:
+        sys.setswitchinterval(interval)
+    assert_all_close((result.twice for result in results), (row(n) * 2 for n in range(2000)))
+    assert makers
+    assert threading.get_ident() not in makers
