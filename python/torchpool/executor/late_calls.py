@@ -66,7 +66,7 @@ class LateCall:
             self.fail(without_our_frame(error))
 
     def fail(self, error: BaseException) -> None:
-        """Nothing for a call that its predictor has, or that is done."""
+        """The outcome of a call that is not done and that its predictor does not have."""
         self.forget_deadline()
         _core.fail_call(self.future, error)
 
