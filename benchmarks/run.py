@@ -54,7 +54,6 @@ class Table:
     HEAD = f"  {'':38}{'per item':>10}{'x naive':>9}{'x best':>9}{'difference':>12}{'peak RSS':>10}"
 
     def __init__(self) -> None:
-        self._results: dict[str, Result] = {}
         self._live = sys.stdout.isatty()
         print(self.HEAD, flush=True)
 
@@ -62,16 +61,13 @@ class Table:
         if self._live:
             print(f"\r  {text:<{len(self.HEAD)}}", end="", flush=True)
 
-    def add(self, result: Result) -> None:
-        """The baselines come first, so that every later row can be compared with all of them."""
-        self._results[result.contender] = result
+    def add(self, result: Result, results: dict[str, Result]) -> None:
         row = f"  {LABELS[result.contender]:38}"
         if result.failure:
             row += f"failed: {result.failure}"
         else:
-            naive = self._results[NAIVE].best if NAIVE in self._results else float("nan")
-            row += f"{duration(result.best):>10}{naive / result.best:>9.2f}"
-            row += f"{best_pool(self._results) / result.best:>9.2f}" if result.contender not in BASELINES else " " * 9
+            naive = results[NAIVE].best if NAIVE in results else float("nan")
+            row += f"{duration(result.best):>10}{naive / result.best:>9.2f}{best_pool(results) / result.best:>9.2f}"
             row += f"{result.difference:>12.1e}{result.peak_rss_mb:>7.0f} MB"
         print(f"\r{row:<{len(self.HEAD) + 2}}" if self._live else row, flush=True)
 

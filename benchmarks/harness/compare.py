@@ -83,7 +83,7 @@ class Result:
         return min(self.seconds_per_item, default=float("nan"))
 
 
-def _ignore(_: object) -> None:
+def _ignore(*_: object) -> None:
     pass
 
 
@@ -93,11 +93,12 @@ def compare(
     rounds: int,
     *,
     on_step: Callable[[str], None] = _ignore,
-    on_result: Callable[[Result], None] = _ignore,
+    on_result: Callable[[Result, dict[str, Result]], None] = _ignore,
 ) -> dict[str, Result]:
     """Results by contender. The first of `names` must be "plain", whose outputs are the reference.
 
-    `on_step` is told what is under way, `on_result` each contender's result as soon as it is complete, in order.
+    `on_step` is told what is under way; `on_result` each contender's result as soon as it is complete, in order, and
+    all results, of which the times are known by then.
     """
     results = {name: Result(name) for name in names}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -132,7 +133,7 @@ def compare(
                 outputs = torch.load(Path(folder, f"{name}.pt"))
                 pairs = zip(outputs, reference, strict=True)
                 result.difference = max(relative_difference(y, ref) for y, ref in pairs)
-            on_result(result)
+            on_result(result, results)
     return results
 
 
