@@ -20,8 +20,8 @@ from torchpool.executor.map import SubmitAll, buffered_results, by_submit, resul
 from torchpool.executor.periodic import Periodic
 from torchpool.executor.predictor_calls import PredictorCalls, after_fork_in_child, finish_predictor_calls
 from torchpool.executor.threads import BROKEN, Initializer, default_workers, serve
-from torchpool.executor.view import ExecutorView, check_options
-from torchpool.predictor import Calls, Predictor, View
+from torchpool.executor.view import ExecutorView
+from torchpool.predictor import Calls, Predictor, View, check_options
 from torchpool.runtime import Child, Exit, at_exit, in_child
 
 standard: Any = concurrent.futures.thread  # its names that begin with an underscore, too

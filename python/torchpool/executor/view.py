@@ -7,17 +7,6 @@ from concurrent.futures import Executor, Future
 from typing import Any, Protocol
 
 
-def check_options(priority: int, deadline: float | None) -> tuple[int, float | None]:
-    """The options of a view, or TypeError or ValueError."""
-    if not isinstance(priority, int):
-        raise TypeError(f"priority must be an int, got {priority!r}")
-    if not -(2**31) <= priority < 2**31:
-        raise ValueError(f"priority must fit 32 bits, got {priority!r}")
-    if deadline is not None and not deadline > 0:
-        raise ValueError(f"deadline must be a positive number of seconds, or None, got {deadline!r}")
-    return priority, deadline
-
-
 class Viewed(Protocol):
     """What a view needs of its executor."""
 

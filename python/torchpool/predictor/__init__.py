@@ -7,7 +7,8 @@ many in order, `aio` to await them). Calls of a kind that is not known yet go to
 
 from torchpool.predictor import mapping
 from torchpool.predictor.calls import Callee, Calls, View
+from torchpool.predictor.options import check_options
 from torchpool.predictor.predictor import Predictor
 from torchpool.predictor.wrap import wrap
 
-__all__ = ["Callee", "Calls", "Predictor", "View", "mapping", "wrap"]
+__all__ = ["Callee", "Calls", "Predictor", "View", "check_options", "mapping", "wrap"]

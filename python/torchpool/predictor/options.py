@@ -213,3 +213,14 @@ def _read_pad(model: Callable[..., Any], pad: Any) -> dict[str, float | int | bo
             "token_type_ids": int(getattr(pad, "pad_token_type_id", 0)),
         }
     raise TypeError(f"pad must be a mapping of input names to values or a tokenizer with a pad token, got {pad!r}")
+
+
+def check_options(priority: int, deadline: float | None) -> tuple[int, float | None]:
+    """Of a view of a predictor or an executor: as given, or TypeError or ValueError."""
+    if not isinstance(priority, int):
+        raise TypeError(f"priority must be an int, got {priority!r}")
+    if not -(2**31) <= priority < 2**31:
+        raise ValueError(f"priority must fit 32 bits, got {priority!r}")
+    if deadline is not None and not deadline > 0:
+        raise ValueError(f"deadline must be a positive number of seconds, or None, got {deadline!r}")
+    return priority, deadline

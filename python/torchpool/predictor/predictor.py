@@ -17,7 +17,7 @@ from torchpool.predictor.answers import Answers
 from torchpool.predictor.calls import Calls, View
 from torchpool.predictor.graphs import Captured, Graphs, Served
 from torchpool.predictor.learner import Kind, Learner
-from torchpool.predictor.options import Options, method_of, module_of
+from torchpool.predictor.options import Options, check_options, method_of, module_of
 from torchpool.runtime import Runtime, default_runtime
 
 _NOT_PROBED = "a plain callable is not probed unless example= or batch= is given (probing runs it about a dozen times)"
@@ -136,13 +136,7 @@ class Predictor(Calls):
 
     def options(self, *, priority: int = 0, deadline: float | None = None) -> View:
         """A light view whose calls have this priority (higher first) and deadline (seconds from each call)."""
-        if not isinstance(priority, int):
-            raise TypeError(f"priority must be an int, got {priority!r}")
-        if not -(2**31) <= priority < 2**31:
-            raise ValueError(f"priority must fit 32 bits, got {priority!r}")
-        if deadline is not None and not deadline > 0:
-            raise ValueError(f"deadline must be a positive number of seconds, or None, got {deadline!r}")
-        return View(self, priority, deadline)
+        return View(self, *check_options(priority, deadline))
 
     def stats(self) -> dict[str, Any]:
         """Counts since the start, what waits and runs now, and times in seconds (mean, p50, p99, max)."""
