@@ -42,8 +42,8 @@ void register_predictor(py::module_& module) {
     asked.deadline = deadline;
     return asked;
   };
-  py::class_<MeasuredPredictor, std::shared_ptr<MeasuredPredictor>>(module, "MeasuredPredictor",
-                                                                    "What torchpool_lab takes.");
+  const py::class_<MeasuredPredictor, std::shared_ptr<MeasuredPredictor>> measured(module, "MeasuredPredictor",
+                                                                                   "What torchpool_lab takes.");
   py::class_<BoundPredictor, MeasuredPredictor, std::shared_ptr<BoundPredictor>>(module, "Predictor",
                                                                                  "Serves one model on a runtime.")
       .def(py::init(&make_predictor), py::arg("runtime"), py::arg("target"), py::arg("learner"), py::kw_only(),
