@@ -41,7 +41,8 @@ py::list BoundPredictor::line_up_each(const py::list& calls, const CallOptions& 
       for (std::size_t i = futures.size(); i > 0; --i) futures[i - 1].attr("cancel")();
       throw;
     }
-  } catch (const std::exception&) {  // as an Exception, it is raised again for whoever sends that call by itself
+  } catch (const std::exception&) {
+    return futures;  // as an Exception, the error is raised again for whoever sends that call by itself
   }
   return futures;
 }
