@@ -1,0 +1,1 @@
+"""Imports every module of rules: each enters its own into the registry."""
