@@ -7,7 +7,7 @@ and `refusal` says what is wrong with a call that the model does not take.
 
 from torchpool.contract import refusal
 from torchpool.contract.batch_size import choose_first_batch, first_and_most
-from torchpool.contract.contract import Contract, InputSpec, Reason
+from torchpool.contract.contract import Contract, InputSpec, OutputSpec, Reason, RowsVerdict
 from torchpool.contract.refusal import brief
 from torchpool.contract.shape_checks import (
     Leaves,
@@ -26,8 +26,10 @@ __all__ = [
     "Contract",
     "InputSpec",
     "Leaves",
+    "OutputSpec",
     "ProofSample",
     "Reason",
+    "RowsVerdict",
     "ShapeCheck",
     "ShapeEqual",
     "allows",

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 
-VERSION = 1
+VERSION = 2
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -76,6 +76,36 @@ class OutputSpec:
     trims: tuple[Trim, ...]
     stacked: bool
     """A call's own output has no batch dim: the merged one's is removed by select."""
+    outer: int | None = 1
+    """The batch dim has outer * rows * inner entries, (o, r, i) of them row r's: a model that folds its rows with a
+    time before them (time-major) or behind them has other than 1. None, of one of the two: whatever is left."""
+    inner: int | None = 1
+
+
+@dataclass(frozen=True)
+class RowsVerdict:
+    """What is known of whether rows of a batch meet, and from what."""
+
+    kind: Literal["proven", "lifted", "mixes", "unknown", "random", "state", "values", "no graph"]
+    """proven: on the graph. lifted: they meet, and the graph was written anew so that they do not. mixes: rows meet.
+    unknown: an operator without a rule. values: a branch or a size depends on values, so that there is no graph."""
+    text: str
+    """In words, for explain()."""
+    op: str | None = None
+    """The operator at which it was decided."""
+    source: str | None = None
+    """The line of the user's code, as "model.py:29 `n.max()`"."""
+    ops: int = 0
+    """Operators of the graph."""
+    lifted: int = 0
+    """Operators that run for each call on its own."""
+    seconds: float = 0.0
+    """The proof took."""
+
+    @property
+    def allows(self) -> bool:
+        """Whether calls may be merged on it."""
+        return self.kind in ("proven", "lifted")
 
 
 @dataclass(frozen=True)
@@ -109,6 +139,10 @@ class Contract:
     """The call's arguments that are no tensors, as (name, repr): the proof is for calls with equal ones."""
     code: Reason | None = None
     """Of `reason`; None where there is none, and in contracts that were saved without."""
+    call_rows: int | None = None
+    """Calls share a batch only if they have that many rows, and outputs have an entry a call instead of one a row."""
+    rows: RowsVerdict | None = None
+    """None: not known yet, or nobody asked for a proof."""
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -157,6 +191,8 @@ class Contract:
             checks=tuple(_record(Check, item, "checks") for item in _sequence(fields["checks"], "checks")),
             values=tuple(_pair(item) for item in _sequence(fields["values"], "values")),
             code=_code(fields["code"]),
+            call_rows=fields["call_rows"],
+            rows=None if fields["rows"] is None else _record(RowsVerdict, fields["rows"], "rows"),
         )
 
 
@@ -273,6 +309,12 @@ def _validate(contract: Contract) -> None:
         where = f"output {out.name!r}"
         require(isinstance(out.name, str) and isinstance(out.stacked, bool), f"{where}: bad name or stacked")
         require(out.batch_dim is None or _is_int(out.batch_dim), f"{where}: batch_dim {out.batch_dim!r} is no dim")
+        folds = (out.outer, out.inner)
+        require(
+            all(fold is None or _is_int(fold, 1) for fold in folds) and folds != (None, None),
+            f"{where}: outer {out.outer!r} and inner {out.inner!r} are no fold",
+        )
+        require(folds == (1, 1) or not (out.trims or out.stacked), f"{where}: a folded output is cut nowhere else")
         for trim in out.trims:
             require(trim.symbol in contract.padded, f"{where}: trim by {trim.symbol!r}, which is not padded")
             require(
@@ -282,6 +324,7 @@ def _validate(contract: Contract) -> None:
                 and trim.dim != out.batch_dim,
                 f"{where}: {trim} makes no sense",
             )
+    require(contract.call_rows is None or _is_int(contract.call_rows, 1), "call_rows must be a number of rows or None")
     if contract.mode == "merge":
         require(
             any(s.batch_dim is not None for s in contract.inputs),
