@@ -1,10 +1,10 @@
 """From sample calls to a contract, by running the model on them.
 
 `probing` goes the way: `run` runs the model and keeps the limits of time and memory, `state` sees what it changes of
-itself, `layout` lists where rows may be, `rows` proves them independent with what `perturb` disturbs, `ragged` finds
+itself, `layout` lists where rows may be, `rows` refutes what is wrong with what `perturb` disturbs, `ragged` finds
 the dims that vary, and `lengths` proves that they may be padded.
 """
 
-from torchpool.contract.probe.probing import probe
+from torchpool.contract.probe.probing import Found, find, probe
 
-__all__ = ["probe"]
+__all__ = ["Found", "find", "probe"]

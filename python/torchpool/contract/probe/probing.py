@@ -1,6 +1,7 @@
-"""Finds out, by running a model on samples and looking at numbers, how its calls may share a batch.
+"""Finds out, by running a model on samples and looking at numbers, how its calls might share a batch.
 
-A layout counts only when it is proven: merged rows equal separate rows, and stay the same when other rows change.
+Numbers refute: a layout in which merged rows differ from separate ones, or move when other rows change, cannot be
+right. That rows are independent they cannot show, since a model may let its values decide: that is proven on the graph.
 Calls that fail a check run alone, and the contract says which check failed and by how much.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from torchpool.contract.probe.layout import layouts
 from torchpool.contract.probe.lengths import LengthFinder, prove_at_length
 from torchpool.contract.probe.perturb import Layout, Leaves
 from torchpool.contract.probe.ragged import Number, Ragged, find_ragged
-from torchpool.contract.probe.rows import RowProof
+from torchpool.contract.probe.rows import Fold, RowProof
 from torchpool.contract.probe.run import Outcome, OutOfTime, Runner, Unsafe, gap_between
 from torchpool.contract.probe.state import ModuleState, RandomState
 
@@ -27,7 +29,23 @@ _NOT_THE_MODE = ("time", "memory", "outputs", "inputs", "layout", "variation")  
 _MAX_LENGTHS = 6  # sample lengths at which rows are proven independent
 
 
-def probe(
+@dataclass(frozen=True)
+class Found:
+    """What numbers say of a model's calls."""
+
+    contract: Contract
+    """Of mode "merge" where no number speaks against it."""
+    candidate: Contract | None
+    """Of mode "merge": what is worth a proof on the graph, also where the contract is of mode "alone", since the graph
+    may be lifted. It says nothing of outputs then. None where calls must run alone in any case."""
+
+
+def probe(*args: Any, **options: Any) -> Contract:
+    """As `find`: the contract alone."""
+    return find(*args, **options).contract
+
+
+def find(
     run: Callable[[list[torch.Tensor]], Any],
     calls: Sequence[Sequence[torch.Tensor]],
     names: Sequence[str],
@@ -37,8 +55,8 @@ def probe(
     batch: Mapping[str, int | None] | None = None,
     max_seconds: float = 20.0,
     max_bytes: int = 1 << 30,
-) -> Contract:
-    """The batching contract of a model.
+) -> Found:
+    """The batching contract of a model, as far as numbers tell.
 
     `run` calls the model eagerly on the tensors of one call and returns its raw output. `calls` holds one or
     more sample calls of equal structure, each a list of tensors named by `names`; dims that differ between
@@ -56,14 +74,15 @@ def probe(
     random, state = RandomState(), ModuleState(module)
     runner = Runner(run, names, state, samples, max_seconds, max_bytes)
     try:
-        contract = _Probe(runner, samples, pad, batch, random).contract()
+        found = _Probe(runner, samples, pad, batch, random).find()
     finally:
         state.restore()
         random.restore()
     used = max_seconds - runner.seconds_left
-    what = "merges" if contract.mode == "merge" else f"runs alone: {contract.reason}"
+    contract = found.contract
+    what = "may merge" if contract.mode == "merge" else f"runs alone: {contract.reason}"
     _LOG.info("probed in %.3f s (%d runs): %s", used, runner.runs, what)
-    return contract
+    return found
 
 
 def _check_arguments(samples: list[Leaves], names: Sequence[str], pad: Mapping[str, Number]) -> None:
@@ -83,6 +102,12 @@ def _check_arguments(samples: list[Leaves], names: Sequence[str], pad: Mapping[s
         raise ValueError(f"pad= names no input of the model: {unknown} (inputs: {list(names)})")
 
 
+def _fold_of(fold: Fold) -> tuple[int | None, int | None]:
+    """For an OutputSpec. A time that is folded in may vary: only one of the two is told, the other is what is left."""
+    outer, inner = fold
+    return (1, None) if outer == 1 and inner > 1 else (None if outer > 1 else 1, inner)
+
+
 class _Probe:
     """One probing: from sample calls to a contract."""
 
@@ -98,10 +123,13 @@ class _Probe:
         self.first: Outcome | None = None
         self.again: Outcome | None = None
         self.stated_outputs: dict[str, int] = {}
+        self.refuted: Layout | None = None
+        """The likeliest layout by which the model runs, if numbers refute them all."""
 
-    def contract(self) -> Contract:
+    def find(self) -> Found:
         try:
-            return self._merging()
+            contract = self._merging()
+            return Found(contract, contract)
         except Unsafe as failure:
             # Failed layouts that came before another one was proven leave no failed check behind.
             if not self.runner.checks or self.runner.checks[-1].passed:
@@ -111,7 +139,23 @@ class _Probe:
                 code, reason = Reason.TRAIN_MODE, f"model is in train mode (call model.eval() first): {reason}"
             if self.batch:
                 raise ValueError(f"batch={self.batch} fails the check {failure.check!r}: {reason}") from failure
-            return self._alone(code, reason, failure.serial or self._order_matters())
+            serial = failure.serial or self._order_matters()
+            alone = self._alone(code, reason, serial)
+            liftable = self.refuted is not None and not serial and code is Reason.CHECK
+            return Found(alone, self._candidate(self.refuted) if self.refuted and liftable else None)
+
+    def _candidate(self, layout: Layout) -> Contract | None:
+        """For calls of the same number of rows: the unit in which a lifted graph keeps them apart."""
+        rows = {layout.rows(call) for call in self.samples}
+        if len(rows) > 1:
+            return None
+        ragged = find_ragged(self.samples, layout)
+        inputs = [self._input(i, layout, ragged) for i in range(len(self.runner.names))]
+        names = self.first.spec.leaf_names if self.first else ()
+        return Contract(
+            "merge", None, False, tuple(inputs), tuple(OutputSpec(name, None, (), False) for name in names),
+            frozenset(), self.runner.aliases, None, tuple(self.runner.checks), call_rows=rows.pop(),
+        )  # fmt: skip
 
     def _order_matters(self) -> bool:
         """Whether a call that runs alone may depend on those before it; the failed check need not have shown it."""
@@ -141,8 +185,10 @@ class _Probe:
         self._check_state(proofs[0])
         inputs = [self._input(i, layout, ragged) for i in range(len(runner.names))]
         outputs = [
-            OutputSpec(name, axis, ragged.trims.get(j, ()), layout.stacked and axis is not None)
-            for j, (name, axis) in enumerate(zip(first.spec.leaf_names, proofs[0].axes, strict=True))
+            OutputSpec(name, axis, ragged.trims.get(j, ()), layout.stacked and axis is not None, *_fold_of(fold))
+            for j, (name, axis, fold) in enumerate(
+                zip(first.spec.leaf_names, proofs[0].axes, proofs[0].folds, strict=True)
+            )
         ]
         return Contract(
             "merge", ragged.why_not, False, tuple(inputs), tuple(outputs), ragged.padded, runner.aliases,
@@ -248,6 +294,8 @@ class _Probe:
                 if failure.serial or failure.check == "inputs unchanged":
                     raise
                 failures.append((family, failure))
+                if failure.stage > 1 and self.refuted is None:
+                    self.refuted = layout
         if not failures:
             raise Unsafe("layout", "no input has a batch dim (0 layouts to try)")
         # The likeliest place of the batch gives the reason, unless the model only raised there.

@@ -13,15 +13,20 @@ from torchpool.contract.probe.run import BatchRaises, Leaves, Outcome, OutOfTime
 from torchpool.contract.refusal import brief
 
 Axes = tuple[int | None, ...]
+Fold = tuple[int, int]
+"""How many entries of a batch axis stand before each row's own (outer), and how many are its own in a run (inner)."""
+PLAIN: Fold = (1, 1)
 _LEAK = "rows influence each other"
 _MAX_WHOLE = 4  # sample calls of several rows that are compared as they are
 
 
 @dataclass
 class RowProof:
-    """What the proof found: a batch axis per output (None: constant), the rows used and their own results."""
+    """What was found: a batch axis per output (None: constant), the rows used and their own results."""
 
     axes: Axes
+    folds: tuple[Fold, ...]
+    """How rows are folded along these axes."""
     units: list[Leaves]
     own: list[Outcome]
     row_seconds: float
@@ -37,6 +42,8 @@ class RowProver:
         self.own: list[Outcome] = []
         self.merged: dict[int, Outcome] = {}
         self.noise = 0.0
+        self.folds: dict[int, list[Fold]] = {}
+        """Per output those that no run has refuted yet."""
 
     def prove(self, calls: Sequence[Leaves], sizes: Sequence[int], others: Sequence[Leaves] = ()) -> RowProof:
         """Runs the rows of `calls` (of equal shapes but for the rows), and variations of them, merged.
@@ -57,6 +64,7 @@ class RowProver:
             self.merged[size] = self._run(self.units[:size])
             if len(self.merged) > 1:
                 self.axes = self._find_axes()
+                self._refute_folds(size)
                 self._compare(size)
         by_rows = {self.layout.rows(other): other for other in reversed([*calls, *others])}
         for rows in sorted(by_rows)[-_MAX_WHOLE:]:
@@ -65,7 +73,8 @@ class RowProver:
         scales = f"{self.noise:.2g} of the largest value at {', '.join(map(str, sizes))} rows"
         self.runner.record(f"merged equals separate{self.where}", True, scales)
         seconds = self._check_leaks(sizes[-1])
-        return RowProof(self.axes, self.units, self.own, seconds / sizes[-1])
+        folds = tuple(self._fold(j) for j in range(len(self.axes)))
+        return RowProof(self.axes, folds, self.units, self.own, seconds / sizes[-1])
 
     def _fail(self, check: str, reason: str, stage: int) -> Unsafe:
         return Unsafe(check + self.where, f"{reason}{self.where}", stage=stage)
@@ -138,16 +147,49 @@ class RowProver:
         if len(scaling) > 1:
             text = f"two axes scale with batch: dims {scaling[0]} and {scaling[1]} of output {name!r}"
             raise self._fail("output axes", f"{text} are both {high} for {high} rows", 2)
-        if moving != scaling:
+        if moving != scaling and not self._may_be_folded(j, moving, shapes):
             text = f"output {name!r} does not have one entry a row: shape {list(first)} for {low}"
             raise self._fail("output axes", f"{text}, {list(last)} for {high} rows", 2)
-        return scaling[0] if scaling else None
+        return moving[0] if moving else None
+
+    def _may_be_folded(self, j: int, moving: list[int], shapes: Mapping[int, torch.Size]) -> bool:
+        """Whether one axis has the same number of entries for each row, more than one; notes the folds to try."""
+        if len(moving) != 1 or self.layout.stacked:
+            return False
+        found = {shape[moving[0]] / size for size, shape in shapes.items()}
+        entries = int(min(found))
+        if len(found) > 1 or entries != max(found) or entries < 2:
+            return False
+        folds = [(entries, 1), (1, entries)]
+        folds += [(outer, entries // outer) for outer in range(2, entries) if entries % outer == 0]
+        self.folds.setdefault(j, folds)
+        return True
+
+    def _refute_folds(self, size: int) -> None:
+        """Keeps the folds by which each row gets what it gives alone; the first where none does, to tell how far."""
+        for j, folds in self.folds.items():
+            axis, leaf = self.axes[j], self.merged[size].leaves[j]
+            if axis is None or len(folds) == 1:
+                continue
+            self.folds[j] = [
+                fold
+                for fold in folds
+                if all(
+                    self._relative(j, worst(unfolded(leaf, axis, fold, i), self.own[i].leaves[j])) <= self.bound(j)
+                    for i in range(size)
+                )
+            ] or folds[:1]
+
+    def _fold(self, j: int) -> Fold:
+        return self.folds[j][0] if j in self.folds else PLAIN
 
     def part(self, merged: Outcome, j: int, index: int) -> torch.Tensor:
         """What row `index` of a merged run gets of output `j`."""
         axis, leaf = self.axes[j], merged.leaves[j]
         if axis is None:
             return leaf
+        if self._fold(j) != PLAIN:
+            return unfolded(leaf, axis, self._fold(j), index)
         return leaf.select(axis, index) if self.layout.stacked else leaf.narrow(axis, index, 1)
 
     def gap(self, got: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> tuple[float, int]:
@@ -205,7 +247,7 @@ class RowProver:
             raise self._fail("structure", _structure(self.own[0], whole, f"changes with a batch of {rows}"), 2)
         alone = {index: self.runner(self.layout.row(call, index)) for index in (0, rows - 1)}
         for j, (axis, leaf) in enumerate(zip(self.axes, whole.leaves, strict=True)):
-            if axis is not None and (leaf.ndim <= axis or leaf.shape[axis] != rows):
+            if axis is not None and (leaf.ndim <= axis or leaf.shape[axis] != rows * math.prod(self._fold(j))):
                 name = whole.spec.leaf_names[j]
                 text = f"output {name!r} has shape {list(leaf.shape)} for {rows} rows"
                 raise self._fail("output axes", f"{text}: dim {axis} is not the batch", 2)
@@ -280,6 +322,14 @@ class RowProver:
             except Exception:
                 return True
         return False
+
+
+def unfolded(leaf: torch.Tensor, axis: int, fold: Fold, index: int) -> torch.Tensor:
+    """The entries of row `index` along an axis that folds rows."""
+    outer, inner = fold
+    shape = list(leaf.shape)
+    apart = leaf.reshape(*shape[:axis], outer, -1, inner, *shape[axis + 1 :]).select(axis + 1, index)
+    return apart.reshape(*shape[:axis], outer * inner, *shape[axis + 1 :])
 
 
 def _structure(one: Outcome, other: Outcome, how: str) -> str:
