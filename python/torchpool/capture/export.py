@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +23,14 @@ from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, Guar
 from torchpool.call import Call, replace_tensors, tree
 from torchpool.capture import graph_edit, grouped_op, module_copy, rnn_op
 from torchpool.capture import shapes as capture_shapes
-from torchpool.capture.program import CaptureError
+from torchpool.capture.program import CaptureError, ProvenRows
+from torchpool.capture.row_proof import prove_rows
 from torchpool.capture.shapes import NotExpressible
 from torchpool.capture.source import Source
 from torchpool.contract import (
     Contract,
     Leaves,
+    RowsVerdict,
     ShapeCheck,
     ShapeEqual,
     allows,
@@ -36,6 +39,8 @@ from torchpool.contract import (
     lengths_of,
     with_rows,
 )
+
+_NOT_OWN = ("/torch/", "/torchpool/")
 
 
 @dataclass
@@ -52,6 +57,7 @@ class Graph:
     """Which lengths the graph is frozen to, in words."""
     starts_at_two: bool
     """Whether `shape_checks.from_one` may widen the checks once the graph was right at length 1."""
+    rows: ProvenRows
 
 
 class _Wrapper(nn.Module):
@@ -76,7 +82,17 @@ class _Traced(_Wrapper):
             return super().forward(*leaves)
         except GuardOnDataDependentSymNode as error:
             # Left to export, this would print the whole graph.
-            raise CaptureError(f"what is computed depends on values, not only on sizes: {brief(error)}") from error
+            line = _own_line(error)
+            text = f"a branch or a size depends on values{line and f', {line}'}"
+            raise CaptureError(text, RowsVerdict("values", text, source=line or None)) from error
+
+
+def _own_line(error: BaseException) -> str:
+    """The innermost line of an exception's traceback that is neither torch's nor ours; "" where there is none."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not any(part in frame.filename for part in _NOT_OWN):
+            return f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} `{(frame.line or '')[:70]}`"
+    return ""
 
 
 def capture(source: Source, *, free: bool = True) -> Graph:
@@ -211,6 +227,7 @@ def _graph(source: Source, program: ExportedProgram, *, free: bool) -> Graph:
         raise CaptureError(f"the graph takes {len(inputs)} tensors, the call has {len(source.contract.inputs)}")
     for node, spec in zip(given, source.contract.inputs, strict=True):
         node.meta["input"] = spec.name
+    rows = prove_rows(flat, given, source.contract, signature.output_specs)
     checks, frozen = capture_shapes.read_checks(inputs, source.contract, free=free)
     _keep_user_outputs(flat, signature.output_specs)
     graph_edit.simplify(flat)
@@ -221,7 +238,7 @@ def _graph(source: Source, program: ExportedProgram, *, free: bool) -> Graph:
     graph_edit.protect_inputs(module)
     module.recompile()
     starts_at_two = capture_shapes.starts_at_two(inputs, checks)
-    return Graph(module, list(weights.values()), checks, tuple(frozen), starts_at_two)
+    return Graph(module, list(weights.values()), checks, tuple(frozen), starts_at_two, rows)
 
 
 def _keep_user_outputs(flat: torch.fx.Graph, specs: Sequence[Any]) -> None:

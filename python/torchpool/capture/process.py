@@ -26,7 +26,7 @@ import torch
 from torchpool import _core
 from torchpool.capture.program import CaptureError, Programs
 from torchpool.capture.source import Source
-from torchpool.contract import brief
+from torchpool.contract import RowsVerdict, brief
 
 _LIMIT_SECONDS = 300
 _LOOK_SECONDS = 0.1  # how often to see what the child does, and whether the interpreter stays
@@ -84,11 +84,11 @@ def _receive(reader: Connection, child: int, wanted: Callable[[], bool]) -> Prog
                 used, last_moved = spent, now
             elif now - last_moved > _IDLE_SECONDS:
                 raise _Stuck
-        programs, error = pickle.loads(reader.recv_bytes())
+        programs, error, rows = pickle.loads(reader.recv_bytes())
     except EOFError:
         raise CaptureError(f"the process that captured it ended without a word ({_fate(child)})") from None
     if error is not None:
-        raise CaptureError(error)
+        raise CaptureError(error, rows)
     assert isinstance(programs, Programs)
     return programs
 
@@ -126,15 +126,15 @@ def _serve(writer: Connection, source: Source) -> NoReturn:
         os._exit(1)
 
 
-def _answer(source: Source) -> tuple[Programs | None, str | None]:
+def _answer(source: Source) -> tuple[Programs | None, str | None, RowsVerdict | None]:
     try:
         from torchpool.capture.programs import programs_of  # torch.export takes a second to import
 
-        return programs_of(source), None
+        return programs_of(source), None, None
     except CaptureError as error:
-        return None, str(error)
+        return None, str(error), error.rows
     except Exception as error:
-        return None, f"capturing failed: {brief(error, 2)}"
+        return None, f"capturing failed: {brief(error, 2)}", None
 
 
 def _let_go(keep: int) -> None:

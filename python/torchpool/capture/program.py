@@ -10,13 +10,39 @@ import torch
 from torch import nn
 
 from torchpool.capture import module_copy
-from torchpool.contract import ShapeCheck, ShapeEqual
+from torchpool.contract import RowsVerdict, ShapeCheck, ShapeEqual
 
 BODY = "for each batch:"  # the title, in a listing, of the instructions that each batch runs
 
 
 class CaptureError(Exception):
     """The module cannot be served by the graph backend; says why."""
+
+    def __init__(self, why: str, rows: RowsVerdict | None = None) -> None:
+        super().__init__(why)
+        self.rows = rows
+        """What was found out about its rows; None where the capture did not come that far."""
+
+
+@dataclass(frozen=True)
+class OutputRows:
+    """How rows lie in an output of a graph, as the proof found it: see `OutputSpec`."""
+
+    batch_dim: int
+    outer: int | None
+    inner: int | None
+    stacked: bool = False
+
+
+@dataclass(frozen=True)
+class ProvenRows:
+    """The verdict over a graph's rows."""
+
+    verdict: RowsVerdict
+    outputs: tuple[OutputRows | None, ...]
+    """Per output; None for a constant. Empty where nothing is proven."""
+    call_rows: int | None = None
+    """The graph takes calls of this many rows, and has an entry a call where others have one a row."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +115,7 @@ class Programs:
     """Which lengths the graph is frozen to, in words."""
     starts_at_two: bool
     """Whether `shape_checks.from_one` may widen the checks once the programs were right at length 1."""
+    rows: ProvenRows
 
     def bound(self, module: nn.Module, checks: list[ShapeCheck | ShapeEqual]) -> Programs:
         """With the module's own tensors, for sizes that satisfy `checks`."""

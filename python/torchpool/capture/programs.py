@@ -7,16 +7,19 @@ import dataclasses
 from torchpool.capture import module_copy, passes
 from torchpool.capture.export import capture
 from torchpool.capture.lower import lower
-from torchpool.capture.program import Programs
+from torchpool.capture.program import CaptureError, Programs
 from torchpool.capture.source import Source
 
 
 def programs_of(source: Source) -> Programs:
-    """The source captured, optimised and lowered. Raises CaptureError."""
+    """The source captured, proven, optimised and lowered. Raises CaptureError."""
     graph = capture(source)
+    verdict = graph.rows.verdict
+    if source.proof_needed and not verdict.allows:
+        raise CaptureError(verdict.text, verdict)
     optimised, _ = passes.optimise(graph)
     constants = [None if module_copy.find(source.module, name) is tensor else tensor for name, tensor in graph.weights]
     packed, plain = (
         dataclasses.replace(program, weights=constants) for program in (lower(optimised), lower(graph, fold=False))
     )
-    return Programs(packed, plain, graph.specialised, graph.starts_at_two)
+    return Programs(packed, plain, graph.specialised, graph.starts_at_two, graph.rows)

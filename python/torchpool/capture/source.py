@@ -32,6 +32,8 @@ class Source:
     spec: tree.TreeSpec
     """Of the module's result."""
     result_dtypes: tuple[torch.dtype, ...]
+    proof_needed: bool
+    """Whether a graph in which rows may meet is of no use."""
 
     @staticmethod
     def of(
@@ -41,6 +43,8 @@ class Source:
         samples: Sequence[Leaves],
         contract: Contract,
         dtype: torch.dtype | None = None,
+        *,
+        proof_needed: bool = False,
     ) -> Source:
         """`target` is `module` or a method of it; it is called once. Raises CaptureError for what no graph serves."""
         method = _method(target, module)
@@ -48,7 +52,8 @@ class Source:
         args, kwargs = replace_tensors(call, samples[0])
         with torch.no_grad():
             results, spec = tree.flatten(target(*args, **kwargs))
-        return Source(module, method, call, samples, contract, dtype, spec, tuple(leaf.dtype for leaf in results))
+        dtypes = tuple(leaf.dtype for leaf in results)
+        return Source(module, method, call, samples, contract, dtype, spec, dtypes, proof_needed)
 
     def copy(self, *, all_buffers: bool) -> nn.Module:
         """The module to export, which shares its tensors; in `dtype` if there is one."""
