@@ -1,14 +1,24 @@
 """From a module to a program that the extension runs without Python.
 
 `source` says what is to be captured, or why it cannot be. `process` forks a child for it, in which `programs` goes the
-way: `export` (torch.export of a `module_copy`, with the free sizes of `shapes` and the ops of `rnn_op`), `passes` over
-the graph, `lower` to the plain data of `program`. `proof` compares the program with the module. torch.export takes a
-second to import: nothing imports it but what the child runs.
+way: `export` (torch.export of a `module_copy`, with the free sizes of `shapes` and the ops of `rnn_op`), `row_proof`,
+`passes` over the graph, `lower` to the plain data of `program`. `comparison` holds the program against the module.
+torch.export takes a second to import: nothing imports it but what the child runs.
 """
 
+from torchpool.capture.comparison import Difference, compare, compare_calls
 from torchpool.capture.process import capture_elsewhere
-from torchpool.capture.program import BODY, CaptureError
-from torchpool.capture.proof import Difference, prove
+from torchpool.capture.program import BODY, CaptureError, ProvenRows
 from torchpool.capture.source import Source, refuse_hooks
 
-__all__ = ["BODY", "CaptureError", "Difference", "Source", "capture_elsewhere", "prove", "refuse_hooks"]
+__all__ = [
+    "BODY",
+    "CaptureError",
+    "Difference",
+    "ProvenRows",
+    "Source",
+    "capture_elsewhere",
+    "compare",
+    "compare_calls",
+    "refuse_hooks",
+]

@@ -30,6 +30,8 @@ class Reason(enum.Enum):
     """Calls merge, but lengths are not padded."""
     RESULTS = "results"
     """The backend cannot give back what the model returns."""
+    ROWS = "rows"
+    """Rows are not proven independent, or merged ones were seen to differ from the same rows alone."""
 
 
 @dataclass(frozen=True)

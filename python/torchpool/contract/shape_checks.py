@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torchpool.contract.contract import Contract, InputSpec
+from torchpool.contract.contract import Contract, InputSpec, OutputSpec
 
 Leaves = list[torch.Tensor]
 
@@ -71,6 +71,39 @@ def with_rows(sample: Sequence[torch.Tensor], contract: Contract, rows: int) -> 
 
 def _resized(leaf: torch.Tensor, dim: int, size: int) -> torch.Tensor:
     return leaf.index_select(dim, torch.arange(size, device=leaf.device) % leaf.shape[dim])
+
+
+def varied(sample: Sequence[torch.Tensor], contract: Contract, k: int) -> Leaves:
+    """The sample with the floating numbers of its rows scaled, as the k-th of several calls: each another one."""
+    factor = (1.0, 0.7, 1.1, 0.45, 1.3)[k % 5]
+    return [
+        leaf.detach() * factor if spec.batch_dim is not None and leaf.is_floating_point() else leaf.detach()
+        for leaf, spec in zip(sample, contract.inputs, strict=True)
+    ]
+
+
+def joined(calls: Sequence[Leaves], contract: Contract) -> Leaves:
+    """One batch of calls of equal shapes."""
+    merged = []
+    for i, spec in enumerate(contract.inputs):
+        parts = [call[i] for call in calls]
+        if spec.batch_dim is None:
+            merged.append(parts[0])
+        else:
+            merged.append(torch.stack(parts) if spec.stacked else torch.cat(parts, spec.batch_dim))
+    return merged
+
+
+def part_of(output: torch.Tensor, spec: OutputSpec, index: int, units: int) -> torch.Tensor:
+    """What one of `units` rows (or calls, where these are the unit) gets of a batch's output."""
+    if spec.batch_dim is None:
+        return output
+    dim, shape = spec.batch_dim, list(output.shape)
+    entries = shape[dim] // units
+    inner = spec.inner if spec.inner is not None else entries // (spec.outer or 1)
+    apart = output.reshape(*shape[:dim], entries // inner, units, inner, *shape[dim + 1 :]).select(dim + 1, index)
+    part = apart.reshape(*shape[:dim], entries, *shape[dim + 1 :])
+    return part.select(dim, 0) if spec.stacked else part
 
 
 def with_lengths(sample: Sequence[torch.Tensor], contract: Contract, length: Callable[[str], int | None]) -> Leaves:
@@ -133,9 +166,9 @@ def samples_for_proof(
     if contract.mode != "merge":
         return [ProofSample("the sample", [leaf.detach().clone() for leaf in sample], False)]
     found = [
-        ProofSample(f"{rows} rows", with_rows(sample, contract, rows), False)
+        ProofSample(f"{rows} rows", leaves, False)
         for rows in _PROOF_ROWS
-        if allows(checks, with_rows(sample, contract, rows))
+        if allows(checks, leaves := _different(run, with_rows(sample, contract, rows), contract, rows))
     ]
     lengths = lengths_of(sample, contract)
     if not lengths:
@@ -154,6 +187,18 @@ def samples_for_proof(
         if (inside or (widen and allows(from_one(checks), leaves))) and _takes(run, leaves):
             found.append(ProofSample(label, leaves, not inside))
     return found
+
+
+def _different(run: Callable[[Leaves], Any], leaves: Leaves, contract: Contract, rows: int) -> Leaves:
+    """The batch with rows that differ, where eager takes these."""
+    scales = torch.tensor([(1.0, 0.7, 1.1, 0.45, 1.3)[row % 5] for row in range(rows)])
+    different = [
+        leaf * scales.to(leaf.device, leaf.dtype).view(-1, *[1] * (leaf.dim() - 1 - spec.batch_dim))
+        if spec.batch_dim is not None and leaf.is_floating_point()
+        else leaf
+        for leaf, spec in zip(leaves, contract.inputs, strict=True)
+    ]
+    return different if _takes(run, different) else leaves
 
 
 def _takes(run: Callable[[Leaves], Any], leaves: Leaves) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torchpool.contract import Contract
+from torchpool.contract import Contract, OutputSpec, Reason, RowsVerdict
 
+_PENDING = "run alone, side by side, until their rows are proven independent"
 _MAX_KINDS = 64  # as in the extension's table of kinds
 
 
@@ -22,6 +23,8 @@ class Explanation:
     notes: tuple[str, ...]
     served_by: tuple[str, ...] = ()
     """Per contract the backend that serves it: graph, python or torchscript."""
+    status: tuple[str, ...] = ()
+    """Per contract on what its calls are merged, in words."""
     programs: tuple[str, ...] = ()
     """With `explain(verbose=True)`: the graphs' instructions, with `explain(profile=True)` timed."""
 
@@ -53,19 +56,22 @@ class Explanation:
         lines = [f"{self.name}: backend {self.backend}, at most {self.max_batch} rows a batch"]
         for index, contract in enumerate(self.contracts):
             backend = self.served_by[index] if index < len(self.served_by) else self.backend
-            lines += ["", *_describe(contract, backend)]
+            status = self.status[index] if index < len(self.status) else ""
+            lines += ["", *_describe(contract, backend, status)]
         lines += [f"note: {note}" for note in self.notes]
         return "\n\n".join(["\n".join(lines), *self.programs])
 
     __repr__ = __str__
 
 
-def _describe(contract: Contract, backend: str) -> list[str]:
+def _describe(contract: Contract, backend: str, status: str) -> list[str]:
     names = ", ".join([spec.name for spec in contract.inputs] + [f"{n}={v}" for n, v in contract.values])
-    if contract.mode == "merge":
-        lines = [f"calls with ({names}) share batches, run by the {backend} backend"]
-    else:
+    if contract.mode == "alone":
         lines = [f"calls with ({names}) run alone{', in order' if contract.serial else ''}: {contract.reason}"]
+    elif status == _PENDING:
+        lines = [f"calls with ({names}) {status}"]
+    else:
+        lines = [f"calls with ({names}) share batches, run by the {backend} backend{status and f': {status}'}"]
     for spec in contract.inputs:
         sizes = ", ".join(str(size) for size in spec.sizes)
         rows = (
@@ -78,13 +84,23 @@ def _describe(contract: Contract, backend: str) -> list[str]:
         pad = "" if spec.pad is None else f", padded with {spec.pad}"
         lines.append(f"  input  {spec.name}: {str(spec.dtype).removeprefix('torch.')} ({sizes}), {rows}{pad}")
     for output in contract.outputs:
-        rows = "the same for every call" if output.batch_dim is None else f"rows in dim {output.batch_dim}"
+        rows = (
+            "the same for every call" if output.batch_dim is None else f"rows in dim {output.batch_dim}{_fold(output)}"
+        )
         trims = "".join(f", dim {trim.dim} cut to {trim.scale}*{trim.symbol}{trim.offset:+d}" for trim in output.trims)
         lines.append(f"  output {output.name}: {rows}{trims}")
     if contract.mode == "merge" and contract.reason:
         lines.append(f"  not padded: {contract.reason}")
     lines += [f"  {'ok ' if check.passed else 'no '} {check.name}: {check.detail}" for check in contract.checks]
     return lines
+
+
+def _fold(output: OutputSpec) -> str:
+    if (output.outer, output.inner) == (1, 1):
+        return ""
+    before = "" if output.outer == 1 else f"{output.outer or '?'} x "
+    behind = "" if output.inner == 1 else f" x {output.inner or '?'}"
+    return f" ({before}rows{behind})"
 
 
 @dataclass(frozen=True)
@@ -102,12 +118,47 @@ class KindRecord:
     no_graph: str | None = None
     """Why the module serves the calls itself, where there should be a graph."""
     graph_notes: tuple[str, ...] = ()
+    rows: RowsVerdict | None = None
+    """What is known of whether rows meet."""
+    merged: Contract | None = None
+    """The contract with which calls are merged, as it was proven."""
+    merging: str = "no"
+    """Before a proof: "no", "trust" or "verify"."""
+    refuted: str | None = None
+    """Merged rows differed from the same rows alone: in words."""
+    seconds: float = 0.0
+    """From the first call of the kind until it was settled."""
+
+    def shown(self) -> Contract | None:
+        """The contract as it is in force."""
+        if self.contract is None:
+            return None
+        if self.refuted is not None:
+            text = f"rows of a batch differed from the same calls alone: {self.refuted}"
+            return replace(self.contract, mode="alone", reason=text, code=Reason.ROWS, rows=self.rows)
+        if self.merged is not None and (self.by_graph or self.merging != "no" or self.no_graph is None):
+            return self.merged
+        if self.contract.mode == "merge" and self.merging == "no" and self.rows is not None:
+            return replace(self.contract, mode="alone", reason=self.rows.text, code=Reason.ROWS, rows=self.rows)
+        return replace(self.contract, rows=self.rows)
+
+    def status(self) -> str:
+        """On what calls are merged, in words."""
+        if self.rows is not None and self.rows.allows:
+            return f"{self.rows.text}, {self.seconds:.1f} s after the first call" if self.seconds else self.rows.text
+        found = "" if self.rows is None else f"; {self.rows.text}"
+        if self.merging == "trust":
+            return f"on your word{found}"
+        if self.merging == "verify":
+            return f"without a proof, under verification{found}"
+        return _PENDING
 
     def notes(self) -> list[str]:
         """What the contract does not say."""
         calls = f"calls with ({', '.join(self.inputs)})"
         notes = [f"graph of {calls}: {note}" for note in self.graph_notes]
-        if self.no_graph is not None:
+        told = (shown := self.shown()) is not None and shown.code is Reason.ROWS
+        if self.no_graph is not None and not told:
             notes.insert(0, f"{calls} are served by the module itself, not by a graph: {self.no_graph}")
         if self.contract is None:
             notes.append(f"{calls} run alone: {self.reason}")
@@ -133,14 +184,15 @@ def explain(
         text = f"{_MAX_KINDS} kinds of calls were learned, which is the limit: those of any other kind run alone"
         notes.append(f"{text} (an argument that is no tensor and differs in every call makes each a kind of its own)")
     notes += [f"calls where {argument} run alone: it cannot be merged" for argument in opaque]
-    settled = [(kind.contract, kind.by_graph) for kind in kinds if kind.contract is not None]
-    served_by = tuple("graph" if by_graph else backend for _, by_graph in settled)
+    settled = [(kind, contract) for kind in kinds if (contract := kind.shown()) is not None]
+    served_by = tuple("graph" if kind.by_graph else backend for kind, _ in settled)
     return Explanation(
         name=name,
         backend="graph" if "graph" in served_by else backend,
         max_batch=max_batch,
-        contracts=tuple(contract for contract, _ in settled),
+        contracts=tuple(contract for _, contract in settled),
         notes=tuple(notes),
         served_by=served_by,
+        status=tuple(kind.status() for kind, _ in settled),
         programs=tuple(programs),
     )

@@ -6,30 +6,24 @@ import contextvars
 import logging
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from torchpool import _core
 from torchpool.call import Call, replace_tensors, tree
-from torchpool.capture import CaptureError, Difference, Source, capture_elsewhere, prove, refuse_hooks
-from torchpool.contract import (
-    Contract,
-    Leaves,
-    brief,
-    choose_first_batch,
-    first_and_most,
-    from_one,
-    samples_for_proof,
-    with_rows,
-)
+from torchpool.capture import CaptureError
+from torchpool.contract import Contract, Leaves, RowsVerdict, brief, choose_first_batch, first_and_most, with_rows
 from torchpool.insight import Timing, program_listing
+from torchpool.predictor.building import Built, CapturedKind, build
 from torchpool.runtime import Child, in_child
 
 log = logging.getLogger("torchpool")
+T = TypeVar("T")
 
 
 _MAX_REBUILDS = 8
@@ -43,10 +37,19 @@ class Runner(Protocol):
     def volatile_attributes(self) -> list[str]:
         """Attributes that the module writes when it runs."""
 
-    def serve_by_graph(
-        self, kind_id: int, contract: Contract, graph: _core.GraphBackend, first_batch: int, max_batch: int, /
+    def serve(
+        self,
+        kind_id: int,
+        number: int,
+        contract: Contract,
+        spec: tree.TreeSpec,
+        graph: _core.GraphBackend | None,
+        first_batch: int,
+        max_batch: int,
+        /,
     ) -> bool:
-        """Runs calls of this kind by the graph from now on; False where the contract is not theirs any more."""
+        """Merges calls of this kind from now on, by the graph or by the module; False where they were learned anew
+        meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class Served:
     """What graphs compute in; None: what the module does."""
     max_batch: int | None
     """Rows, where the user has bounded them."""
+    proof_needed: bool
+    """A graph in which rows may meet is of no use."""
+    by_module: bool
+    """The user wants the module to be called: graphs are made for the proof only."""
     closed: bool
     runner: Runner
     grow_batch: Callable[[int, int], None]
@@ -74,66 +81,12 @@ class Captured:
     notes: tuple[str, ...] = ()
     """What holds for the graph, such as lengths that it is frozen to."""
     backend: _core.GraphBackend | None = None
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of call as far as a capture has to know it."""
-
-    id: int
-    number: int
-    """Under which the extension takes it over."""
-    call: Call
-    """Of the kind; its tensors may be gone."""
-    samples: Sequence[Leaves]
-    contract: Contract
-    context: contextvars.Context
-    """Of the call that it was learned from."""
-
-
-@dataclass(frozen=True)
-class Built:
-    """A graph that was proven equal to the module."""
-
-    backend: _core.GraphBackend
-    specialised: tuple[str, ...]
-    difference: Difference
-
-
-def build(
-    target: Callable[..., Any],
-    module: torch.nn.Module,
-    kind: Kind,
-    dtype: torch.dtype | None,
-    *,
-    wanted: Callable[[], bool],
-) -> Built:
-    """A proven graph of the target for calls of this kind. Raises CaptureError, which says what is in the way, also
-    soon after it is `wanted` no longer."""
-
-    def run(leaves: Leaves) -> Leaves:
-        args, kwargs = replace_tensors(kind.call, leaves)
-        with torch.no_grad():
-            return tree.flatten(target(*args, **kwargs))[0]
-
-    def eager(leaves: Leaves) -> Leaves:
-        # The graph is captured where no context variable is set: if it is right under the caller's, these do not count.
-        return kind.context.copy().run(run, leaves)
-
-    refuse_hooks(module)
-    source = kind.context.copy().run(Source.of, target, module, kind.call, kind.samples, kind.contract, dtype)
-    programs = capture_elsewhere(source, wanted)
-    narrow = programs.plain.checks
-    wrong: str | None = None
-    for widen in (True, False) if programs.starts_at_two else (False,):
-        checks = from_one(narrow) if widen else narrow
-        bound = programs.bound(module, checks)
-        backend = _core.GraphBackend(bound.packed, bound.plain)
-        samples = samples_for_proof(eager, kind.samples, kind.contract, checks, widen=widen)
-        difference, wrong = prove(backend, eager, samples, dtype)
-        if wrong is None:
-            return Built(backend, programs.specialised, difference)
-    raise CaptureError(f"the captured graph is not equal to the module: {wrong}")
+    rows: RowsVerdict | None = None
+    """What is known of its rows."""
+    contract: Contract | None = None
+    """By which its calls are merged."""
+    seconds: float = 0.0
+    """From the call that it was learned from to here."""
 
 
 class Capturer:
@@ -188,18 +141,34 @@ class Graphs:
         self._module = weakref.ref(module)
         self._changed = threading.Condition()
         self._under_way = 0
-        self._kinds: dict[int, Kind] = {}
+        self._kinds: dict[int, CapturedKind] = {}
         self._rebuilt: dict[int, int] = {}
+        self._ready: dict[int, tuple[Built, Captured]] = {}
+        """What `prove_now` has built of kinds that the extension has not taken over yet."""
         self.captured: dict[int, Captured] = {}
 
-    def learned(self, kind_id: int, number: int, call: Call, samples: Sequence[Leaves], contract: Contract) -> None:
+    def learned(
+        self,
+        kind_id: int,
+        number: int,
+        call: Call,
+        samples: Sequence[Leaves],
+        candidate: Contract,
+        contradicted: str | None,
+    ) -> None:
         """A kind of call was learned: its capture begins once the extension has taken it over."""
-        if torch.is_autocast_enabled("cpu"):  # the extension serves such calls by the module in any case
-            self.captured[kind_id] = Captured("calls under autocast are served by the module")
-            return
         args, kwargs = replace_tensors(call, samples[0])
-        own = [list(sample) for sample in samples]
-        kind = Kind(kind_id, number, (args, kwargs), own, contract, contextvars.copy_context())
+        kind = CapturedKind(
+            id=kind_id,
+            number=number,
+            call=(args, kwargs),
+            samples=[list(sample) for sample in samples],
+            contract=candidate,
+            contradicted=contradicted,
+            ambient=torch.is_autocast_enabled("cpu"),
+            context=contextvars.copy_context(),
+            started=time.monotonic(),
+        )
         with self._changed:
             known = self._kinds.get(kind_id)
             if known is None or known.number < number:  # of two threads that learn the same, as in the extension
@@ -211,7 +180,24 @@ class Graphs:
         if kind is not None and kind.number == number:
             self._start(kind)
 
-    def _start(self, kind: Kind) -> None:
+    def prove_now(self, kind_id: int) -> str | None:
+        """Waits for the proof of a kind that was learned; why there is none, if so."""
+        kind = self._kinds[kind_id]
+        captured = Captured()
+        built = self._try(captured, lambda: self._build(kind, captured))
+        with self._changed:
+            if built is None:
+                self._kinds.pop(kind_id)
+            else:
+                self._ready[kind_id] = built, captured
+        return captured.reason
+
+    def failed(self, kind_id: int) -> bool:
+        """Whether there is no proof, and will be none."""
+        found = self.captured.get(kind_id)
+        return found is not None and found.reason is not None
+
+    def _start(self, kind: CapturedKind) -> None:
         with self._changed:
             self._under_way += 1
             self.captured.pop(kind.id, None)
@@ -232,6 +218,7 @@ class Graphs:
         """Nothing learned so far holds any more."""
         with self._changed:
             self._kinds.clear()
+            self._ready.clear()
             self._rebuilt.clear()
             self.captured.clear()
 
@@ -253,54 +240,83 @@ class Graphs:
             for kind, backend in served
         ]
 
-    def _capture(self, kind: Kind) -> None:
+    def _capture(self, kind: CapturedKind) -> None:
         captured = Captured()
-        try:
-            self._build_and_serve(kind, captured)
-        except CaptureError as error:
-            captured.reason = str(error)
-        except Exception as error:
-            captured.reason = f"capturing failed: {brief(error, 2)}"
-            log.debug("capturing failed", exc_info=True)
-        _core.trim_heap()  # of what proving took: 25 MB for MiniLM, which malloc would keep
+        with self._changed:
+            ready = self._ready.pop(kind.id, None)
+        if ready is None:
+            self._try(captured, lambda: self._serve(kind, captured, self._build(kind, captured)))
+        else:
+            built, captured = ready
+            self._try(captured, lambda: self._serve(kind, captured, built))
+        captured.seconds = time.monotonic() - kind.started
+        _core.trim_heap()  # of what comparing took: 25 MB for MiniLM, which malloc would keep
         with self._changed:
             self._under_way -= 1
             if self._kinds.get(kind.id) is kind:
                 self.captured[kind.id] = captured
             self._changed.notify_all()
 
-    def _wanted(self, kind: Kind) -> bool:
+    def _try(self, captured: Captured, work: Callable[[], T]) -> T | None:
+        """What the work gives; None, with the reason kept, where a graph cannot be."""
+        try:
+            return work()
+        except CaptureError as error:
+            captured.reason = str(error)
+            captured.rows = error.rows or captured.rows or RowsVerdict("no graph", f"no graph: {error}")
+        except Exception as error:
+            captured.reason = f"capturing failed: {brief(error, 2)}"
+            captured.rows = RowsVerdict("no graph", captured.reason)
+            log.debug("capturing failed", exc_info=True)
+        return None
+
+    def _wanted(self, kind: CapturedKind) -> bool:
         served = self._served()
         return served is not None and not served.closed and self._kinds.get(kind.id) is kind
 
-    def _build_and_serve(self, kind: Kind, captured: Captured) -> None:
+    def _build(self, kind: CapturedKind, captured: Captured) -> Built | None:
         served, module = self._served(), self._module()
         if served is None or module is None or not self._wanted(kind):
-            return
+            return None
         if written := served.runner.volatile_attributes:
             raise CaptureError(f"the module writes to itself when it runs, which a graph would not do: {written[0]}")
-        target, dtype, most = served.target, served.dtype, served.max_batch
+        target, dtype, needed = served.target, served.dtype, served.proof_needed
         del served
-        built = build(target, module, kind, dtype, wanted=lambda: self._wanted(kind))
-        backend = built.backend
-        captured.notes = built.specialised
+        built = build(target, module, kind, dtype, proof_needed=needed, wanted=lambda: self._wanted(kind))
+        captured.rows, captured.contract, captured.notes = built.contract.rows, built.contract, built.specialised
         if dtype is not None:
             off = built.difference
             text = f"computed in {dtype}: differs by {off.largest:.1e} of the largest value, {off.mean:.1e} on average"
             captured.notes = (text, *captured.notes)
-        chosen = choose_first_batch(backend.run, kind.samples[0], kind.contract) if most is None else most
+        return built
+
+    def _serve(self, kind: CapturedKind, captured: Captured, built: Built | None) -> None:
+        served = self._served()
+        if served is None or built is None:
+            return
+        lifted = built.contract.call_rows is not None
+        by_module = served.by_module or kind.ambient
+        if by_module and (lifted or built.contract.rows is None or not built.contract.rows.allows):
+            raise CaptureError("the module is called, and it keeps rows of a batch apart only as far as that is proven")
+        most = served.max_batch
+        del served
+        sample, backend = kind.samples[0], built.backend
+        chosen = choose_first_batch(backend.run, sample, built.contract) if most is None else most
         first, most = first_and_most(chosen, most)
         served = self._served()
         if served is None:
             return
-        if not served.runner.serve_by_graph(kind.id, kind.contract, backend, first, most):
+        graph = None if by_module else backend
+        if not served.runner.serve(kind.id, kind.number, built.contract, built.spec, graph, first, most):
             captured.reason = "other calls were learned from meanwhile"
             return
-        captured.backend = backend
+        captured.backend = graph
+        if graph is None:
+            captured.reason = None
         served.grow_batch(first, most)  # the look-ahead of maps follows it
 
 
-def _timed(kind: Kind, backend: _core.GraphBackend, rows: int | None) -> Timing | None:
+def _timed(kind: CapturedKind, backend: _core.GraphBackend, rows: int | None) -> Timing | None:
     if rows is None:
         return None
     leaves = with_rows(kind.samples[0], kind.contract, rows)

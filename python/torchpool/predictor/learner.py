@@ -6,9 +6,9 @@ import contextvars
 import dataclasses
 import functools
 import itertools
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -24,36 +24,17 @@ from torchpool.call import (
     values,
 )
 from torchpool.contract import Contract, Leaves, Reason, choose_first_batch, refusal
-from torchpool.contract.probe import probe
+from torchpool.contract.probe import Found, find
+from torchpool.predictor.kinds import MERGING_UNPROVEN, GraphMaker, Kind, Learned
 from torchpool.predictor.samples import alike, copies, few_rows, same_names, same_sizes, shaped_like
+
+log = logging.getLogger("torchpool")
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# What the extension is told: route, contract of a merge route, spec of the results, whether results must be copied, and
-# a number: of two threads that learn the same, the higher one counts.
-Learned = tuple[str, Contract | None, tree.TreeSpec | None, bool, int]
-
 _MAX_WIDENINGS = 8
 _KEPT_SAMPLES = 4
-
-
-@dataclass
-class Kind:
-    """One kind of call: a structure of arguments with tensors of certain dtypes and ranks."""
-
-    names: list[str]
-    dtypes: list[torch.dtype]
-    ranks: list[int]
-    devices: list[torch.device]
-    route: str
-    contract: Contract | None
-    reason: str | None
-    values: tuple[tuple[str, str], ...]
-    samples: list[Leaves] = field(default_factory=list)
-    widenings: int = 0
-    not_widened: str | None = None
-    """Why calls that depart from the contract go on to run alone."""
 
 
 def _tells_refusals(answer: Callable[P, T]) -> Callable[P, T]:
@@ -92,15 +73,14 @@ class Learner:
         saved: Sequence[Contract] = (),
         pad: Mapping[str, float | int | bool] | None = None,
         alone: str | None = None,
-        needs_spec: bool = False,
+        prove: str = "auto",
         tensors_only: bool = False,
         on_first_batch: Callable[[int], None] | None = None,
-        on_merge: Callable[[int, int, Call, Sequence[Leaves], Contract], None] | None = None,
+        graphs: GraphMaker | None = None,
     ) -> None:
-        """`run_plain` runs the target as it is. `needs_spec`: who runs merged calls has to be told the form of their
-        results; `tensors_only`: and can give back nothing else than tensors. `on_first_batch` is told a good number of
-        rows, `on_merge` each kind of call that merges: its id, the number under which it was learned, a call, samples
-        and the contract."""
+        """`run_plain` runs the target as it is. `tensors_only`: who runs merged calls can give back nothing else than
+        tensors. `on_first_batch` is told a good number of rows, `graphs` each kind of call whose rows may be proven
+        independent."""
         self._target = target
         self._module = module
         self._run_plain = run_plain
@@ -109,10 +89,11 @@ class Learner:
         self._saved = list(saved)
         self._pad = dict(pad or {})
         self._alone = alone
-        self._needs_spec = needs_spec
+        self._prove = prove
+        self._merging = "trust" if batch is not None else MERGING_UNPROVEN[prove]
         self._tensors_only = tensors_only
         self._on_first_batch = on_first_batch
-        self._on_merge = on_merge
+        self._graphs = graphs
         self.parameters = parameter_names(target)
         self._arguments = argument_names(target)  # what may be stated of them counts where they are passed
         self._lock = threading.Lock()
@@ -128,7 +109,7 @@ class Learner:
         call: Call = (args, kwargs or {})
         leaves = [leaf.detach() for leaf in tensors(call)]
         kind = self._kind(paths, call, leaves)
-        learned: Learned = ("direct", None, None, False, 0)
+        learned: Learned = ("direct", None, None, False, 0, "no")
         if self._alone is None:
             # In a copy of the caller's context: what the model sets there while it is probed is gone afterwards.
             learned = contextvars.copy_context().run(self._learn_kind, kind, call, leaves)
@@ -138,9 +119,17 @@ class Learner:
         return learned
 
     def _tell(self, kind_id: int, kind: Kind, call: Call, learned: Learned) -> None:
-        route, contract, _, _, number = learned
-        if self._on_merge is not None and route == "merge" and contract is not None:
-            self._on_merge(kind_id, number, call, kind.samples, contract)
+        route, candidate, _, _, number, _ = learned
+        contradicted = kind.reason if kind.route != "merge" else None
+        if self._graphs is not None and route == "merge" and candidate is not None:
+            self._graphs.learned(kind_id, number, call, kind.samples, candidate, contradicted)
+        if self._prove == "required":
+            reason = kind.reason if self._graphs is None or route != "merge" else self._graphs.prove_now(kind_id)
+            if reason is not None:
+                with self._lock:
+                    self.kinds.pop(kind_id, None)
+                text = f"prove='required': {reason}. prove='auto' serves such calls by the module, one by one"
+                raise refusal.Refused(ValueError(text))
 
     def may_have_state(self) -> bool:
         """Whether the model must not be run by others while it is probed: a probe puts its buffers back."""
@@ -169,6 +158,8 @@ class Learner:
             raise ValueError(f"{message}; the model refuses it: {refusal.brief(error)}") from error
         if kind is None:
             return result, None
+        if self._graphs is not None and kind.merging == "no" and self._graphs.failed(kind_id):
+            return result, ("parallel", None, None, kind.aliases, self._next_number(), "no")
         if kind.contract is not None and kind.contract.aliases:
             result = self.own(result)
         with self._lock:
@@ -181,14 +172,26 @@ class Learner:
             self._tell(kind_id, kind, call, widened)
         return result, widened
 
+    def refuted(self, kind_id: int, text: str) -> None:
+        """The extension saw rows of a batch that differ from the same calls alone, and merges this kind no longer."""
+        with self._lock:
+            kind = self.kinds.get(kind_id)
+            if kind is not None:
+                kind.refuted = text
+        log.warning("calls are merged no longer, since rows of a batch differed from the same calls alone: %s", text)
+
+    def _next_number(self) -> int:
+        with self._lock:
+            return next(self._numbers)
+
     def _widen(self, kind: Kind, call: Call, samples: list[Leaves]) -> Learned | None:
         """How to go on with a kind whose calls turn out to vary; None where what was proven before stays."""
-        contract = self._prove(kind, call, samples)
-        if contract.mode == "alone" and not contract.serial:
-            kind.not_widened, kind.widenings = contract.reason, _MAX_WIDENINGS
+        found = self._probe(kind, call, samples)
+        if found.contract.mode == "alone" and not found.contract.serial and kind.route == "merge":
+            kind.not_widened, kind.widenings = found.contract.reason, _MAX_WIDENINGS
             return None
         kind.samples = samples
-        return self._settle(kind, call, contract)
+        return self._settle(kind, call, found)
 
     def forget(self) -> None:
         """Nothing learned so far holds any more."""
@@ -253,21 +256,21 @@ class Learner:
         contract = self._find_saved(kind, leaves)
         if contract is not None:
             kind.samples = [copies(leaves)]
-            return self._settle(kind, call, contract)
+            return self._settle(kind, call, Found(contract, contract if contract.mode == "merge" else None))
         samples = [copies(leaves)]
         for example in self._examples:
             other = tensors(example)
             if alike(other, leaves) and same_names(example, call) and not same_sizes(other, samples):
                 samples.append(copies(other))
-        contract = self._prove(kind, call, samples)
+        found = self._probe(kind, call, samples)
         kind.samples = samples
-        return self._settle(kind, call, contract)
+        return self._settle(kind, call, found)
 
     def _run_leaves(self, call: Call, leaves: Leaves) -> Any:
         args, kwargs = replace_tensors(call, leaves)
         return self._run_plain(args, kwargs)
 
-    def _prove(self, kind: Kind, call: Call, samples: list[Leaves]) -> Contract:
+    def _probe(self, kind: Kind, call: Call, samples: list[Leaves]) -> Found:
         """What probing finds. Raises Refused when the model refuses the first sample."""
         raised: list[Exception] = []  # by the model, last
 
@@ -283,40 +286,55 @@ class Learner:
             n: dim for n, dim in self._batch.items() if n not in self._arguments or n in kind.names
         }
         try:
-            contract = probe(run, samples, kind.names, module=self._module, pad=pad, batch=batch)
+            found = find(run, samples, kind.names, module=self._module, pad=pad, batch=batch)
         except Exception as error:
             if not any(error is own for own in raised):
                 raise
             raise refusal.Refused(self._typed_refusal(kind, call, error) or error) from None
         finally:
             raised.clear()  # an exception must not be held by the frames that it holds
-        if contract.refused:
+        if found.contract.refused:
             raise ValueError(
-                f"{contract.reason}. Results would depend on other calls or on chance: call model.eval() before "
+                f"{found.contract.reason}. Results would depend on other calls or on chance: call model.eval() before "
                 "wrapping, or wrap with batch=False for the model's own calls"
             )
-        return dataclasses.replace(contract, values=kind.values)
+        contract, candidate = found.contract, found.candidate
+        return Found(
+            dataclasses.replace(contract, values=kind.values),
+            None if candidate is None else dataclasses.replace(candidate, values=kind.values),
+        )
 
-    def _settle(self, kind: Kind, call: Call, contract: Contract) -> Learned:
+    def _settle(self, kind: Kind, call: Call, found: Found) -> Learned:
+        contract, candidate = found.contract, found.candidate
         route = "merge" if contract.mode == "merge" else "serial" if contract.serial else "parallel"
-        spec = None
-        if route == "merge" and self._needs_spec:
-            spec = tree.flatten(self._run_plain(*call))[1]
+        spec = tree.flatten(self._run_plain(*call))[1] if route == "merge" else None
         if self._tensors_only and spec is not None:
             fixed = [(name, value) for name, value in spec.constants() if value is not None]
             if fixed:
                 name, kind_of = fixed[0][0], type(fixed[0][1]).__name__
                 text = f"output {name!r} is a {kind_of}, no tensor, which the torchscript backend cannot give back"
                 contract = dataclasses.replace(contract, mode="alone", reason=text, code=Reason.RESULTS)
-                route, spec = "parallel", None
+                route, spec, candidate = "parallel", None, None
+        merging = self._merging if contract.mode == "merge" else "no"
+        if contract.mode == "merge" and merging == "no" and self._graphs is None:
+            what = "a ScriptModule" if self._tensors_only else "a plain callable"
+            text = (
+                f"rows are proven independent on a graph, and {what} has none (prove='verify' merges without a proof)"
+            )
+            contract = dataclasses.replace(contract, mode="alone", reason=text, code=Reason.ROWS)
+            route, spec, candidate = "parallel", None, None
         with self._lock:
             kind.route, kind.contract, kind.reason = route, contract, contract.reason
+            kind.merging, kind.refuted, kind.aliases = merging, None, contract.aliases
             number = next(self._numbers)
         kind.samples = [few_rows(sample, contract) for sample in kind.samples]
-        if route == "merge" and self._on_first_batch is not None and kind.samples:
+        if merging != "no" and self._on_first_batch is not None and kind.samples:
             run = functools.partial(self._run_leaves, call)
             self._on_first_batch(choose_first_batch(run, kind.samples[0], contract))
-        return route, contract, spec, contract.aliases, number
+        if route == "parallel" and candidate is not None and self._graphs is not None:
+            # Calls run alone, and are fitted to the candidate meanwhile: a lifted graph may come to serve them.
+            return "merge", candidate, tree.flatten(self._run_plain(*call))[1], contract.aliases, number, "no"
+        return route, contract, spec, contract.aliases, number, merging
 
     def _find_saved(self, kind: Kind, leaves: Leaves) -> Contract | None:
         parts = [] if self._module is None else self._module.modules()

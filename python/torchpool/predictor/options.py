@@ -35,6 +35,13 @@ class Options:
     queue_bytes: int
     overflow: str
     name: str
+    prove: str
+    verify: float
+
+    @property
+    def proof_needed(self) -> bool:
+        """Whether calls are merged only once their rows are proven independent."""
+        return self.prove in ("auto", "required") and self.batch is None
 
 
 def read_options(
@@ -52,6 +59,8 @@ def read_options(
     queue_bytes: int | None,
     overflow: str,
     name: str | None,
+    prove: str,
+    verify: float,
 ) -> Options:
     """What wrap() was given. Raises TypeError or ValueError for what makes no sense."""
     if not callable(model):
@@ -76,6 +85,8 @@ def read_options(
         queue_bytes=_at_least_one("queue_bytes", queue_bytes) or 256 << 20,
         overflow=_one_of("overflow", overflow, ("block", "reject")),
         name=name if name is not None else _name_of(model),
+        prove=_read_prove(model, prove, merging, stated),
+        verify=_share(verify),
     )
 
 
@@ -121,6 +132,26 @@ def _weight(value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-3 <= value <= 1e3:
         raise ValueError(f"weight must be a number from 0.001 to 1000, got {value!r}")
     return float(value)
+
+
+def _share(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"verify must be a share from 0 to 1, got {value!r}")
+    return float(value)
+
+
+def _read_prove(model: Callable[..., Any], prove: str, merging: bool, stated: Mapping[str, int] | None) -> str:
+    _one_of("prove", prove, ("auto", "required", "verify", "trust"))
+    if prove == "required":
+        if not merging or stated is not None:
+            raise ValueError(
+                "prove='required' contradicts batch=: False merges nothing, and {name: dim} is taken on trust"
+            )
+        module = module_of(model)
+        if module is None or isinstance(module, torch.jit.ScriptModule):
+            kind = type(model).__name__
+            raise TypeError(f"prove='required' needs an nn.Module that is not scripted, or a method of one, got {kind}")
+    return prove
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:

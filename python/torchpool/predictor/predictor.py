@@ -16,7 +16,8 @@ from torchpool.insight import Explanation, KindRecord, explain
 from torchpool.predictor.answers import Answers
 from torchpool.predictor.calls import Calls, View
 from torchpool.predictor.graphs import Captured, Graphs, Served
-from torchpool.predictor.learner import Kind, Learner
+from torchpool.predictor.kinds import Kind
+from torchpool.predictor.learner import Learner
 from torchpool.predictor.options import Options, check_options, method_of, module_of
 from torchpool.runtime import Runtime, default_runtime
 
@@ -68,10 +69,10 @@ class Predictor(Calls):
             saved=self._saved,
             pad=options.pad,
             alone=None if options.merging and probed else "merging is off (batch=False)" if probed else _NOT_PROBED,
-            needs_spec=scripted or self._graphs is not None,
+            prove=options.prove,
             tensors_only=scripted,
             on_first_batch=_first_batch_setter(weakref.ref(self)) if options.max_batch is None else None,
-            on_merge=None if self._graphs is None else self._graphs.learned,
+            graphs=self._graphs,
         )
         self._answers = Answers(self._learner, self._graphs)
         self._core = _core.Predictor(
@@ -90,10 +91,11 @@ class Predictor(Calls):
             script=self._module if scripted else None,
             method=self._method,
             by_graph=self._graphs is not None,
+            verify=options.verify,
         )
 
     def _make_graphs(self) -> Graphs | None:
-        if self._options.backend not in ("auto", "graph") or not self._options.merging:
+        if not self._options.merging or (self._options.backend == "python" and not self._options.proof_needed):
             return None
         if self._module is None or isinstance(self._module, torch.jit.ScriptModule):
             return None
@@ -146,7 +148,8 @@ class Predictor(Calls):
         """How calls are served and why: backend, contract, and for each choice not taken the reason. `verbose` adds the
         graphs' programs, an instruction a line; `profile` also runs each some times, with one intra-op thread and
         as many rows of its first calls as a batch had at first, and adds the time of each instruction."""
-        backend = self._open_core().backend
+        core = self._open_core()
+        core.tell_refuted()
         captured: Mapping[int, Captured] = {}
         programs: list[str] = []
         if self._graphs is not None:
@@ -155,7 +158,7 @@ class Predictor(Calls):
                 programs = self._graphs.listings(self._first_batch if profile else None)
         return explain(
             self._options.name,
-            backend,
+            core.backend,
             self._most_batch,
             [_record(kind, captured.get(kind_id)) for kind_id, kind in list(self._learner.kinds.items())],
             self._learner.opaque_arguments(),
@@ -215,6 +218,11 @@ def _record(kind: Kind, captured: Captured | None) -> KindRecord:
         by_graph=found.backend is not None,
         no_graph=found.reason,
         graph_notes=found.notes,
+        rows=found.rows,
+        merged=found.contract,
+        merging=kind.merging,
+        refuted=kind.refuted,
+        seconds=found.seconds,
     )
 
 
@@ -252,6 +260,8 @@ def _served(ref: weakref.ref[Predictor]) -> Callable[[], Served | None]:
             dtype=options.dtype,
             max_batch=options.max_batch,
             closed=predictor._closed,
+            proof_needed=options.proof_needed,
+            by_module=options.backend == "python",
             runner=predictor._core,
             grow_batch=predictor._grow_batch,
         )

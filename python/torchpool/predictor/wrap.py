@@ -28,6 +28,8 @@ def wrap(
     overflow: Literal["block", "reject"] = "block",
     runtime: Runtime | None = None,
     name: str | None = None,
+    prove: Literal["auto", "required", "verify", "trust"] = "auto",
+    verify: float = 0.01,
 ) -> Predictor:
     """A predictor of a model: called like it from any thread, with the same results, in shared batches.
 
@@ -35,8 +37,8 @@ def wrap(
     example: one call's arguments (a tensor; a tuple is positional, a mapping is keywords), or a list of calls that
         shows which lengths vary. Without it a module's contract is learned from its first call; a plain callable is
         probed (run about a dozen times) only when `example` or `batch` is given, and runs alone otherwise.
-    batch: None finds which dims hold independent rows, by probing; a mapping {input or output name: dim} states it
-        (None as dim: shared by all rows), and is proven; an Explanation (or its `to_dict()`) skips probing; False
+    batch: None finds which dims hold rows; a mapping {input or output name: dim} states it (None as dim: shared by all
+        rows), and is taken on trust unless probing refutes it; an Explanation (or its `to_dict()`) skips probing; False
         turns merging off.
     pad: {input name: value} for right-padding calls of different lengths, or a tokenizer; used only where proven.
     dtype: what graphs compute in, such as torch.bfloat16; inputs and outputs keep theirs. explain() says how far the
@@ -54,6 +56,14 @@ def wrap(
     queue_size, queue_bytes: rows and bytes that may wait (4,096 rows, 256 MiB).
     overflow: what a call does that finds the queue full: "block" until there is room, or "reject" with QueueFull.
     runtime: the workers to run on; by default those that all predictors of the process share.
+    prove: on what calls are merged. "auto": on a proof, on the exported graph, that rows of a batch do not meet; until
+        it is there, and where there is none, calls run alone, side by side, and explain() names the operator and the
+        line. "required": the same, and ValueError at the first call of a kind without a proof. "verify": also without a
+        proof; the calls of each batch are run alone as well and compared before results go out, until 1,000 rows agreed
+        for batches of a size, and then for the share `verify` of batches. That can be wrong: a model may let values
+        that were not seen yet decide that rows meet. "trust": also without a proof, and without a look, on your word.
+    verify: share of the time that merged batches take which may be spent on running calls alone, too, and comparing, as
+        an alarm; 0 turns it off. A difference ends merging for such calls, with a warning in the log.
 
     Raises TypeError or ValueError for options that make no sense, for a model that is in train mode where that
     changes results, for a `batch` that the proof contradicts, and for a required graph that cannot be.
@@ -72,5 +82,7 @@ def wrap(
         queue_bytes=queue_bytes,
         overflow=overflow,
         name=name,
+        prove=prove,
+        verify=verify,
     )
     return Predictor(model, options, runtime)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from torchpool import _core
-from torchpool.contract import Leaves, ProofSample
+from torchpool.contract import Contract, Leaves, ProofSample, joined, part_of, varied
 
 # Of the largest value of an output. The first is the bound of a predictor's results in fp32; rounding to the 8 bits of
 # bfloat16 at each of some 20 layers stays well within the second.
@@ -51,7 +51,7 @@ class Difference:
         return None if float(off.max()) <= tolerance else f"is off by {float(off.max()):.1e} of its largest value"
 
 
-def prove(
+def compare(
     backend: _core.GraphBackend,
     eager: Callable[[Leaves], Leaves],
     samples: Sequence[ProofSample],
@@ -71,4 +71,37 @@ def prove(
                 wrong = difference.add(ours, reference, tolerance)
                 if wrong is not None:
                     return difference, f"with {sample.label}, output {index} {wrong}"
+    return difference, None
+
+
+# Three sizes other than those that a lifted graph was traced at, which may have fixed the number of calls in silence.
+_CALLS = (1, 2, 4, 6)
+
+
+def compare_calls(
+    backend: _core.GraphBackend,
+    eager: Callable[[Leaves], Leaves],
+    samples: Sequence[Leaves],
+    contract: Contract,
+    dtype: torch.dtype | None,
+) -> tuple[Difference, str | None]:
+    """As `compare`, for a graph in which calls do not meet though their rows do: eager runs each call alone."""
+    difference = Difference()
+    tolerance = _TOLERANCE if dtype is None else _TOLERANCES.get(dtype, _TOLERANCE)
+    for count in _CALLS:
+        calls = [varied(samples[k % len(samples)], contract, k) for k in range(count)]
+        if any(a.shape != b.shape for call in calls for a, b in zip(call, calls[0], strict=True)):
+            calls = [varied(samples[0], contract, k) for k in range(count)]
+        expected = [eager([leaf.clone() for leaf in call]) for call in calls]
+        for plain in (True, False):
+            try:
+                found = backend.run(joined(calls, contract), plain=plain)
+            except Exception as error:
+                return difference, f"it fails with {count} calls: {error}"
+            for number in range(count):
+                for index, reference in enumerate(expected[number]):
+                    ours = part_of(found[index], contract.outputs[index], number, count)
+                    wrong = difference.add(ours, reference, tolerance)
+                    if wrong is not None:
+                        return difference, f"call {number} of {count}: output {index} {wrong}"
     return difference, None

@@ -1,0 +1,165 @@
+"""Builds what serves a kind of call: a graph that is captured elsewhere, and equal to the module."""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from torchpool import _core
+from torchpool.call import Call, replace_tensors, tree
+from torchpool.capture import (
+    CaptureError,
+    Difference,
+    ProvenRows,
+    Source,
+    capture_elsewhere,
+    compare,
+    compare_calls,
+    refuse_hooks,
+)
+from torchpool.contract import Contract, Leaves, OutputSpec, from_one, samples_for_proof, with_rows
+
+_TIMED_CALLS = 8  # of a lifted graph's batch, to see whether it is faster than the calls alone
+_TIMED_RUNS = 5
+
+
+@dataclass(frozen=True)
+class CapturedKind:
+    """A kind of call as far as a capture has to know it."""
+
+    id: int
+    number: int
+    """Under which the extension takes it over."""
+    call: Call
+    """Of the kind; its tensors may be gone."""
+    samples: Sequence[Leaves]
+    contract: Contract
+    """The candidate: what is to be proven."""
+    contradicted: str | None
+    """Why its rows cannot be independent: then only a lifted graph may serve it."""
+    ambient: bool
+    """Its calls are made under autocast: the module serves them, as far as they are proven without."""
+    context: contextvars.Context
+    """Of the call that it was learned from."""
+    started: float
+    """When it was learned, as time.monotonic() has it."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A graph that was compared with the module."""
+
+    backend: _core.GraphBackend
+    contract: Contract
+    """With the outputs' rows as they were proven."""
+    spec: tree.TreeSpec
+    """Of the results."""
+    specialised: tuple[str, ...]
+    difference: Difference
+
+
+def build(
+    target: Callable[..., Any],
+    module: torch.nn.Module,
+    kind: CapturedKind,
+    dtype: torch.dtype | None,
+    *,
+    proof_needed: bool,
+    wanted: Callable[[], bool],
+) -> Built:
+    """A graph of the target for calls of this kind, equal to the module on one row and on several.
+
+    Raises CaptureError, which says what is in the way, also soon after it is `wanted` no longer. `proof_needed`: a
+    graph whose rows may meet is in the way, too.
+    """
+
+    def run(leaves: Leaves) -> Leaves:
+        args, kwargs = replace_tensors(kind.call, leaves)
+        with torch.no_grad():
+            return tree.flatten(target(*args, **kwargs))[0]
+
+    def eager(leaves: Leaves) -> Leaves:
+        # The graph is captured where no context variable is set: if it is right under the caller's, these do not count.
+        return kind.context.copy().run(run, leaves)
+
+    refuse_hooks(module)
+    source = kind.context.copy().run(
+        Source.of, target, module, kind.call, kind.samples, kind.contract, dtype, proof_needed=proof_needed
+    )
+    programs = capture_elsewhere(source, wanted)
+    contract = proven_contract(kind.contract, programs.rows, kind.contradicted)
+    narrow = programs.plain.checks
+    wrong: str | None = None
+    for widen in (True, False) if programs.starts_at_two else (False,):
+        bound = programs.bound(module, from_one(narrow) if widen else narrow)
+        backend = _core.GraphBackend(bound.packed, bound.plain)
+        if programs.rows.call_rows is None:
+            samples = samples_for_proof(eager, kind.samples, contract, bound.plain.checks, widen=widen)
+            difference, wrong = compare(backend, eager, samples, dtype)
+        else:
+            difference, wrong = compare_calls(backend, eager, kind.samples, contract, dtype)
+        if wrong is None:
+            if programs.rows.call_rows is not None:
+                _refuse_slower(backend, eager, kind.samples[0], contract)
+            return Built(backend, contract, source.spec, programs.specialised, difference)
+    raise CaptureError(f"the captured graph is not equal to the module: {wrong}", programs.rows.verdict)
+
+
+def proven_contract(candidate: Contract, rows: ProvenRows, contradicted: str | None) -> Contract:
+    """The candidate with its outputs as the proof has them. Raises CaptureError where numbers say otherwise."""
+    if not rows.verdict.allows:
+        return dataclasses.replace(candidate, rows=rows.verdict)
+    if rows.verdict.kind == "proven" and contradicted is not None:
+        # The graph is not all that the module does: numbers have the last word.
+        text = f"{rows.verdict.text}, but its results say otherwise: {contradicted}"
+        raise CaptureError(text, dataclasses.replace(rows.verdict, kind="mixes", text=text))
+    outputs = []
+    for spec, found in zip(candidate.outputs, rows.outputs, strict=True):
+        if found is None:
+            new = OutputSpec(spec.name, None, spec.trims, False)
+        else:
+            stacked = found.stacked or (spec.stacked and rows.call_rows is None)
+            new = OutputSpec(spec.name, found.batch_dim, spec.trims, stacked, found.outer, found.inner)
+        if rows.verdict.kind == "proven" and (new.batch_dim, _folds(new)) != (spec.batch_dim, _folds(spec)):
+            text = (
+                f"the proof has the rows of output {spec.name!r} in dim {new.batch_dim}, its shapes in {spec.batch_dim}"
+            )
+            raise CaptureError(text, dataclasses.replace(rows.verdict, kind="unknown", text=text))
+        outputs.append(new)
+    reason, code = candidate.reason, candidate.code
+    return dataclasses.replace(
+        candidate, outputs=tuple(outputs), rows=rows.verdict, call_rows=rows.call_rows, reason=reason, code=code
+    )
+
+
+def _folds(spec: OutputSpec) -> bool:
+    return (spec.outer, spec.inner) != (1, 1)
+
+
+def _refuse_slower(
+    backend: _core.GraphBackend, eager: Callable[[Leaves], Leaves], sample: Leaves, contract: Contract
+) -> None:
+    """A lifted graph does more than the module: where it is not faster than the calls alone, these run alone."""
+    rows = contract.call_rows or 1
+    one = with_rows(sample, contract, rows)
+    many = with_rows(sample, contract, rows * _TIMED_CALLS)
+
+    def best(run: Callable[[], Any]) -> float:
+        times = []
+        for _ in range(_TIMED_RUNS):
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    together, alone = best(lambda: backend.run(many)), best(lambda: eager(one)) * _TIMED_CALLS
+    if together >= alone:
+        assert contract.rows is not None
+        text = f"{contract.rows.text}; alone, since {_TIMED_CALLS} calls together take {together / alone:.1f} of that"
+        raise CaptureError(text, dataclasses.replace(contract.rows, kind="mixes", text=text, lifted=0))
