@@ -315,7 +315,8 @@ class Learner:
                 text = f"output {name!r} is a {kind_of}, no tensor, which the torchscript backend cannot give back"
                 contract = dataclasses.replace(contract, mode="alone", reason=text, code=Reason.RESULTS)
                 route, spec, candidate = "parallel", None, None
-        merging = self._merging if contract.mode == "merge" else "no"
+        # A contract that counts calls is for a lifted graph: the module itself would let their rows meet.
+        merging = self._merging if contract.mode == "merge" and contract.call_rows is None else "no"
         if contract.mode == "merge" and merging == "no" and self._graphs is None:
             what = "a ScriptModule" if self._tensors_only else "a plain callable"
             text = (
