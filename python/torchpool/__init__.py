@@ -1,6 +1,7 @@
 """Run PyTorch predict loops at the speed of the hardware: wrap the model, keep the loop."""
 
 from torchpool import _compatibility as _compatibility  # first: it says why the extension cannot be loaded
+from torchpool import rows
 from torchpool._build_info import VERSION as __version__
 from torchpool._core import Closed, QueueFull
 from torchpool.contract import Contract
@@ -19,6 +20,7 @@ __all__ = [
     "ThreadPoolExecutor",
     "__version__",
     "default_runtime",
+    "rows",
     "wrap",
 ]
 

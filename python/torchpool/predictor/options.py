@@ -13,6 +13,7 @@ import torch
 from torchpool.call import Call, argument_names, as_call
 from torchpool.contract import Contract
 from torchpool.insight import Explanation
+from torchpool.predictor.kinds import MERGING_UNPROVEN
 
 Batch = Mapping[str, Any] | Explanation | Contract | bool | None
 
@@ -41,7 +42,7 @@ class Options:
     @property
     def proof_needed(self) -> bool:
         """Whether calls are merged only once their rows are proven independent."""
-        return self.prove in ("auto", "required") and self.batch is None
+        return MERGING_UNPROVEN[self.prove] == "no" and self.batch is None
 
 
 def read_options(
