@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.fx.node import map_arg
 
-from torchpool.contract.rows.domain import Rows
+from torchpool.contract.rows.domain import All, Claim, Rows
 from torchpool.contract.rows.proof import Proof
 
 aten = torch.ops.aten
@@ -53,7 +54,11 @@ class Sketch:
         """An input that all rows share."""
         return self._input(shape, dtype, None)
 
-    def _input(self, shape: Any, dtype: torch.dtype, claim: Rows | None) -> Node:
+    def claimed(self, claim: Claim, *shape: int | torch.SymInt, dtype: torch.dtype = torch.float32) -> Node:
+        """An input of which `claim` is known."""
+        return self._input(shape, dtype, claim)
+
+    def _input(self, shape: Any, dtype: torch.dtype, claim: Any) -> Node:
         node = self.graph.placeholder(f"input_{len(self.graph.nodes)}")
         with self._mode:
             node.meta["val"] = torch.empty(tuple(shape), dtype=dtype)
@@ -66,7 +71,7 @@ class Sketch:
         """The node that applies `target`; arguments may be nodes."""
         node = self.graph.call_function(target, args, kwargs)
         given, named = map_arg((args, kwargs), lambda used: used.meta["val"])
-        with self._mode:
+        with self._mode, enable_python_dispatcher():  # as export traces: composite operators take free sizes
             node.meta["val"] = target(*given, **named)
         if isinstance(node.meta["val"], tuple):
             node.meta["val"] = list(node.meta["val"])
@@ -80,3 +85,9 @@ class Sketch:
     def of(self, node: Node) -> Any:
         """The present claim of a node, which later writes may have changed."""
         return self.proof.claims[node]
+
+    def refusal(self, target: Any, *args: Any, **kwargs: Any) -> str:
+        """Why the result is not proven, as "mixes: why"; it must not be."""
+        found = self.claim(target, *args, **kwargs)
+        assert isinstance(found, All), found
+        return f"{found.kind}: {found.why}"

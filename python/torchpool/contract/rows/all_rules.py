@@ -1,1 +1,5 @@
 """Imports every module of rules: each enters its own into the registry."""
+
+from torchpool.contract.rows import (
+    products,  # noqa: F401
+)
