@@ -13,7 +13,7 @@ namespace {
 
 using Symbols = std::unordered_map<std::string, std::size_t>;
 
-std::optional<std::int64_t> optional_dim(const py::handle& value) {
+std::optional<std::int64_t> optional_size(const py::handle& value) {
   if (value.is_none()) return std::nullopt;
   return value.cast<std::int64_t>();
 }
@@ -31,7 +31,7 @@ InputSpec input_from_python(const py::handle& source, Symbols& symbols) {
   if (!THPDtype_Check(dtype.ptr())) throw py::type_error("InputSpec.dtype must be a torch.dtype");
   spec.dtype = reinterpret_cast<THPDtype*>(dtype.ptr())->scalar_type;
   spec.device = at::Device(source.attr("device").cast<std::string>());
-  spec.batch_dim = optional_dim(source.attr("batch_dim"));
+  spec.batch_dim = optional_size(source.attr("batch_dim"));
   spec.stacked = source.attr("stacked").cast<bool>();
   for (const py::handle size : source.attr("sizes")) {
     DimSpec dim;
@@ -52,8 +52,10 @@ InputSpec input_from_python(const py::handle& source, Symbols& symbols) {
 OutputSpec output_from_python(const py::handle& source, const Symbols& symbols) {
   OutputSpec spec;
   spec.name = source.attr("name").cast<std::string>();
-  spec.batch_dim = optional_dim(source.attr("batch_dim"));
+  spec.batch_dim = optional_size(source.attr("batch_dim"));
   spec.stacked = source.attr("stacked").cast<bool>();
+  spec.outer = optional_size(source.attr("outer")).value_or(0);
+  spec.inner = optional_size(source.attr("inner")).value_or(0);
   for (const py::handle trim : source.attr("trims")) {
     spec.trims.push_back({trim.attr("dim").cast<std::int64_t>(), symbols.at(trim.attr("symbol").cast<std::string>()),
                           trim.attr("scale").cast<std::int64_t>(), trim.attr("offset").cast<std::int64_t>()});
@@ -77,6 +79,7 @@ std::shared_ptr<const Contract> contract_from_python(const py::object& source) {
     contract->padded.at(symbols.at(symbol.cast<std::string>())) = true;
   }
   contract->aliases = source.attr("aliases").cast<bool>();
+  contract->call_rows = optional_size(source.attr("call_rows"));
   contract->identity = Contract::next_identity();
   return contract;
 }

@@ -80,9 +80,9 @@ bool can_run_in_parts(const CallRequest& request) {
     if (spec.stacked) return false;
   }
   for (const OutputSpec& spec : request.contract->outputs) {
-    if (!spec.batch_dim) return false;
+    if (!spec.batch_dim || spec.stacked) return false;
   }
-  return true;
+  return !request.contract->call_rows;
 }
 
 bool is_out_of_memory(const std::exception_ptr& error) noexcept {
@@ -201,11 +201,10 @@ void BatchRunner::run_together(Members members, WorkerContext& context) {
   std::vector<std::int64_t> padded_to;
   BackendResult result = run_backend(*members.front(), collate(contract, parts, padded_to), context);
   context.leave_gate();
-  check_outputs(contract, result.outputs, rows);
+  check_outputs(contract, result.outputs, rows, padded_to);
   std::int64_t row = 0;
-  const bool whole = members.size() == 1 && !contract.aliases;
   for (const auto& member : members) {
-    member->outputs = split(contract, result.outputs, member->shape, padded_to, row, whole);
+    member->outputs = split(contract, result.outputs, member->shape, padded_to, row, rows);
     if (result.form) member->result_form = result.form;
     row += member->shape.rows;
   }
@@ -215,7 +214,8 @@ void BatchRunner::run_together(Members members, WorkerContext& context) {
 
 void BatchRunner::run_in_parts(CallRequest& request, std::int64_t max_rows, WorkerContext& context) {
   const Contract& contract = *request.contract;
-  std::vector<std::vector<at::Tensor>> parts(contract.outputs.size());
+  std::vector<std::vector<at::Tensor>> parts;
+  std::vector<std::int64_t> rows_of_parts;
   for (std::int64_t row = 0; row < request.shape.rows; row += max_rows) {
     const std::int64_t rows = std::min(max_rows, request.shape.rows - row);
     std::vector<at::Tensor> inputs;
@@ -225,15 +225,15 @@ void BatchRunner::run_in_parts(CallRequest& request, std::int64_t max_rows, Work
     }
     if (context.gate != nullptr) context.gate->enter();
     BackendResult result = run_backend(request, std::move(inputs), context);
-    check_outputs(contract, result.outputs, rows);
-    for (std::size_t i = 0; i < parts.size(); ++i) parts[i].push_back(std::move(result.outputs[i]));
+    check_outputs(contract, result.outputs, rows, request.shape.lengths);
+    parts.push_back(std::move(result.outputs));
+    rows_of_parts.push_back(rows);
     if (result.form) request.result_form = result.form;
   }
   context.leave_gate();
-  request.outputs.clear();
-  for (std::size_t i = 0; i < parts.size(); ++i) {
-    request.outputs.push_back(at::cat(parts[i], *contract.outputs[i].batch_dim));
-  }
+  auto joined = join(contract, parts, rows_of_parts);
+  if (!joined) throw Error("the outputs of a call's parts do not fit together");
+  request.outputs = std::move(*joined);
   request.succeed();
 }
 
@@ -243,8 +243,8 @@ std::vector<at::Tensor> run_one(Backend& backend, const Contract& contract, cons
   WorkerContext context;
   std::vector<std::int64_t> padded_to;
   BackendResult result = backend.run(form, collate(contract, {{&inputs, &shape}}, padded_to), nullptr, context);
-  check_outputs(contract, result.outputs, shape.rows);
-  return split(contract, result.outputs, shape, padded_to, 0, !contract.aliases);
+  check_outputs(contract, result.outputs, shape.rows, padded_to);
+  return split(contract, result.outputs, shape, padded_to, 0, shape.rows);
 }
 
 }  // namespace torchpool

@@ -132,8 +132,10 @@ RequestInfo Contract::request_info(const std::vector<at::Tensor>& call, const Ca
   RequestInfo info;
   info.rows = shape.rows;
   info.extent = shape.extent();
+  // Where lengths are mixed, nothing says how much of what is left over belongs to a shorter call.
+  const bool open = std::any_of(outputs.begin(), outputs.end(), [](const OutputSpec& spec) { return spec.open(); });
   for (std::size_t symbol = 0; symbol < padded.size(); ++symbol) {
-    if (padded[symbol]) {
+    if (padded[symbol] && !open) {
       info.length += shape.lengths[symbol];
     } else {
       hasher.add(static_cast<std::uint64_t>(shape.lengths[symbol]));

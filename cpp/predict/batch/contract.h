@@ -43,6 +43,13 @@ struct OutputSpec {
   std::optional<std::int64_t> batch_dim;  // empty: the same for every call
   bool stacked = false;                   // a call's own output has no batch dim
   std::vector<TrimSpec> trims;
+  // The batch dim has outer x units x inner entries: of unit u those at (o, u, i). A model that folds its rows with a
+  // dim before them (time-major) or behind them has other than 1. 0, of one of the two: whatever is left. Where one is
+  // not 1, the output is neither stacked nor trimmed.
+  std::int64_t outer = 1;
+  std::int64_t inner = 1;
+  bool folded() const noexcept { return outer != 1 || inner != 1; }
+  bool open() const noexcept { return outer == 0 || inner == 0; }
 };
 
 // How one call fits a contract.
@@ -72,6 +79,12 @@ struct Contract {
   std::vector<bool> padded;    // per symbol: shorter calls may be padded to the longest of their batch
   bool aliases = false;        // the model returns memory that it keeps or was given
   std::uint64_t identity = 0;  // unique in the process; part of every merge key
+  // If set, only calls of exactly that many rows share a batch, and outputs have a unit a call instead of one a row.
+  std::optional<std::int64_t> call_rows;
+
+  // Units that an output has for that many rows.
+  std::int64_t units(std::int64_t rows) const noexcept { return call_rows ? rows / *call_rows : rows; }
+  bool may_share(const CallShape& shape) const noexcept { return !call_rows || *call_rows == shape.rows; }
 
   // Empty when the call fits, and `shape` is filled.
   std::optional<Mismatch> fit(const std::vector<at::Tensor>& inputs_of_call, CallShape& shape) const;

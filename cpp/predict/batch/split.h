@@ -3,19 +3,36 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "predict/batch/contract.h"
 
 namespace torchpool {
 
-// Throws torchpool::Error naming both numbers when the outputs do not have the contract's count, batch dims or rows.
-void check_outputs(const Contract& contract, const std::vector<at::Tensor>& outputs, std::int64_t rows);
+// Why `outputs` are not those of a batch of `rows` rows, padded to `padded_to`, in words: their number, their sizes
+// along the rows or along what is trimmed. Empty when they are.
+std::optional<std::string> misfit(const Contract& contract, const std::vector<at::Tensor>& outputs, std::int64_t rows,
+                                  const std::vector<std::int64_t>& padded_to);
+
+// Throws torchpool::Error with that text.
+void check_outputs(const Contract& contract, const std::vector<at::Tensor>& outputs, std::int64_t rows,
+                   const std::vector<std::int64_t>& padded_to);
 
 // The outputs of the call that holds rows [row, row + shape.rows): trimmed to its own lengths, ordinary tensors that
-// share memory with nothing else, so that a kept result never keeps its batch alive. `whole`: the call is the whole
-// batch, so the outputs need no copy where nobody else refers to them.
+// share memory with nothing else, so that a kept result never keeps its batch alive. `rows` are the whole batch's. A
+// call that is the whole batch gets outputs without a copy where nobody else refers to them, unless the contract says
+// that the model keeps them. Requires: no misfit.
 std::vector<at::Tensor> split(const Contract& contract, std::vector<at::Tensor>& outputs, const CallShape& shape,
-                              const std::vector<std::int64_t>& padded_to, std::int64_t row, bool whole);
+                              const std::vector<std::int64_t>& padded_to, std::int64_t row, std::int64_t rows);
+
+// The outputs of one call that ran in parts of `rows` rows, in order. Empty when they do not fit together. Requires: no
+// misfit in any of the parts, and none of the contract's outputs is stacked or lacks a batch dim.
+std::optional<std::vector<at::Tensor>> join(const Contract& contract, const std::vector<std::vector<at::Tensor>>& parts,
+                                            const std::vector<std::int64_t>& rows);
+
+// `output` itself, or a copy where somebody else refers to its memory.
+at::Tensor own(at::Tensor output, bool kept);
 
 }  // namespace torchpool

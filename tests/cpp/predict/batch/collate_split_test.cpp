@@ -66,7 +66,7 @@ TEST(Split, TrimsEachCallToItsOwnLength) {
   const Call shorter = call_of(contract, {at::ones({2, 3})});
   std::vector<at::Tensor> outputs{at::rand({3, 11})};  // 2 * 5 + 1
   const at::Tensor before = outputs[0].clone();
-  const auto own = split(contract, outputs, shorter.shape, {5}, 0, false);
+  const auto own = split(contract, outputs, shorter.shape, {5}, 0, 3);
   EXPECT_TRUE(at::equal(own[0], before.narrow(0, 0, 2).narrow(1, 0, 7)));
 }
 
@@ -74,7 +74,7 @@ TEST(Split, ResultsShareMemoryWithNobodyAndKeepNoBatchAlive) {
   const Contract contract = row_contract(4);
   const Call call = call_of(contract, {at::ones({1, 4})});
   std::vector<at::Tensor> outputs{at::rand({100, 3})};
-  const auto own = split(contract, outputs, call.shape, {}, 7, false);
+  const auto own = split(contract, outputs, call.shape, {}, 7, 100);
   EXPECT_TRUE(at::equal(own[0], outputs[0].narrow(0, 7, 1)));
   EXPECT_FALSE(own[0].is_alias_of(outputs[0]));
   EXPECT_EQ(own[0].storage().nbytes(), 3 * sizeof(float));
@@ -85,10 +85,10 @@ TEST(Split, HandsOverAWholeOutputThatNobodyElseHolds) {
   const Call call = call_of(contract, {at::ones({2, 4})});
   std::vector<at::Tensor> outputs{at::rand({2, 3})};
   const void* memory = outputs[0].const_data_ptr();
-  EXPECT_EQ(split(contract, outputs, call.shape, {}, 0, true)[0].const_data_ptr(), memory);
+  EXPECT_EQ(split(contract, outputs, call.shape, {}, 0, 2)[0].const_data_ptr(), memory);
   const at::Tensor kept = at::rand({2, 3});
   outputs = {kept};
-  EXPECT_FALSE(split(contract, outputs, call.shape, {}, 0, true)[0].is_alias_of(kept));
+  EXPECT_FALSE(split(contract, outputs, call.shape, {}, 0, 2)[0].is_alias_of(kept));
 }
 
 TEST(Split, DropsTheBatchDimOfStackedCalls) {
@@ -99,16 +99,16 @@ TEST(Split, DropsTheBatchDimOfStackedCalls) {
   contract.outputs[0].stacked = true;
   const Call call = call_of(contract, {at::rand({3})});
   std::vector<at::Tensor> outputs{at::rand({4, 5})};
-  EXPECT_TRUE(at::equal(split(contract, outputs, call.shape, {}, 2, false)[0], outputs[0].select(0, 2)));
+  EXPECT_TRUE(at::equal(split(contract, outputs, call.shape, {}, 2, 4)[0], outputs[0].select(0, 2)));
 }
 
 TEST(CheckOutputs, NamesBothNumbersOfAMismatch) {
   const Contract contract = row_contract(4);
-  EXPECT_NO_THROW(check_outputs(contract, {at::zeros({6, 1})}, 6));
-  EXPECT_THROW(check_outputs(contract, {}, 6), Error);
-  EXPECT_THROW(check_outputs(contract, {at::zeros({6})[0]}, 6), Error);
+  EXPECT_NO_THROW(check_outputs(contract, {at::zeros({6, 1})}, 6, {}));
+  EXPECT_THROW(check_outputs(contract, {}, 6, {}), Error);
+  EXPECT_THROW(check_outputs(contract, {at::zeros({6})[0]}, 6, {}), Error);
   try {
-    check_outputs(contract, {at::zeros({5, 1})}, 6);
+    check_outputs(contract, {at::zeros({5, 1})}, 6, {});
     FAIL() << "5 rows were taken for 6";
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("[5, 1]"), std::string::npos) << error.what();

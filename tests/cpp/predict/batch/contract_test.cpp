@@ -57,6 +57,35 @@ TEST(Contract, LengthsAreInTheKeyUnlessPadded) {
   EXPECT_EQ(info_of(contract, {at::zeros({1, 5})}).length, 5);
 }
 
+// Of what is left over nobody knows how much belongs to a shorter call.
+TEST(Contract, PaddedLengthsAreInTheKeyWhereAnOutputTakesWhatIsLeft) {
+  Contract contract;
+  contract.inputs = {float_input({batch(), symbol(0)})};
+  contract.outputs = {rows_output()};
+  contract.padded = {true};
+  for (std::int64_t OutputSpec::* fold : {&OutputSpec::outer, &OutputSpec::inner}) {
+    contract.outputs[0].*fold = 0;
+    EXPECT_NE(info_of(contract, {at::zeros({1, 4})}).key, info_of(contract, {at::zeros({1, 5})}).key);
+    contract.outputs[0].*fold = 2;
+    EXPECT_EQ(info_of(contract, {at::zeros({1, 4})}).key, info_of(contract, {at::zeros({1, 5})}).key);
+    contract.outputs[0].*fold = 1;
+  }
+}
+
+TEST(Contract, ACallOfAnotherNumberOfRowsFitsButSharesNoBatch) {
+  Contract contract = row_contract(10);
+  CallShape shape;
+  ASSERT_FALSE(contract.fit({at::zeros({3, 10})}, shape));
+  EXPECT_TRUE(contract.may_share(shape));
+  EXPECT_EQ(contract.units(12), 12);
+  contract.call_rows = 4;
+  ASSERT_FALSE(contract.fit({at::zeros({3, 10})}, shape));
+  EXPECT_FALSE(contract.may_share(shape));
+  ASSERT_FALSE(contract.fit({at::zeros({4, 10})}, shape));
+  EXPECT_TRUE(contract.may_share(shape));
+  EXPECT_EQ(contract.units(12), 3);
+}
+
 TEST(Contract, AmbientStateAndContractSeparateKeys) {
   const Contract one = row_contract(10);
   const Contract other = row_contract(10);
