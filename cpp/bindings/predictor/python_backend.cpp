@@ -30,6 +30,15 @@ py::object PyResultForm::rebuild(const std::vector<at::Tensor>& leaves) const {
   return borrow(spec_).attr("rebuild")(list);
 }
 
+bool PyResultForm::same_as(const ResultForm& other) const noexcept {
+  auto* own = static_cast<PyObject*>(spec_.get());
+  auto* others = static_cast<PyObject*>(static_cast<const PyResultForm&>(other).spec_.get());
+  if (own == others || own == nullptr || others == nullptr) return own == others;
+  const int equal = PyObject_RichCompareBool(own, others, Py_EQ);
+  if (equal < 0) PyErr_Clear();  // what cannot be compared is not known to be the same
+  return equal == 1;
+}
+
 BackendResult flatten_python_result(const py::object& result) {
   BackendResult flat;
   if (THPVariable_CheckExact(result.ptr())) {

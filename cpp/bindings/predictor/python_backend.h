@@ -14,6 +14,8 @@ namespace torchpool {
 class PyResultForm : public ResultForm {
  public:
   explicit PyResultForm(PyRef spec) : spec_(std::move(spec)) {}
+  // By Python's ==. Requires the interpreter's lock.
+  bool same_as(const ResultForm& other) const noexcept override;
   // Requires the interpreter's lock.
   py::object rebuild(const std::vector<at::Tensor>& leaves) const;
 
@@ -34,6 +36,7 @@ class PythonBackend : public Backend {
   explicit PythonBackend(py::object target) : target_(make_ref(std::move(target))) {}
   std::string name() const override { return "python"; }
   Lane lane() const noexcept override { return Lane::kInterpreter; }
+  bool runs_module() const noexcept override { return true; }
   BackendResult run(const CallForm& form, std::vector<at::Tensor> inputs, const AmbientState* ambient,
                     WorkerContext& context) override;
 

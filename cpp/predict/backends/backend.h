@@ -22,15 +22,17 @@ class CallForm {
   virtual ~CallForm() = default;
 };
 
-// How the tensors of a result sit in the model's own output type.
+// How the tensors of a result sit in the model's own output type, and which other values the result has.
 class ResultForm {
  public:
   virtual ~ResultForm() = default;
+  // Requires: both are of one backend, and the step is still in its lane's gate.
+  virtual bool same_as(const ResultForm& other) const noexcept = 0;
 };
 
 struct BackendResult {
   std::vector<at::Tensor> outputs;
-  std::shared_ptr<const ResultForm> form;
+  std::shared_ptr<const ResultForm> form;  // null: of a backend that knows tensors only
 };
 
 // The caller's thread-local state that a run must see (autocast, ...). A null pointer stands for the plain state.
@@ -67,6 +69,9 @@ class Backend {
   // must not wait for.
   virtual BackendResult run(const CallForm& form, std::vector<at::Tensor> inputs, const AmbientState* ambient,
                             WorkerContext& context) = 0;
+  // Whether the module itself runs, which answers whatever it is called with. If not, the backend holds for batches of
+  // one contract only.
+  virtual bool runs_module() const noexcept { return false; }
   // The backend's own work, done behind the calls. upkeep_due() is asked after a batch whose callers have their
   // results.
   virtual bool upkeep_due() const noexcept { return false; }

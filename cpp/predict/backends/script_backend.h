@@ -25,6 +25,7 @@ class ScriptBackend : public Backend {
   const c10::FunctionSchema& schema() const { return method_.function().getSchema(); }
   std::string name() const override { return "torchscript"; }
   Lane lane() const noexcept override { return Lane::kCompute; }
+  bool runs_module() const noexcept override { return true; }
   BackendResult run(const CallForm& form, std::vector<at::Tensor> inputs, const AmbientState* ambient,
                     WorkerContext& context) override;
 

@@ -1,8 +1,8 @@
 #include "predict/batch/batch_runner.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/cat.h>
 #include <c10/util/Exception.h>
+#include <c10/util/StringUtil.h>
 
 #include <algorithm>
 #include <new>
@@ -29,8 +29,8 @@ class BatchTask : public Task {
   }
   Step step(WorkerContext& context) noexcept override {
     if (kept_up_ != nullptr) return keep_up();
-    if (fell_back_) {
-      run_by_ambient_state(context);
+    if (fell_back_) {  // what a graph was proven of says nothing of the module's batches
+      runner_->run_apart(left_, context);
       return Step::done();
     }
     const std::shared_ptr<Backend> backend = left_.front()->backend;
@@ -47,17 +47,6 @@ class BatchTask : public Task {
   }
 
  private:
-  // What a graph could not serve may come from callers of different states, which it need not tell apart.
-  void run_by_ambient_state(WorkerContext& context) noexcept {
-    auto begin = left_.begin();
-    while (begin != left_.end()) {
-      const auto end = std::stable_partition(
-          begin, left_.end(), [state = (*begin)->ambient](const auto& member) { return member->ambient == state; });
-      runner_->run({begin, end}, context);
-      begin = end;
-    }
-  }
-
   // A failure costs speed only: the backend serves as before, and asks again when its state has changed.
   Step keep_up() noexcept {
     try {
@@ -85,6 +74,11 @@ bool can_run_in_parts(const CallRequest& request) {
   return !request.contract->call_rows;
 }
 
+// Whether a result is built as those of the call's kind, as far as both are known.
+bool has_form_of(const CallRequest& request, const BackendResult& result) noexcept {
+  return !result.form || !request.result_form || result.form->same_as(*request.result_form);
+}
+
 bool is_out_of_memory(const std::exception_ptr& error) noexcept {
   try {
     std::rethrow_exception(error);
@@ -107,22 +101,40 @@ std::unique_ptr<Task> BatchRunner::make_task(Batch batch) {
   return std::make_unique<BatchTask>(shared_from_this(), std::move(batch));
 }
 
-std::vector<std::shared_ptr<CallRequest>> BatchRunner::run(Members members, WorkerContext& context) noexcept {
-  Left left;
-  run_members(members, context, left);
-  return left;
+BatchRunner::Left BatchRunner::run(Members members, WorkerContext& context) noexcept {
+  Round round{context};
+  run_members(members, round);
+  return std::move(round.left);
+}
+
+BatchRunner::Left BatchRunner::run_apart(Members members, WorkerContext& context) noexcept {
+  Round round{context};
+  run_members_apart(members, round);
+  return std::move(round.left);
+}
+
+void BatchRunner::run_members_apart(Members members, Round& round) noexcept {
+  round.context.typical = false;
+  const bool before = std::exchange(round.apart, true);
+  for (std::size_t i = 0; i < members.size(); ++i) run_members(members.subspan(i, 1), round);
+  round.apart = before;
 }
 
 // Halves a failing batch until the calls that fail stand alone: k bad calls among n cost about k log2(n) more runs,
 // where running all n alone again would let one bad call slow down all its neighbours.
-void BatchRunner::run_members(Members members, WorkerContext& context, Left& left) noexcept {
+void BatchRunner::run_members(Members members, Round& round) noexcept {
+  WorkerContext& context = round.context;
   std::exception_ptr error;
   try {
-    run_together(members, context);
+    if (members.size() == 1) {
+      run_alone(*members.front(), round);
+    } else {
+      run_together(members, round);
+    }
     return;
   } catch (const graph::GuardFailed&) {  // as it would for any part of them
     context.typical = false;
-    left.insert(left.end(), members.begin(), members.end());
+    round.left.insert(round.left.end(), members.begin(), members.end());
     return;
   } catch (...) {
     error = std::current_exception();
@@ -133,15 +145,15 @@ void BatchRunner::run_members(Members members, WorkerContext& context, Left& lef
     const CallRequest& first = *members.front();
     const std::int64_t before = std::min(first.shape.rows, most_rows(first.shape.extent()));
     note_out_of_memory(members);
-    if (members.size() == 1 && most_rows(first.shape.extent()) < before && can_run_in_parts(first)) {
+    if (members.size() == 1 && most_rows(first.shape.extent()) < before && !round.apart && can_run_in_parts(first)) {
       error = nullptr;
       if (context.gate != nullptr) context.gate->enter();
-      run_members(members, context, left);
+      run_members(members, round);
       return;
     }
   }
   if (members.size() == 1 && fallback_ != nullptr) {
-    left.push_back(members.front());
+    round.left.push_back(members.front());
     return;
   }
   if (members.size() == 1) {
@@ -150,9 +162,9 @@ void BatchRunner::run_members(Members members, WorkerContext& context, Left& lef
   }
   error = nullptr;  // it holds the batch's data through its traceback; each call raises its own
   if (context.gate != nullptr) context.gate->enter();
-  run_members(members.first(members.size() / 2), context, left);
+  run_members(members.first(members.size() / 2), round);
   if (context.gate != nullptr) context.gate->enter();
-  run_members(members.subspan(members.size() / 2), context, left);
+  run_members(members.subspan(members.size() / 2), round);
 }
 
 std::int64_t BatchRunner::most_rows(std::int64_t extent) const noexcept {
@@ -175,16 +187,18 @@ void BatchRunner::note_out_of_memory(Members members) noexcept {
 BackendResult BatchRunner::run_backend(const CallRequest& like, std::vector<at::Tensor> inputs,
                                        WorkerContext& context) {
   const TimePoint start = clock_.now();
-  Backend& backend = backend_ != nullptr ? *backend_ : *like.backend;
-  BackendResult result = backend.run(*like.form, std::move(inputs), like.ambient.get(), context);
+  BackendResult result = backend_of(like).run(*like.form, std::move(inputs), like.ambient.get(), context);
   stats_->run_ns.record(static_cast<std::uint64_t>((clock_.now() - start).count()));
   return result;
 }
 
-void BatchRunner::run_together(Members members, WorkerContext& context) {
+// Whatever the contract says, a batch is taken apart only where each call's part is there. A model may leave out rows
+// for their values, which no contract knows of.
+void BatchRunner::run_together(Members members, Round& round) {
   at::NoGradGuard no_grad;
-  set_intra_op_threads(context.cores);
-  const Contract& contract = *members.front()->contract;
+  set_intra_op_threads(round.context.cores);
+  const CallRequest& first = *members.front();
+  const Contract& contract = *first.contract;
   std::vector<Member> parts;
   parts.reserve(members.size());
   std::int64_t rows = 0;
@@ -193,15 +207,15 @@ void BatchRunner::run_together(Members members, WorkerContext& context) {
     parts.push_back({&member->inputs, &member->shape});
     rows += member->shape.rows;
   }
-  if (const auto max_rows = most_rows(members.front()->shape.extent());
-      members.size() == 1 && rows > max_rows && can_run_in_parts(*members.front())) {
-    run_in_parts(*members.front(), max_rows, context);
+  std::vector<std::int64_t> padded_to;
+  BackendResult result = run_backend(first, collate(contract, parts, padded_to), round.context);
+  const bool fits = has_form_of(first, result) && !misfit(contract, result.outputs, rows, padded_to);
+  round.context.leave_gate();
+  if (!fits) {
+    result = {};
+    run_members_apart(members, round);
     return;
   }
-  std::vector<std::int64_t> padded_to;
-  BackendResult result = run_backend(*members.front(), collate(contract, parts, padded_to), context);
-  context.leave_gate();
-  check_outputs(contract, result.outputs, rows, padded_to);
   std::int64_t row = 0;
   for (const auto& member : members) {
     member->outputs = split(contract, result.outputs, member->shape, padded_to, row, rows);
@@ -212,10 +226,56 @@ void BatchRunner::run_together(Members members, WorkerContext& context) {
   for (const auto& member : members) member->succeed();
 }
 
-void BatchRunner::run_in_parts(CallRequest& request, std::int64_t max_rows, WorkerContext& context) {
+void BatchRunner::run_alone(CallRequest& request, Round& round) {
+  at::NoGradGuard no_grad;
+  set_intra_op_threads(round.context.cores);
+  request.check_unwritten();
+  const std::int64_t max_rows = most_rows(request.shape.extent());
+  if (request.shape.rows > max_rows && !round.apart && can_run_in_parts(request)) {
+    try {
+      if (run_in_parts(request, max_rows, round.context)) return;
+    } catch (const graph::GuardFailed&) {
+      throw;
+    } catch (...) {  // a part of a call may be refused where the call is not
+      if (is_out_of_memory(std::current_exception())) throw;
+    }
+    round.context.typical = false;
+  }
+  Answer answer = answer_alone(request, round.context);
+  request.outputs = std::move(answer.outputs);
+  if (answer.form) request.result_form = std::move(answer.form);
+  request.succeed();
+}
+
+// The module gets the call's own tensors, neither stacked nor padded, and what it returns is the answer, whatever the
+// contract has learned of other calls.
+BatchRunner::Answer BatchRunner::answer_alone(const CallRequest& request, WorkerContext& context) {
+  const Contract& contract = *request.contract;
+  std::vector<std::int64_t> padded_to;
+  const bool by_module = backend_of(request).runs_module();
+  BackendResult result = run_backend(
+      request, by_module ? request.inputs : collate(contract, {{&request.inputs, &request.shape}}, padded_to), context);
+  Answer answer{{}, result.form, has_form_of(request, result)};
+  context.leave_gate();
+  if (!by_module) {
+    check_outputs(contract, result.outputs, request.shape.rows, padded_to);
+    answer.outputs = split(contract, result.outputs, request.shape, padded_to, 0, request.shape.rows);
+    return answer;
+  }
+  if (!result.form && result.outputs.size() != contract.outputs.size()) {
+    throw Error(c10::str("the model returned ", result.outputs.size(), " tensors, where calls before had ",
+                         contract.outputs.size()));
+  }
+  for (at::Tensor& output : result.outputs) answer.outputs.push_back(own(std::move(output), contract.aliases));
+  return answer;
+}
+
+// False when the outputs of the parts do not make the call's.
+bool BatchRunner::run_in_parts(CallRequest& request, std::int64_t max_rows, WorkerContext& context) {
   const Contract& contract = *request.contract;
   std::vector<std::vector<at::Tensor>> parts;
   std::vector<std::int64_t> rows_of_parts;
+  std::shared_ptr<const ResultForm> form;
   for (std::int64_t row = 0; row < request.shape.rows; row += max_rows) {
     const std::int64_t rows = std::min(max_rows, request.shape.rows - row);
     std::vector<at::Tensor> inputs;
@@ -225,16 +285,18 @@ void BatchRunner::run_in_parts(CallRequest& request, std::int64_t max_rows, Work
     }
     if (context.gate != nullptr) context.gate->enter();
     BackendResult result = run_backend(request, std::move(inputs), context);
-    check_outputs(contract, result.outputs, rows, request.shape.lengths);
+    if (!has_form_of(request, result) || misfit(contract, result.outputs, rows, request.shape.lengths)) return false;
     parts.push_back(std::move(result.outputs));
     rows_of_parts.push_back(rows);
-    if (result.form) request.result_form = result.form;
+    form = std::move(result.form);
   }
   context.leave_gate();
   auto joined = join(contract, parts, rows_of_parts);
-  if (!joined) throw Error("the outputs of a call's parts do not fit together");
+  if (!joined) return false;
   request.outputs = std::move(*joined);
+  if (form) request.result_form = std::move(form);
   request.succeed();
+  return true;
 }
 
 std::vector<at::Tensor> run_one(Backend& backend, const Contract& contract, const CallForm& form,

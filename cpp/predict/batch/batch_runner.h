@@ -34,18 +34,37 @@ class BatchRunner : public BatchHandler, public std::enable_shared_from_this<Bat
   void set_max_rows(std::int64_t rows) noexcept { max_rows_.store(rows, std::memory_order_relaxed); }
 
   using Members = std::span<const std::shared_ptr<CallRequest>>;
-  // Runs the members and resolves each of them. Where there is a fallback, members that fail are left unresolved and
-  // returned.
-  std::vector<std::shared_ptr<CallRequest>> run(Members members, WorkerContext& context) noexcept;
+  using Left = std::vector<std::shared_ptr<CallRequest>>;
+  // Runs the members as a batch and resolves each of them. Where there is a fallback, members that fail are left
+  // unresolved and returned.
+  Left run(Members members, WorkerContext& context) noexcept;
+  // The same one call at a time, as a whole: no row meets one that its caller did not pass with it, and none is kept
+  // from those.
+  Left run_apart(Members members, WorkerContext& context) noexcept;
   const std::shared_ptr<BatchRunner>& fallback() const noexcept { return fallback_; }
 
  private:
-  using Left = std::vector<std::shared_ptr<CallRequest>>;
-  void run_members(Members members, WorkerContext& context, Left& left) noexcept;
-  void run_together(Members members, WorkerContext& context);
-  void run_in_parts(CallRequest& request, std::int64_t max_rows, WorkerContext& context);
+  // A batch while it runs.
+  struct Round {
+    WorkerContext& context;
+    Left left{};
+    bool apart = false;  // each call runs alone and as a whole
+  };
+  // What a call is answered with.
+  struct Answer {
+    std::vector<at::Tensor> outputs;
+    std::shared_ptr<const ResultForm> form;
+    bool as_expected = true;  // the form is that of the call's kind, or one of the two is not known
+  };
+  void run_members(Members members, Round& round) noexcept;
+  void run_members_apart(Members members, Round& round) noexcept;
+  void run_together(Members members, Round& round);
+  void run_alone(CallRequest& request, Round& round);
+  bool run_in_parts(CallRequest& request, std::int64_t max_rows, WorkerContext& context);
+  Answer answer_alone(const CallRequest& request, WorkerContext& context);
   std::int64_t most_rows(std::int64_t extent) const noexcept;
   void note_out_of_memory(Members members) noexcept;
+  Backend& backend_of(const CallRequest& like) const noexcept { return backend_ ? *backend_ : *like.backend; }
   BackendResult run_backend(const CallRequest& like, std::vector<at::Tensor> inputs, WorkerContext& context);
 
   std::shared_ptr<Backend> backend_;

@@ -22,6 +22,7 @@ class ScriptedBackend : public Backend {
                     WorkerContext& context) override {
     EXPECT_EQ(context.lane, lane_);
     ++runs;
+    if (inputs[0].size(0) > largest) largest = inputs[0].size(0);
     return {{function_(inputs[0])}, nullptr};
   }
   bool upkeep_due() const noexcept override { return due; }
@@ -31,6 +32,7 @@ class ScriptedBackend : public Backend {
     if (upkeep_fails) throw std::runtime_error("no memory");
   }
   std::atomic<int> runs{0};
+  std::atomic<std::int64_t> largest{0};  // rows of a run
   std::atomic<bool> due{false};
   std::atomic<bool> upkeep_fails{false};
   Parker kept_up;
@@ -79,7 +81,7 @@ class FallbackTest : public ::testing::Test {
   std::shared_ptr<Channel> other_;
 };
 
-TEST_F(FallbackTest, ACallThatTheGraphDoesNotHoldForIsServedByTheModule) {
+TEST_F(FallbackTest, CallsThatTheGraphDoesNotHoldForAreServedByTheModuleOneByOne) {
   const auto graph = std::make_shared<ScriptedBackend>(
       Lane::kCompute, [](const at::Tensor&) -> at::Tensor { throw graph::GuardFailed("another length"); });
   std::vector<std::shared_ptr<CallRequest>> requests;
@@ -89,6 +91,17 @@ TEST_F(FallbackTest, ACallThatTheGraphDoesNotHoldForIsServedByTheModule) {
         at::equal(result_of(*requests[static_cast<std::size_t>(i)]), at::full({1, 3}, static_cast<float>(2 * i))));
   EXPECT_EQ(stats_->accepted, stats_->resolved());
   EXPECT_EQ(stats_->fell_back, 50U);
+  EXPECT_EQ(module_->largest, 1) << "the module's own batches are not proven";
+  EXPECT_EQ(module_->runs, 50);
+}
+
+TEST_F(FallbackTest, TheModuleGetsALargeCallAsAWhole) {
+  fallback_->set_max_rows(2);
+  const auto graph = std::make_shared<ScriptedBackend>(
+      Lane::kCompute, [](const at::Tensor&) -> at::Tensor { throw graph::GuardFailed("another length"); });
+  const auto request = submit(at::ones({6, 3}), graph);
+  EXPECT_TRUE(at::equal(result_of(*request), at::full({6, 3}, 2.0F)));
+  EXPECT_EQ(module_->largest, 6);
 }
 
 TEST_F(FallbackTest, OnlyTheCallsThatFailAreRunAgainAndRaiseTheModulesError) {
