@@ -1,0 +1,244 @@
+"""Takes each check out of the proof that rows are independent, one at a time: some test must fail without it.
+
+    python scripts/mutate_rules.py [--every N] [--module NAME]...
+
+What is taken out, in each module of torchpool.contract.rows that decides something: a statement that calls or raises
+(also one arm of a conditional expression that refuses), an `if` that returns early, and each operand of an `and` or
+`or`. The module's own tests are run on what is left, then all tests of rows; each time in a process of its own, forked
+from one that has imported torch. Prints what no test missed, as file:line, and exits with 1 if there is any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import copy
+import functools
+import importlib.util
+import io
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "torchpool.contract.rows"
+TESTS = ROOT / "tests" / "python" / "contract" / "rows"
+NO_CHECKS = ("__init__", "all_rules", "domain", "op", "registry", "sizes")  # they say what there is, and decide nothing
+SLOW = ("test_audit.py", "test_traps.py", "test_zoo_rows.py")
+REFUSES = frozenset({"mixes", "unknown", "random"})
+SECONDS = 60  # of one run of the tests: what a mutant leaves may never end
+PASSED, FAILED = 0, 1  # pytest's exit codes
+
+# What changes nothing that a test could see, and why; by module and the text that is taken out.
+EQUIVALENT: dict[tuple[str, str], str] = {}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A module without one check."""
+
+    module: str
+    line: int
+    what: str
+    tree: ast.Module
+
+
+# --- mutants ----------------------------------------------------------------------------------------------------------
+
+
+class _Cut(ast.NodeTransformer):
+    """Applies the change of one number, and counts the changes that there are."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted, self.count = wanted, 0
+        self.found: tuple[int, str] | None = None
+
+    def _this(self, node: ast.AST, what: str) -> bool:
+        self.count += 1
+        if self.count - 1 != self.wanted:
+            return False
+        self.found = (getattr(node, "lineno", 0), what)
+        return True
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        if isinstance(node.value, ast.Call) and self._this(node, ast.unparse(node)):
+            return ast.copy_location(ast.Pass(), node)
+        return self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        if node.exc is not None and self._this(node, ast.unparse(node)):
+            return ast.copy_location(ast.Pass(), node)
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        leaves = len(node.body) == 1 and isinstance(node.body[0], ast.Return | ast.Continue) and not node.orelse
+        if leaves and self._this(node, ast.unparse(node).replace("\n   ", "")):
+            return ast.copy_location(ast.Pass(), node)
+        return self.generic_visit(node)
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
+        for refusing, other in ((node.body, node.orelse), (node.orelse, node.body)):
+            if _refuses(refusing) and self._this(node, ast.unparse(refusing)):
+                return other
+        return self.generic_visit(node)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
+        for place, operand in enumerate(node.values):
+            if self._this(operand, f"{ast.unparse(operand)} (of: {ast.unparse(node)})"):
+                rest = node.values[:place] + node.values[place + 1 :]
+                return rest[0] if len(rest) == 1 else ast.copy_location(ast.BoolOp(node.op, rest), node)
+        return self.generic_visit(node)
+
+
+def _refuses(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in REFUSES
+
+
+def mutants(module: str, tree: ast.Module) -> Iterator[Mutant]:
+    """The module without each of its checks."""
+    count = _Cut(-1)
+    count.visit(copy.deepcopy(tree))
+    for wanted in range(count.count):
+        cut = _Cut(wanted)
+        changed = ast.fix_missing_locations(cut.visit(copy.deepcopy(tree)))
+        assert cut.found is not None
+        yield Mutant(module, *cut.found, changed)
+
+
+@functools.cache
+def folder() -> Path:
+    """Where the package is installed."""
+    spec = importlib.util.find_spec("torchpool")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / "contract" / "rows"
+
+
+def source_of(module: str) -> Path:
+    return folder() / f"{module}.py"
+
+
+def modules() -> list[str]:
+    """Of the package, those that decide something."""
+    return sorted(path.stem for path in folder().glob("*.py") if path.stem not in NO_CHECKS)
+
+
+# --- tests ------------------------------------------------------------------------------------------------------------
+
+
+class _Changed:
+    """Imports one module from a changed tree."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self.name, self.tree = f"{PACKAGE}.{mutant.module}", mutant.tree
+        self.path = source_of(mutant.module)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        return importlib.util.spec_from_file_location(name, self.path, loader=self) if name == self.name else None
+
+    def create_module(self, spec: Any) -> None:
+        return None
+
+    def exec_module(self, module: Any) -> None:
+        exec(compile(self.tree, module.__spec__.origin, "exec"), module.__dict__)
+
+
+def run_tests(files: list[Path]) -> int:
+    """pytest's exit code, in this process."""
+    import pytest
+
+    off = [f"-pno:{name}" for name in ("cacheprovider", "xdist", "hypothesispytest", "nbmake", "anyio")]
+    return int(pytest.main([*off, "-x", "-q", "--timeout=0", "-c", str(ROOT / "pyproject.toml"), *map(str, files)]))
+
+
+def forget() -> None:
+    """The next import of the package reads it anew, with what the tests made of it."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if name == PACKAGE or name.startswith(f"{PACKAGE}.") or file.startswith(str(TESTS)) or "rows_" in name:
+            del sys.modules[name]
+
+
+def forked(mutant: Mutant, files: list[Path]) -> int:
+    """The exit code of the tests on a mutant, in a process of its own."""
+    child = os.fork()
+    if child == 0:
+        code = FAILED
+        try:
+            signal.alarm(SECONDS)  # ends this process: a failure
+            quiet = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(quiet, 1)
+            os.dup2(quiet, 2)
+            sys.meta_path.insert(0, _Changed(mutant))  # type: ignore[arg-type]  # it has what import asks for
+            code = run_tests(files)
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def own_tests(module: str) -> list[Path]:
+    return [path for path in TESTS.glob(f"test_{module}*.py") if path.name not in SLOW]
+
+
+def all_tests() -> list[Path]:
+    return [path for path in sorted(TESTS.glob("test_*.py")) if path.name not in SLOW]
+
+
+def survives(mutant: Mutant) -> bool:
+    """Whether no test misses what the mutant lacks."""
+    own = own_tests(mutant.module)
+    others = [path for path in all_tests() if path not in own]
+    return all(forked(mutant, files) == PASSED for files in (own, others) if files)
+
+
+def warm_up(chosen: list[str]) -> None:
+    """What all mutants import and compute first happens here, once; raises SystemExit where tests fail as it is."""
+    for place in (ROOT, ROOT / "tests" / "python", ROOT / "tests" / "zoo"):
+        sys.path.insert(0, str(place))
+    import torch
+
+    torch.set_num_threads(1)  # a process that has started threads cannot be forked with them
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        code = run_tests(all_tests())
+    if code != PASSED:
+        raise SystemExit(f"the tests fail as they are:\n{said.getvalue()}")
+    forget()
+    for module in chosen:
+        same = Mutant(module, 0, "nothing", ast.parse(source_of(module).read_text()))
+        if forked(same, own_tests(module) or all_tests()) != PASSED:
+            raise SystemExit(f"the tests fail where {module} is replaced by itself")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--every", type=int, default=1, help="only each N-th")
+    parser.add_argument("--module", action="append", choices=modules(), help="only these modules")
+    options = parser.parse_args()
+    started = time.monotonic()
+    found = [
+        mutant
+        for module in options.module or modules()
+        for mutant in mutants(module, ast.parse(source_of(module).read_text()))
+    ]
+    known = {(mutant.module, mutant.what) for mutant in found}
+    stale = [entry for entry in EQUIVALENT if entry[0] in (options.module or modules()) and entry not in known]
+    chosen = [mutant for mutant in found[:: options.every] if (mutant.module, mutant.what) not in EQUIVALENT]
+    warm_up(options.module or modules())
+    left = [mutant for mutant in chosen if survives(mutant)]
+    for mutant in left:
+        path = source_of(mutant.module)
+        print(f"{path.parent.name}/{path.name}:{mutant.line}: no test misses {mutant.what}")
+    for entry in stale:
+        print(f"{entry[0]}: listed as without effect, and not there: {entry[1]}")
+    print(f"{len(chosen)} of {len(found)} checks taken out, {len(left)} missed by no test")
+    print(f"{time.monotonic() - started:.0f} s")
+    return 1 if left or stale else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
