@@ -53,6 +53,8 @@ struct ChannelStats {
   std::atomic<std::uint64_t> cells{0};
   std::atomic<std::uint64_t> items{0};
   std::atomic<std::uint64_t> out_of_memory{0};  // batches and lone calls that memory could not hold
+  std::atomic<std::uint64_t> verified_rows{0};  // compared with the same calls run alone, and equal
+  std::atomic<std::uint64_t> refuted{0};        // times that batches were found to differ from the same calls run alone
   std::uint64_t resolved() const noexcept;
   void record_batch(const BatchSize& size) noexcept;
 };

@@ -11,6 +11,7 @@
 
 #include "core/sync/error.h"
 #include "predict/batch/collate.h"
+#include "predict/batch/difference.h"
 #include "predict/batch/split.h"
 #include "predict/batch/thread_scope.h"
 #include "predict/graph/guard.h"
@@ -71,6 +72,7 @@ bool can_run_in_parts(const CallRequest& request) {
   for (const OutputSpec& spec : request.contract->outputs) {
     if (!spec.batch_dim || spec.stacked) return false;
   }
+  if (request.contract->verifier && !request.contract->verifier->may_part()) return false;
   return !request.contract->call_rows;
 }
 
@@ -124,6 +126,11 @@ void BatchRunner::run_members_apart(Members members, Round& round) noexcept {
 // where running all n alone again would let one bad call slow down all its neighbours.
 void BatchRunner::run_members(Members members, Round& round) noexcept {
   WorkerContext& context = round.context;
+  const Contract& contract = *members.front()->contract;
+  if (members.size() > 1 && contract.verifier && contract.verifier->refuted()) {
+    run_members_apart(members, round);
+    return;
+  }
   std::exception_ptr error;
   try {
     if (members.size() == 1) {
@@ -208,7 +215,9 @@ void BatchRunner::run_together(Members members, Round& round) {
     rows += member->shape.rows;
   }
   std::vector<std::int64_t> padded_to;
+  const TimePoint start = clock_.now();
   BackendResult result = run_backend(first, collate(contract, parts, padded_to), round.context);
+  const Duration took = clock_.now() - start;
   const bool fits = has_form_of(first, result) && !misfit(contract, result.outputs, rows, padded_to);
   round.context.leave_gate();
   if (!fits) {
@@ -222,8 +231,63 @@ void BatchRunner::run_together(Members members, Round& round) {
     if (result.form) member->result_form = result.form;
     row += member->shape.rows;
   }
+  if (contract.verifier &&
+      !agrees_alone(members, result.outputs, {rows, padded_to, members.size(), took}, round.context)) {
+    result = {};
+    run_members_apart(members, round);
+    return;
+  }
   result.outputs.clear();
   for (const auto& member : members) member->succeed();
+}
+
+// Runs calls of a batch alone, too, as its verifier wants, and compares what it gave them. False where that is not
+// known to be right: then they are all to be answered by runs alone.
+bool BatchRunner::agrees_alone(Members members, const std::vector<at::Tensor>& outputs, const Verifier::Batch& batch,
+                               WorkerContext& context) {
+  Verifier& verifier = *members.front()->contract->verifier;
+  const Verifier::Sample sample = verifier.choose(batch);
+  if (sample.count == 0) return true;
+  context.typical = false;
+  const TimePoint start = clock_.now();
+  const std::vector<double> largest = largest_finite(outputs);
+  std::int64_t row = 0;
+  std::int64_t agreed = 0;
+  bool right = true;
+  for (std::size_t i = 0; right && i < sample.first + sample.count; ++i) {
+    const CallRequest& call = *members[i];
+    const std::int64_t rows = call.shape.rows;
+    if (i >= sample.first) {
+      const std::string which = rows == 1 ? c10::str("row ", row + 1, " of ", batch.rows)
+                                          : c10::str("rows ", row + 1, " to ", row + rows, " of ", batch.rows);
+      right = agrees_alone(call, largest, which, context);
+      const bool empty =
+          std::all_of(call.outputs.begin(), call.outputs.end(), [](const auto& output) { return output.numel() == 0; });
+      if (right && !empty) agreed += rows;
+    }
+    row += rows;
+  }
+  verifier.record(batch, sample, agreed, clock_.now() - start);
+  stats_->verified_rows.fetch_add(static_cast<std::uint64_t>(agreed), std::memory_order_relaxed);
+  return right;
+}
+
+bool BatchRunner::agrees_alone(const CallRequest& call, const std::vector<double>& largest, const std::string& which,
+                               WorkerContext& context) {
+  const Contract& contract = *call.contract;
+  std::optional<std::string> seen;
+  try {
+    const Answer answer = answer_alone(call, context);
+    seen = answer.as_expected
+               ? difference(contract, answer.outputs, call.outputs, largest, rounding_of(call.inputs, answer.outputs))
+               : "its result has another structure";
+  } catch (...) {
+    if (!backend_of(call).runs_module()) return false;  // a graph refuses some calls alone: nothing is known of them
+    seen = "alone it raises";
+  }
+  if (!seen) return true;
+  if (contract.verifier->refute(which + ": " + *seen)) stats_->refuted.fetch_add(1, std::memory_order_relaxed);
+  return false;
 }
 
 void BatchRunner::run_alone(CallRequest& request, Round& round) {

@@ -10,6 +10,7 @@
 #include "core/schedule/runtime.h"
 #include "predict/backends/backend.h"
 #include "predict/batch/call_request.h"
+#include "predict/batch/verifier.h"
 
 namespace torchpool {
 
@@ -60,6 +61,10 @@ class BatchRunner : public BatchHandler, public std::enable_shared_from_this<Bat
   void run_members_apart(Members members, Round& round) noexcept;
   void run_together(Members members, Round& round);
   void run_alone(CallRequest& request, Round& round);
+  bool agrees_alone(Members members, const std::vector<at::Tensor>& outputs, const Verifier::Batch& batch,
+                    WorkerContext& context);
+  bool agrees_alone(const CallRequest& call, const std::vector<double>& largest, const std::string& which,
+                    WorkerContext& context);
   bool run_in_parts(CallRequest& request, std::int64_t max_rows, WorkerContext& context);
   Answer answer_alone(const CallRequest& request, WorkerContext& context);
   std::int64_t most_rows(std::int64_t extent) const noexcept;

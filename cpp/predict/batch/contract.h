@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -52,6 +53,9 @@ struct OutputSpec {
   bool open() const noexcept { return outer == 0 || inner == 0; }
 };
 
+class ResultForm;
+class Verifier;
+
 // How one call fits a contract.
 struct CallShape {
   std::int64_t rows = 1;
@@ -81,6 +85,9 @@ struct Contract {
   std::uint64_t identity = 0;  // unique in the process; part of every merge key
   // If set, only calls of exactly that many rows share a batch, and outputs have a unit a call instead of one a row.
   std::optional<std::int64_t> call_rows;
+
+  std::shared_ptr<const ResultForm> result_form;  // of its calls' results; null: not known
+  std::shared_ptr<Verifier> verifier;             // of its batches; null: nobody looks at them
 
   // Units that an output has for that many rows.
   std::int64_t units(std::int64_t rows) const noexcept { return call_rows ? rows / *call_rows : rows; }
