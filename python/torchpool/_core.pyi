@@ -123,6 +123,7 @@ class Predictor(MeasuredPredictor):
         script: Any = None,
         method: str = "forward",
         by_graph: bool = False,
+        verify: float = 0.01,
     ) -> None: ...
     def call(
         self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, priority: int = 0, deadline: float | None = None
@@ -190,9 +191,17 @@ class Predictor(MeasuredPredictor):
     def learn(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None: ...
     def run_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any: ...
     def set_batch(self, first: int, most: int) -> None: ...
-    def serve_by_graph(
-        self, kind_id: int, contract: Any, graph: GraphBackend, first_batch: int, max_batch: int, /
+    def serve(
+        self,
+        kind_id: int,
+        number: int,
+        contract: Any,
+        spec: Any,
+        graph: GraphBackend | None,
+        first_batch: int,
+        max_batch: int,
     ) -> bool: ...
+    def tell_refuted(self) -> None: ...
     @property
     def volatile_attributes(self) -> list[str]: ...
     def close(self, fail_waiting: bool) -> None: ...

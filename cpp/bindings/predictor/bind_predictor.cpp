@@ -13,7 +13,7 @@ std::shared_ptr<BoundPredictor> make_predictor(std::shared_ptr<BoundRuntime> run
                                                std::int64_t queue_rows, std::int64_t queue_bytes, bool reject,
                                                std::int64_t first_batch, std::int64_t max_batch, double max_delay,
                                                double weight, const py::list& modules, const py::object& script,
-                                               const std::string& method, bool by_graph) {
+                                               const std::string& method, bool by_graph, double verify) {
   BoundPredictorOptions options;
   options.name = name;
   options.limits.rows = queue_rows;
@@ -24,6 +24,7 @@ std::shared_ptr<BoundPredictor> make_predictor(std::shared_ptr<BoundRuntime> run
   options.max_delay = from_seconds(max_delay);
   options.weight = weight;
   options.by_graph = by_graph;
+  options.verify = verify;
   std::shared_ptr<Backend> backend;
   if (!script.is_none()) {
     const auto module = torch::jit::as_module(script);
@@ -49,7 +50,8 @@ void register_predictor(py::module_& module) {
       .def(py::init(&make_predictor), py::arg("runtime"), py::arg("target"), py::arg("learner"), py::kw_only(),
            py::arg("name"), py::arg("queue_rows"), py::arg("queue_bytes"), py::arg("reject"), py::arg("first_batch"),
            py::arg("max_batch"), py::arg("max_delay"), py::arg("weight"), py::arg("modules"),
-           py::arg("script") = py::none(), py::arg("method") = "forward", py::arg("by_graph") = false)
+           py::arg("script") = py::none(), py::arg("method") = "forward", py::arg("by_graph") = false,
+           py::arg("verify") = 0.01)
       .def(
           "call",
           [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, int priority,
@@ -120,8 +122,9 @@ void register_predictor(py::module_& module) {
       .def("learn", &BoundPredictor::learn_from, py::arg("args"), py::arg("kwargs"))
       .def("run_plain", &BoundPredictor::run_plain, py::arg("args"), py::arg("kwargs"))
       .def("set_batch", &BoundPredictor::set_batch, py::arg("first"), py::arg("most"))
-      .def("serve_by_graph", &BoundPredictor::serve_by_graph, py::arg("kind"), py::arg("contract"), py::arg("graph"),
-           py::arg("first_batch"), py::arg("max_batch"))
+      .def("serve", &BoundPredictor::serve, py::arg("kind_id"), py::arg("number"), py::arg("contract"), py::arg("spec"),
+           py::arg("graph"), py::arg("first_batch"), py::arg("max_batch"))
+      .def("tell_refuted", &BoundPredictor::tell_refuted)
       .def_property_readonly("volatile_attributes", &BoundPredictor::volatile_attributes)
       .def("close", &BoundPredictor::close, py::arg("fail_waiting"))
       .def("wait_drained", &BoundPredictor::wait_drained, py::arg("timeout") = py::none())

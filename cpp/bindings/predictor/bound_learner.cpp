@@ -2,30 +2,70 @@
 
 #include "bindings/predictor/contract_from_python.h"
 #include "bindings/predictor/python_backend.h"
+#include "predict/batch/verifier.h"
 
 namespace torchpool {
 
-BoundLearner::BoundLearner(py::object learner, bool by_graph, std::shared_ptr<ChannelStats> stats)
+BoundLearner::BoundLearner(py::object learner, bool by_graph, double verify, std::shared_ptr<ChannelStats> stats)
     : learner_(std::move(learner)),
       by_graph_(by_graph),
+      verify_(verify),
       stats_(std::move(stats)),
       own_(make_ref(learner_.attr("own"))) {}
 
 void BoundLearner::install(CallKind& kind, const py::tuple& learned) {
   const auto number = learned[4].cast<std::int64_t>();
+  const auto route = route_from_string(learned[0].cast<std::string>());
+  const Merging merging = merging_from_string(learned[5].cast<std::string>());
+  std::shared_ptr<Contract> contract;
+  if (route == Route::kMerge) {
+    contract = contract_from_python(learned[1], learned[2]);
+    if (merging == Merging::kVerify) contract->verifier = make_verifier(merging);
+  }
+  tell_if_refuted(kind);
   if (number < kind.learned_number) return;  // another thread has learned more meanwhile
   kind.learned_number = number;
-  const auto route = route_from_string(learned[0].cast<std::string>());
   kind.aliases = learned[3].cast<bool>();
   kind.graph.reset();
-  kind.learned = learned[1];
-  if (route == Route::kMerge) kind.contract = contract_from_python(learned[1]);
-  if (!learned[2].is_none()) {
-    const bool bare = learned[2].attr("is_single_tensor").cast<bool>();
-    kind.result_form = std::make_shared<const PyResultForm>(bare ? nullptr : make_ref(learned[2]));
-  }
+  kind.by_graph_only = false;
+  kind.contract = std::move(contract);
+  kind.merging = merging;
+  kind.merges = route == Route::kMerge && merging != Merging::kNo;
   kind.route = route;
   if (by_graph_) learner_.attr("installed")(kind.id, number);  // its graph may be captured now
+}
+
+// What is proven is looked at, too, as an alarm; what the user answers for is not.
+std::shared_ptr<Verifier> BoundLearner::make_verifier(Merging merging) const {
+  if (merging == Merging::kVerify) return std::make_shared<Verifier>(Verifier::Mode::kVerify, verify_);
+  if (merging == Merging::kTrust || verify_ <= 0) return nullptr;
+  return std::make_shared<Verifier>(Verifier::Mode::kAlarm, verify_);
+}
+
+bool BoundLearner::serve(std::int64_t id, std::int64_t number, const py::object& contract, const py::object& spec,
+                         std::shared_ptr<graph::GraphBackend> graph) {
+  const std::shared_ptr<Contract> served = contract_from_python(contract, spec);
+  const std::shared_ptr<CallKind> kind = kinds_.find(id);
+  if (!kind || tell_if_refuted(*kind)) return false;
+  if (kind->learned_number != number || kind->route != Route::kMerge) return false;
+  served->verifier = make_verifier(kind->merging);
+  kind->contract = served;
+  kind->by_graph_only = served->call_rows || (graph && kind->merging == Merging::kNo);
+  kind->graph = std::move(graph);
+  kind->merges = true;
+  return true;
+}
+
+bool BoundLearner::tell_if_refuted(CallKind& kind) const {
+  if (!kind.contract || !kind.contract->verifier || !kind.contract->verifier->refuted()) return false;
+  kind.merges = false;
+  const std::optional<std::string> text = kind.contract->verifier->take_text();
+  if (text) learner_.attr("refuted")(kind.id, *text);
+  return text.has_value();
+}
+
+void BoundLearner::tell_refuted() const {
+  for (const auto& kind : kinds_.all()) tell_if_refuted(*kind);
 }
 
 void BoundLearner::learn(CallKind& kind, const py::tuple& args, const py::object& kwargs) {

@@ -15,7 +15,8 @@ class BoundLearner {
  public:
   // `learner` answers for calls of an unknown kind: learn(kind, names, args, kwargs) and mismatch(kind, ...).
   // `by_graph`: it is told what it may capture.
-  BoundLearner(py::object learner, bool by_graph, std::shared_ptr<ChannelStats> stats);
+  // `verify`: the share of batches' time that may be spent on comparing them with the same calls alone.
+  BoundLearner(py::object learner, bool by_graph, double verify, std::shared_ptr<ChannelStats> stats);
 
   CallKinds& kinds() noexcept { return kinds_; }
   void learn(CallKind& kind, const py::tuple& args, const py::object& kwargs);
@@ -24,6 +25,14 @@ class BoundLearner {
   py::object settle_mismatch(const PreparedCall& call, const py::tuple& args, const py::object& kwargs);
   // Raises for a call that the module refused with the Python error that is set.
   [[noreturn]] void refuse(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const;
+  // From now on calls of this kind are merged under `contract`, which is the graph's where there is one. False when
+  // `number` is not what was learned last.
+  bool serve(std::int64_t kind, std::int64_t number, const py::object& contract, const py::object& spec,
+             std::shared_ptr<graph::GraphBackend> graph);
+  // A kind whose batches were found to differ from the same calls alone merges no longer, and the learner hears of it
+  // once. A worker that finds it out has no lock to say so.
+  bool tell_if_refuted(CallKind& kind) const;
+  void tell_refuted() const;
   void forget_kinds();
   // The same, and the learner forgets too: the module is another one now.
   void forget();
@@ -39,9 +48,11 @@ class BoundLearner {
 
  private:
   void install(CallKind& kind, const py::tuple& learned);
+  std::shared_ptr<Verifier> make_verifier(Merging merging) const;
 
   py::object learner_;
   const bool by_graph_;
+  const double verify_;
   std::shared_ptr<ChannelStats> stats_;
   PyRef own_;
   CallKinds kinds_;

@@ -12,7 +12,7 @@ BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, const py::
                                std::shared_ptr<Backend> backend)
     : runtime_(std::move(runtime)),
       stats_(std::make_shared<ChannelStats>()),
-      learner_(learner, options.by_graph, stats_),
+      learner_(learner, options.by_graph, options.verify, stats_),
       channels_(runtime_, options, backend ? std::move(backend) : std::make_shared<PythonBackend>(target),
                 std::make_shared<AloneRunner>(target, learner, stats_, runtime_->core().clock()), stats_),
       reader_(modules, options.by_graph, learner_, channels_),
@@ -97,14 +97,17 @@ py::object BoundPredictor::run_plain(const py::tuple& args, const py::object& kw
   return inline_.run_watched(reader_.watch(), args, kwargs);
 }
 
-bool BoundPredictor::serve_by_graph(std::int64_t kind, const py::object& contract,
-                                    std::shared_ptr<graph::GraphBackend> graph, std::int64_t first_batch,
-                                    std::int64_t max_batch) {
-  if (!channels_.open_graph()) return false;
-  const std::shared_ptr<CallKind> served = learner_.kinds().find(kind);
-  if (!served || served->route != Route::kMerge || !served->learned.is(contract)) return false;
-  channels_.set_graph_rows(first_batch, max_batch);
-  served->graph = std::move(graph);
+bool BoundPredictor::serve(std::int64_t kind, std::int64_t number, const py::object& contract, const py::object& spec,
+                           std::shared_ptr<graph::GraphBackend> graph, std::int64_t first_batch,
+                           std::int64_t max_batch) {
+  if (graph ? !channels_.open_graph() : channels_.closed()) return false;
+  const bool by_graph = graph != nullptr;
+  if (!learner_.serve(kind, number, contract, spec, std::move(graph))) return false;
+  if (by_graph) {
+    channels_.set_graph_rows(first_batch, max_batch);
+  } else {
+    channels_.set_rows(first_batch, max_batch);
+  }
   return true;
 }
 
@@ -114,11 +117,11 @@ std::optional<MeasuredPredictor::RepeatedCall> BoundPredictor::repeated(const py
   reader_.read(args, kwargs, call);
   if (call.route != Route::kMerge || call.mismatch) return std::nullopt;
   RepeatedCall one;
-  one.info = call.kind->contract->request_info(call.flat.leaves, call.shape, call.graph ? 0 : call.ambient.merge_key);
-  one.contract = call.kind->contract;
+  one.info = call.contract->request_info(call.flat.leaves, call.shape, call.graph ? 0 : call.ambient.merge_key);
+  one.contract = call.contract;
   one.backend = call.graph;
   one.form = call.kind->form;
-  one.result_form = call.kind->result_form;
+  one.result_form = call.contract->result_form;
   for (const at::Tensor& leaf : call.flat.leaves) one.inputs.push_back(leaf.detach().clone());
   one.shape = call.shape;
   one.channel = channels_.of(call);
@@ -141,7 +144,8 @@ MeasuredPredictor::Submitted BoundPredictor::submit_again(const RepeatedCall& ca
   return Submitted::kAdmitted;
 }
 
-py::dict BoundPredictor::stats() const {
+py::dict BoundPredictor::stats() {
+  learner_.tell_refuted();
   return stats_to_python(*stats_, channels_);
 }
 

@@ -52,10 +52,12 @@ class BoundPredictor final : public MeasuredPredictor {
   void forget_learned() { learner_.forget_kinds(); }
   // The model's own call on this thread, without gradients.
   py::object run_plain(const py::tuple& args, const py::object& kwargs);
-  // From now on calls of this kind are run by `graph`, in batches of at most `max_batch` rows, as long as `contract`
-  // is the learner's. False when that is no longer so.
-  bool serve_by_graph(std::int64_t kind, const py::object& contract, std::shared_ptr<graph::GraphBackend> graph,
-                      std::int64_t first_batch, std::int64_t max_batch);
+  // From now on calls of this kind are merged under `contract`, in batches of at most `max_batch` rows, and run by
+  // `graph`; None: by the predictor's backend. False when `number` is not what was learned last of the kind.
+  bool serve(std::int64_t kind, std::int64_t number, const py::object& contract, const py::object& spec,
+             std::shared_ptr<graph::GraphBackend> graph, std::int64_t first_batch, std::int64_t max_batch);
+  // The learner hears of the kinds whose batches were found to differ from the same calls alone.
+  void tell_refuted() const { learner_.tell_refuted(); }
   // Attributes that the module itself writes when it runs, which a graph would not do.
   const std::vector<std::string>& volatile_attributes() const noexcept { return reader_.watch().volatile_names(); }
 
@@ -65,7 +67,7 @@ class BoundPredictor final : public MeasuredPredictor {
   bool closed() const noexcept { return channels_.closed(); }
   bool wait_drained(std::optional<double> timeout) { return channels_.wait_drained(timeout); }
   std::string backend_name() const { return channels_.backend().name(); }
-  py::dict stats() const;
+  py::dict stats();
 
   std::optional<RepeatedCall> repeated(const py::tuple& args, const py::object& kwargs) override;
   Submitted submit_again(const RepeatedCall& call, const std::shared_ptr<CallRequest>& request,

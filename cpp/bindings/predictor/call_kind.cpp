@@ -25,6 +25,13 @@ Route route_from_string(const std::string& name) {
   throw py::value_error("unknown route '" + name + "'");
 }
 
+Merging merging_from_string(const std::string& name) {
+  if (name == "no") return Merging::kNo;
+  if (name == "trust") return Merging::kTrust;
+  if (name == "verify") return Merging::kVerify;
+  throw py::value_error("unknown merging '" + name + "'");
+}
+
 const char* to_string(Route route) noexcept {
   switch (route) {
     case Route::kUnknown:
@@ -72,6 +79,12 @@ std::shared_ptr<CallKind> CallKinds::find(std::int64_t id) const {
     }
   }
   return nullptr;
+}
+
+std::vector<std::shared_ptr<CallKind>> CallKinds::all() const {
+  std::vector<std::shared_ptr<CallKind>> all;
+  for (const auto& [structure, kinds] : by_structure_) all.insert(all.end(), kinds.begin(), kinds.end());
+  return all;
 }
 
 void CallKinds::clear() noexcept {

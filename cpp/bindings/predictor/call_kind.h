@@ -16,13 +16,21 @@ namespace torchpool {
 enum class Route : std::uint8_t {
   kUnknown,   // nothing is known yet
   kLearning,  // being learned on another thread; answered by the module itself meanwhile
-  kMerge,     // calls share batches
+  kMerge,     // calls share batches, as soon as they may
   kDirect,    // not probed: the caller's own call on the caller's thread; submitted ones in order
   kParallel,  // alone, any number at a time
   kSerial,    // alone, one after the other in order of arrival
 };
 Route route_from_string(const std::string& name);
 const char* to_string(Route route) noexcept;
+
+// Whether calls share batches before their rows are proven independent.
+enum class Merging : std::uint8_t {
+  kNo,
+  kTrust,   // the user says that they are
+  kVerify,  // batches are compared with the same calls alone
+};
+Merging merging_from_string(const std::string& name);
 
 // Calls of one structure (arguments and values other than tensors), with tensors of the same dtypes, ranks and devices,
 // made under the same torch state. Touched only with the interpreter's lock held.
@@ -40,12 +48,13 @@ struct CallKind {
   std::uint64_t torch_key = 0;
   std::shared_ptr<const PyCallForm> form;
   Route route = Route::kUnknown;
-  unsigned long learning_thread = 0;              // kLearning: Python's identifier of the thread that learns
-  std::shared_ptr<const Contract> contract;       // kMerge
-  py::object learned;                             // kMerge: the learner's own contract
-  std::shared_ptr<graph::GraphBackend> graph;     // kMerge: serves it once captured and proven; null: the module itself
-  std::shared_ptr<const ResultForm> result_form;  // of backends that know tensors only
-  bool aliases = false;                           // results must be copied before they are handed out
+  unsigned long learning_thread = 0;         // kLearning: Python's identifier of the thread that learns
+  std::shared_ptr<const Contract> contract;  // kMerge
+  Merging merging = Merging::kNo;            // kMerge: as learned
+  bool merges = false;                       // kMerge: calls share batches; if not, they only have to fit the contract
+  std::shared_ptr<graph::GraphBackend> graph;  // kMerge: serves it once captured; null: the module itself
+  bool by_graph_only = false;                  // kMerge: what `graph` cannot serve shares no batch
+  bool aliases = false;                        // results must be copied before they are handed out
 };
 
 // Bounded: a value argument that is new in every call must not grow it for ever.
@@ -56,6 +65,7 @@ class CallKinds {
   std::shared_ptr<CallKind> find_or_add(const FlatCall& call, std::uint64_t torch_key, PyObject* args, PyObject* kwargs,
                                         const c10::FunctionSchema* schema);
   std::shared_ptr<CallKind> find(std::int64_t id) const;  // null when it is gone
+  std::vector<std::shared_ptr<CallKind>> all() const;
   void remove(const CallKind& kind);
   // Ids are never used again: a call may still hold a kind of before.
   void clear() noexcept;

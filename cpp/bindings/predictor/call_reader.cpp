@@ -4,6 +4,8 @@
 #include <chrono>
 #include <thread>
 
+#include "predict/batch/verifier.h"
+
 namespace torchpool {
 
 CallReader::CallReader(const py::list& modules, bool by_graph, BoundLearner& learner, const PredictorChannels& channels)
@@ -61,8 +63,12 @@ bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, Prepa
 
 void CallReader::read(const py::tuple& args, const py::object& kwargs, PreparedCall& call) {
   for (;;) {
-    if (!try_read(args, kwargs, call)) learner_.learn(*call.kind, args, kwargs);
-    if (!call.kind || call.kind->route != Route::kLearning) break;
+    const bool known = try_read(args, kwargs, call);
+    if (!known) learner_.learn(*call.kind, args, kwargs);
+    if (!call.kind || call.kind->route != Route::kLearning) {
+      if (!known) fit(call);
+      return;
+    }
     // A module with buffers must not be run while another thread probes it, or its state would be lost.
     const bool own = call.kind->learning_thread == PyThread_get_thread_ident();
     if (own || must_run_inline() || !learner_.may_have_state()) return;
@@ -74,22 +80,40 @@ void CallReader::read(const py::tuple& args, const py::object& kwargs, PreparedC
       if (PyErr_CheckSignals() != 0) throw py::error_already_set();
     }
   }
-  if (call.kind) fit(call);
 }
 
 void CallReader::fit(PreparedCall& call) const {
-  call.route = call.kind->route;
+  CallKind& kind = *call.kind;
+  call.route = kind.route;
   call.graph = nullptr;
+  call.mismatch.reset();
   if (call.route != Route::kMerge) return;
-  call.mismatch = call.kind->contract->fit(call.flat.leaves, call.shape);
-  // A graph was captured under the plain torch state. It runs no Python, so that no context variable reaches it.
-  if (call.ambient.torch_key != 0 || !call.kind->graph) return;
-  if (call.kind->graph->form_change() == WeightChange::kSame) {
-    call.graph = call.kind->graph;
+  call.contract = kind.contract;
+  call.mismatch = call.contract->fit(call.flat.leaves, call.shape);
+  if (call.mismatch) return;
+  if (!merges(kind, call)) {
+    call.route = Route::kParallel;
     return;
   }
-  call.kind->graph.reset();  // its weights lie elsewhere now, or are of another sort
-  learner_.weights_moved(*call.kind);
+  // A graph was captured under the plain torch state. It runs no Python, so that no context variable reaches it.
+  if (call.ambient.torch_key == 0 && kind.graph) {
+    if (kind.graph->form_change() == WeightChange::kSame) {
+      call.graph = kind.graph;
+      return;
+    }
+    kind.graph.reset();  // its weights lie elsewhere now, or are of another sort
+    if (kind.by_graph_only) call.route = Route::kParallel;
+    learner_.weights_moved(kind);
+  } else if (kind.by_graph_only) {
+    call.route = Route::kParallel;
+  }
+}
+
+bool CallReader::merges(CallKind& kind, const PreparedCall& call) const {
+  if (!kind.merges || !call.contract->may_share(call.shape)) return false;
+  if (!call.contract->verifier || !call.contract->verifier->refuted()) return true;
+  learner_.tell_if_refuted(kind);
+  return false;
 }
 
 }  // namespace torchpool

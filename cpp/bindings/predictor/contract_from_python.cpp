@@ -5,6 +5,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "bindings/predictor/python_backend.h"
 #include "core/sync/error.h"
 
 namespace torchpool {
@@ -65,7 +66,7 @@ OutputSpec output_from_python(const py::handle& source, const Symbols& symbols) 
 
 }  // namespace
 
-std::shared_ptr<const Contract> contract_from_python(const py::object& source) {
+std::shared_ptr<Contract> contract_from_python(const py::object& source, const py::object& spec) {
   auto contract = std::make_shared<Contract>();
   Symbols symbols;
   for (const py::handle input : source.attr("inputs")) {
@@ -80,6 +81,10 @@ std::shared_ptr<const Contract> contract_from_python(const py::object& source) {
   }
   contract->aliases = source.attr("aliases").cast<bool>();
   contract->call_rows = optional_size(source.attr("call_rows"));
+  if (!spec.is_none()) {
+    const bool bare = spec.attr("is_single_tensor").cast<bool>();
+    contract->result_form = std::make_shared<const PyResultForm>(bare ? nullptr : make_ref(spec));
+  }
   contract->identity = Contract::next_identity();
   return contract;
 }

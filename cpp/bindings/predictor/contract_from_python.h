@@ -8,6 +8,7 @@
 
 namespace torchpool {
 
-std::shared_ptr<const Contract> contract_from_python(const py::object& contract);
+// `spec`: of its calls' results, a torchpool.call.tree.TreeSpec or None.
+std::shared_ptr<Contract> contract_from_python(const py::object& contract, const py::object& spec);
 
 }  // namespace torchpool

@@ -56,7 +56,7 @@ py::object InlineRunner::try_graph(const PreparedCall& call, Channel& channel, I
     std::optional<GilRelease> release;
     if (kind != InlineKind::kTiny) release.emplace();
     const TimePoint start = Clock::steady().now();
-    outputs = run_one(*call.graph, *call.kind->contract, *call.kind->form, call.flat.leaves, call.shape);
+    outputs = run_one(*call.graph, *call.contract, *call.kind->form, call.flat.leaves, call.shape);
     took = Clock::steady().now() - start;
   } catch (const std::exception&) {
     running.fetch_sub(1, std::memory_order_relaxed);
@@ -68,7 +68,7 @@ py::object InlineRunner::try_graph(const PreparedCall& call, Channel& channel, I
   for (auto* counter : {&stats_->accepted, &stats_->inlined, &stats_->succeeded}) {
     counter->fetch_add(1, std::memory_order_relaxed);
   }
-  return static_cast<const PyResultForm&>(*call.kind->result_form).rebuild(outputs);
+  return static_cast<const PyResultForm&>(*call.contract->result_form).rebuild(outputs);
 }
 
 py::object InlineRunner::run(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const {

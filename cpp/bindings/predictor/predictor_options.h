@@ -19,6 +19,7 @@ struct BoundPredictorOptions {
   std::int64_t max_batch = 32;    // never more
   Duration max_delay{};           // longest that a batch is held for more calls
   double weight = 1.0;            // share of the runtime's time, beside other predictors
+  double verify = 0;              // share of batches' time for comparing them with the same calls alone
   bool by_graph = false;          // a captured graph may serve calls; it must then see plain attributes change, too
 };
 

@@ -56,6 +56,8 @@ py::dict stats_to_python(const ChannelStats& stats, const PredictorChannels& cha
   result["running_batches"] = running_batches;
   result["max_batch"] = channels.max_batch();
   result["out_of_memory"] = count(stats.out_of_memory);
+  result["verified_rows"] = count(stats.verified_rows);
+  result["refuted"] = count(stats.refuted);
   const auto cells = static_cast<double>(count(stats.cells));
   result["padding"] = cells == 0 ? 0.0 : 1.0 - static_cast<double>(count(stats.items)) / cells;
   result["cost"] = cost_to_python(channels.merging().cost());

@@ -15,7 +15,8 @@ struct PreparedCall {
   Ambient ambient;
   std::shared_ptr<CallKind> kind;  // null: a call that nothing is learned from
   Route route = Route::kSerial;
-  CallShape shape;
+  std::shared_ptr<const Contract> contract;  // kMerge; the kind may have another one soon
+  CallShape shape;                           // by that contract
   std::optional<Mismatch> mismatch;
   std::shared_ptr<graph::GraphBackend> graph;  // null: the module serves it
 };

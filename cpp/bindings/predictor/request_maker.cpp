@@ -27,7 +27,7 @@ std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tu
   const bool merges = call.route == Route::kMerge;
   if (merges) {
     const std::uint64_t ambient = call.graph ? 0 : call.ambient.merge_key;
-    info = call.kind->contract->request_info(call.flat.leaves, call.shape, ambient);
+    info = call.contract->request_info(call.flat.leaves, call.shape, ambient);
   } else {
     info.key = unmergeable_key();
     for (const at::Tensor& leaf : call.flat.leaves) info.bytes += static_cast<std::int64_t>(leaf.nbytes());
@@ -57,10 +57,10 @@ std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tu
       call.kind ? call.kind->form : make_form(args.ptr(), kwargs.is_none() ? nullptr : kwargs.ptr(), nullptr);
   request->inputs = std::move(call.flat.leaves);
   if (merges) {
-    request->contract = call.kind->contract;
+    request->contract = std::move(call.contract);
     request->backend = call.graph;
     request->shape = std::move(call.shape);
-    request->result_form = call.kind->result_form;
+    request->result_form = request->contract->result_form;
   }
   if (snapshot) take_snapshot(*request);
   return request;
