@@ -122,11 +122,11 @@ def _problem(claim: Any, node: Node) -> All | None:
 
 
 def source_of(node: Node) -> str | None:
-    """The line of code that a node comes from, the innermost that is not torch's own."""
+    """The line of code that a node comes from, the innermost that is neither torch's nor of the export itself."""
     trace = node.meta.get("stack_trace") or ""
     lines = re.findall(r'File "([^"]+)", line (\d+), in \S+\n\s*(.*)', trace)
     if not lines:
         return None
-    own = [line for line in lines if "/torch/" not in line[0]]
+    own = [line for line in lines if not any(part in line[0] for part in ("/torch/", "/torchpool/capture/"))]
     file, number, code = (own or lines)[-1]
     return f"{file.rsplit('/', 1)[-1]}:{number} `{code.strip()[:70]}`"
