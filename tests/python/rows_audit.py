@@ -182,9 +182,9 @@ class _Check:
         places = _places(self.together, order)
         if claim.role == "index" and not torch.equal(whole.long().flatten(), places):
             yield "is not the order"
-        if claim.role == "inverse":
-            if not torch.equal(whole.long().flatten()[places], torch.arange(len(places))):
-                yield "is not the order's inverse"
+        back = torch.arange(len(places))
+        if claim.role == "inverse" and not torch.equal(whole.long().flatten()[places], back):
+            yield "is not the order's inverse"
         if claim.role in ("index", "inverse"):
             return
         outer, inner = self.number(own.outer), self.number(own.inner)
