@@ -72,7 +72,8 @@ def export(model: nn.Module, calls: Sequence[Any], layout: Layout | None = None)
     with torch.no_grad():  # a call of a copy, with tensors of its own: some write to what they are given
         args, kwargs = copy.deepcopy(taken[0])
         results, spec = tree.flatten(module_copy.share(model)(*args, **kwargs))
-    source = Source(model, None, taken[0], samples, contract, None, spec, tuple(leaf.dtype for leaf in results))
+    dtypes = tuple(leaf.dtype for leaf in results)
+    source = Source(model, None, taken[0], samples, contract, None, spec, dtypes, proof_needed=False)
     program = _export(source)
     return _read(program, layout, samples)
 
