@@ -54,6 +54,6 @@ def _name_of(op: Any) -> str:
         return op._schema.name
     if isinstance(op, torch._ops.OpOverloadPacket):
         return op._qualified_op_name
-    if isinstance(op, torch.library.CustomOpDef):
+    if isinstance(op, torch._library.custom_ops.CustomOpDef):
         return op._qualname
     raise TypeError(f"op must be an operator or its name as 'library::operator', got {type(op).__name__}")
