@@ -97,7 +97,7 @@ class Snaps(nn.Module):
     """Rows that are nearly the same become the first of them."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        near = (torch.cdist(x, x) < 1.5).long().argmax(1)
+        near = ((x[:, None] - x[None]).square().sum(-1) < 2.25).long().argmax(1)
         return x[near]
 
 

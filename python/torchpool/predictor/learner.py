@@ -256,7 +256,7 @@ class Learner:
         contract = self._find_saved(kind, leaves)
         if contract is not None:
             kind.samples = [copies(leaves)]
-            return self._settle(kind, call, Found(contract, contract if contract.mode == "merge" else None))
+            return self._settle(kind, call, Found(contract, contract if contract.mode == "merge" else None, None))
         samples = [copies(leaves)]
         for example in self._examples:
             other = tensors(example)
@@ -302,13 +302,16 @@ class Learner:
         return Found(
             dataclasses.replace(contract, values=kind.values),
             None if candidate is None else dataclasses.replace(candidate, values=kind.values),
+            found.spec,
         )
 
     def _settle(self, kind: Kind, call: Call, found: Found) -> Learned:
         contract, candidate = found.contract, found.candidate
         route = "merge" if contract.mode == "merge" else "serial" if contract.serial else "parallel"
-        spec = tree.flatten(self._run_plain(*call))[1] if route == "merge" else None
-        if self._tensors_only and spec is not None:
+        spec = found.spec
+        if spec is None and candidate is not None:
+            spec = tree.flatten(self._run_plain(*call))[1]
+        if self._tensors_only and route == "merge" and spec is not None:
             fixed = [(name, value) for name, value in spec.constants() if value is not None]
             if fixed:
                 name, kind_of = fixed[0][0], type(fixed[0][1]).__name__
@@ -334,8 +337,8 @@ class Learner:
             self._on_first_batch(choose_first_batch(run, kind.samples[0], contract))
         if route == "parallel" and candidate is not None and self._graphs is not None:
             # Calls run alone, and are fitted to the candidate meanwhile: a lifted graph may come to serve them.
-            return "merge", candidate, tree.flatten(self._run_plain(*call))[1], contract.aliases, number, "no"
-        return route, contract, spec, contract.aliases, number, merging
+            return "merge", candidate, spec, contract.aliases, number, "no"
+        return route, contract, spec if route == "merge" else None, contract.aliases, number, merging
 
     def _find_saved(self, kind: Kind, leaves: Leaves) -> Contract | None:
         parts = [] if self._module is None else self._module.modules()

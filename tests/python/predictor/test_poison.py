@@ -186,14 +186,14 @@ def test_a_poisoned_first_call_shows_the_models_frames_and_none_of_the_probes(ro
     predict = torchpool.wrap(build(Raiser))
     error = outcome(predict, torch.cat([_rows(POISON)] * rows))
     assert _frames(error)[-2:] == ["_call_impl", "forward"]
-    assert not {"learn", "probe", "contract"} & set(_frames(error))
+    assert not {"learn", "find", "contract"} & set(_frames(error))
 
 
 def test_a_call_that_is_refused_with_a_typed_error_shows_none_of_the_probes_frames() -> None:
     predict = torchpool.wrap(build(Raiser), example=_rows(0))
     error = outcome(predict, _rows(0).double())
     assert isinstance(error, TypeError) and error.__cause__ is not None
-    assert not {"learn", "probe", "contract"} & {*_frames(error), *_frames(error.__cause__)}
+    assert not {"learn", "find", "contract"} & {*_frames(error), *_frames(error.__cause__)}
 
 
 def _frames(error: BaseException) -> list[str]:

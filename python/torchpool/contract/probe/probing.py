@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchpool.call.tree import TreeSpec
 from torchpool.contract.contract import Contract, InputSpec, OutputSpec, Reason
 from torchpool.contract.probe.layout import layouts
 from torchpool.contract.probe.lengths import LengthFinder, prove_at_length
@@ -38,6 +39,8 @@ class Found:
     candidate: Contract | None
     """Of mode "merge": what is worth a proof on the graph, also where the contract is of mode "alone", since the graph
     may be lifted. It says nothing of outputs then. None where calls must run alone in any case."""
+    spec: TreeSpec | None
+    """Of the results; None where the model was not run."""
 
 
 def probe(*args: Any, **options: Any) -> Contract:
@@ -129,7 +132,7 @@ class _Probe:
     def find(self) -> Found:
         try:
             contract = self._merging()
-            return Found(contract, contract)
+            return Found(contract, contract, self.first.spec if self.first else None)
         except Unsafe as failure:
             # Failed layouts that came before another one was proven leave no failed check behind.
             if not self.runner.checks or self.runner.checks[-1].passed:
@@ -142,7 +145,8 @@ class _Probe:
             serial = failure.serial or self._order_matters()
             alone = self._alone(code, reason, serial)
             liftable = self.refuted is not None and not serial and code is Reason.CHECK
-            return Found(alone, self._candidate(self.refuted) if self.refuted and liftable else None)
+            candidate = self._candidate(self.refuted) if self.refuted and liftable else None
+            return Found(alone, candidate, self.first.spec if self.first else None)
 
     def _candidate(self, layout: Layout) -> Contract | None:
         """For calls of the same number of rows: the unit in which a lifted graph keeps them apart."""
