@@ -65,7 +65,7 @@ def after_write(memory: Memory, claims: dict[Node, Any], target: Node, found: Cl
     view's entries may be any of the others' (x[0] = 0 spoils x).
     """
     before = claims[target]
-    if before == found:
+    if before == found and not isinstance(found, All):
         return found
     sharing = [other for other in memory.sharing(target) if other in claims]
     if isinstance(before, Uniform) and isinstance(found, Packed | Rows):
