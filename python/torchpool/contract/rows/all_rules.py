@@ -1,5 +1,8 @@
 """Imports every module of rules: each enters its own into the registry."""
 
 from torchpool.contract.rows import (
+    experts,  # noqa: F401
+    lookups,  # noqa: F401
     products,  # noqa: F401
+    writes,  # noqa: F401
 )

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-from torchpool.contract.rows.domain import CONST, Claim, Iota, Packed, Rows, agree, mixes, show
+from torchpool.contract.rows.domain import CONST, Claim, Packed, Rows, agree, mixes, show
 from torchpool.contract.rows.op import Operand
 from torchpool.contract.rows.sizes import equal
 
-Letters = Sequence[Hashable]
+Letter = str | int
+Letters = Sequence[Letter]
 
 
-def lead(rank: int) -> list[Hashable]:
+def lead(rank: int) -> list[Letter]:
     """Letters for leading dims that are broadcast: equal ones are equally far from the right."""
     return list(range(-rank, 0))
 
 
 def at_right(letters: Letters, operand: Operand) -> Letters:
     """The letters of an operand that is broadcast to dims of these letters."""
-    return letters[len(letters) - operand.rank :]
+    more = max(operand.rank - len(letters), 0)
+    return ["ahead"] * more + list(letters[len(letters) - operand.rank + more :])
 
 
 def by_letters(operands: Iterable[tuple[Operand, Letters]], result: Letters, what: str) -> Claim:
@@ -28,15 +30,13 @@ def by_letters(operands: Iterable[tuple[Operand, Letters]], result: Letters, wha
     another letter than one of the result's: "a product sums over".
     """
     layout: Rows | Packed | None = None
-    letter: Hashable = None
+    letter: Letter = 0
     operands = [(operand, list(letters)) for operand, letters in operands]
     result = list(result)
     for operand, letters in operands:
         if not isinstance(operand.claim, Rows | Packed):
             continue
         own, here = letters[operand.claim.dim], operand.claim.at(0)
-        if isinstance(here, Iota):
-            here = Rows(0, here.outer, here.inner)
         if isinstance(here, Packed) and here.role != "value":
             mixes("computes with places in a list of all rows")
         if own not in result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch.fx import Node
 
 from torchpool.contract.rows.domain import CONST, Claim, Const, Order
+from torchpool.contract.rows.memory import Memory
 from torchpool.contract.rows.sizes import holds, size_of, sizes_of
 
 
@@ -60,8 +61,10 @@ class Op:
     """The symbol B."""
     claims: Mapping[Node, Any]
     """Of all nodes before this one."""
-    orders: Sequence[Order]
+    orders: list[Order]
     """All orders that sorting has made so far."""
+    memory: Memory
+    """Which values share memory."""
 
     def has(self, name: str) -> bool:
         """Whether an argument is there and not None."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
 from torchpool.contract.rows.domain import Claims, Packed, Rows, mixes, unknown
-from torchpool.contract.rows.letters import Letters, at_right, by_letters, lead
+from torchpool.contract.rows.letters import Letter, Letters, at_right, by_letters, lead
 from torchpool.contract.rows.op import Op, Operand
 from torchpool.contract.rows.registry import rule
 from torchpool.contract.rows.sizes import equal
@@ -13,7 +11,7 @@ from torchpool.contract.rows.sizes import equal
 _SUMS = "a product sums over"
 
 
-def _matrices(first: Operand, second: Operand) -> tuple[list[tuple[Operand, Letters]], list[Hashable]]:
+def _matrices(first: Operand, second: Operand) -> tuple[list[tuple[Operand, Letters]], list[Letter]]:
     """The letters of two factors of a matrix product, and of the product."""
     left = [*lead(first.rank - 2), "n", "k"][-first.rank :]
     right = [*lead(second.rank - 2), "k", "m"] if second.rank > 1 else ["k"]
@@ -60,17 +58,19 @@ def outer_product(op: Op) -> Claims:
 def inner_product(op: Op) -> Claims:
     """Sums over the last dim of both."""
     first, second = op.operand("self"), op.operand("other")
-    left: list[Hashable] = [f"left {dim}" for dim in range(first.rank - 1)]
-    right: list[Hashable] = [f"right {dim}" for dim in range(second.rank - 1)]
-    return by_letters([(first, [*left, "k"]), (second, [*right, "k"])], [*left, *right], _SUMS)
+    left: list[Letter] = [f"left {dim}" for dim in range(first.rank - 1)]
+    right: list[Letter] = [f"right {dim}" for dim in range(second.rank - 1)]
+    operands: list[tuple[Operand, Letters]] = [(first, [*left, "k"]), (second, [*right, "k"])]
+    return by_letters(operands, [*left, *right], _SUMS)
 
 
 @rule("linear", accepts=[Packed])
 def linear(op: Op) -> Claims:
     """Never over the last dim; a weight that has rows along the features it gives is one more product."""
     given, weight, bias = op.operand("input"), op.operand("weight"), op.operand("bias")
-    result = [*lead(given.rank)[:-1], *["n"] * (weight.rank > 1)]
-    factors = [(given, [*lead(given.rank)[:-1], "k"]), (weight, ["n", "k"][-weight.rank :])]
+    ahead = lead(given.rank)[:-1]
+    result = [*ahead, *["n"] * (weight.rank > 1)]
+    factors: list[tuple[Operand, Letters]] = [(given, [*ahead, "k"]), (weight, "nk"[-weight.rank :])]
     if op.has("bias"):
         factors.append((bias, at_right(result, bias)))
     return by_letters(factors, result, "a linear layer sums over")
@@ -101,7 +101,7 @@ def einsum(op: Op) -> Claims:
     return by_letters(operands, [*before, *(dots if "..." in output else []), *after], "einsum sums over")
 
 
-def _spelled(text: str, tensor: Operand) -> list[Hashable]:
+def _spelled(text: str, tensor: Operand) -> list[Letter]:
     before, dots, after = text.partition("...")
     return [*before, *(lead(tensor.rank - len(before) - len(after)) if dots else []), *after]
 
@@ -110,8 +110,8 @@ def _spelled(text: str, tensor: Operand) -> list[Hashable]:
 def tensordot(op: Op) -> Claims:
     """Sums over the dims that are named."""
     first, second = op.operand("self"), op.operand("other")
-    left: list[Hashable] = [f"left {dim}" for dim in range(first.rank)]
-    right: list[Hashable] = [f"right {dim}" for dim in range(second.rank)]
+    left: list[Letter] = [f"left {dim}" for dim in range(first.rank)]
+    right: list[Letter] = [f"right {dim}" for dim in range(second.rank)]
     for place, (one, other) in enumerate(zip(op.dims("dims_self", first), op.dims("dims_other", second), strict=True)):
         left[one] = right[other] = place
     result = [letter for letter in [*left, *right] if isinstance(letter, str)]
@@ -135,7 +135,7 @@ def along_one_dim(op: Op) -> Claims:
     if dim is None:
         unknown("a cross product that is given no dim")
     summed = dim % rank - rank
-    result: list[Hashable] = list(lead(rank))
+    result: list[Letter] = list(lead(rank))
     if op.name in ("linalg_cross", "cross") or op.get("keepdim"):
         result[summed] = "one of its own"
     else:

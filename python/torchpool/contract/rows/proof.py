@@ -196,6 +196,7 @@ class Proof:
             self.batch,
             self.claims,
             self.orders,
+            self.memory,
         )
         if entry is None or not entry.donors:
             given = self._given(node)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from rows_sketch import Sketch
 
-from torchpool.contract.rows.domain import CONST, Iota, Mixes, Order, Packed, Rows, Same
+from torchpool.contract.rows.domain import CONST, Mixes, Order, Packed, Rows, Same
 from torchpool.contract.rows.letters import at_right, by_letters, lead
 from torchpool.contract.rows.op import Operand
 
@@ -71,9 +71,3 @@ def test_a_list_of_rows_goes_only_with_itself() -> None:
     places = _operand(sketch, dataclasses.replace(values, role="index"), sketch.batch, 4)
     with pytest.raises(Mixes, match="places in a list of all rows"):
         by_letters([(places, "ad")], "ad", "sums over")
-
-
-def test_the_number_of_the_row_is_none_of_the_result() -> None:
-    sketch = Sketch()
-    number = _operand(sketch, Iota(0), sketch.batch)
-    assert type(by_letters([(number, "a")], "a", "sums over")) is Rows
