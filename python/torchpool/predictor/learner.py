@@ -309,7 +309,7 @@ class Learner:
         contract, candidate = found.contract, found.candidate
         route = "merge" if contract.mode == "merge" else "serial" if contract.serial else "parallel"
         spec = found.spec
-        if spec is None and candidate is not None:
+        if spec is None and self._tensors_only and route == "merge":  # otherwise each batch brings its own
             spec = tree.flatten(self._run_plain(*call))[1]
         if self._tensors_only and route == "merge" and spec is not None:
             fixed = [(name, value) for name, value in spec.constants() if value is not None]
