@@ -263,6 +263,9 @@ class _Probe:
             constants = first.spec.constants()
             kinds = f"output {constants[0][0]!r} is a {type(constants[0][1]).__name__}" if constants else "it is empty"
             raise Unsafe("outputs", f"the output holds 0 tensors ({kinds}): only tensors can be split")
+        empty = [name for name, leaf in zip(first.spec.leaf_names, first.leaves, strict=True) if not leaf.numel()]
+        if empty:
+            raise Unsafe("outputs", f"output {empty[0]!r} has 0 entries, which shows nothing of its rows")
         if not self.samples[0]:
             raise Unsafe("inputs", "the calls hold 0 tensors: there is nothing to merge")
 

@@ -42,6 +42,8 @@ class RowProver:
         self.own: list[Outcome] = []
         self.merged: dict[int, Outcome] = {}
         self.noise = 0.0
+        self.axes: Axes = ()
+        """Of the outputs, once two batch sizes have shown them."""
         self.folds: dict[int, list[Fold]] = {}
         """Per output those that no run has refuted yet."""
 
@@ -121,6 +123,11 @@ class RowProver:
             raise BatchRaises(f"batch runs{self.where}", text, stage=1) from error
         if merged.spec != self.own[0].spec:
             raise self._fail("structure", _structure(self.own[0], merged, f"changes with a batch of {len(units)}"), 2)
+        for j, axis in enumerate(self.axes):
+            shape, entries = merged.leaves[j].shape, len(units) * math.prod(self._fold(j))
+            if axis is not None and (len(shape) <= axis or shape[axis] != entries):
+                text = f"output {merged.spec.leaf_names[j]!r} has shape {list(shape)} for {len(units)} rows"
+                raise self._fail("output axes", f"{text}: dim {axis} should have {entries} entries", 2)
         return merged
 
     def _find_axes(self) -> Axes:
