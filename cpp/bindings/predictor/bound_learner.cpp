@@ -27,7 +27,7 @@ void BoundLearner::install(CallKind& kind, const py::tuple& learned) {
   kind.learned_number = number;
   kind.aliases = learned[3].cast<bool>();
   kind.graph.reset();
-  kind.by_graph_only = false;
+  kind.by_graph_only = contract && contract->call_rows;
   kind.contract = std::move(contract);
   kind.merging = merging;
   kind.merges = route == Route::kMerge && merging != Merging::kNo;
