@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from torchpool.contract.rows.domain import All, Claim, Const, Packed, Rows, Uniform, show
+from torchpool.contract.rows.domain import All, Claim, Const, Packed, Rows, Same, Uniform, show
 
 # Gives a view where it can, but its schema does not say so.
 _MAYBE_VIEWS = frozenset({
     "reshape", "contiguous", "to", "flatten", "expand_as", "type_as", "dropout", "unflatten", "movedim",
-    "resolve_conj", "resolve_neg", "reshape_as", "view_as", "feature_dropout", "alpha_dropout",
+    "resolve_conj", "resolve_neg", "reshape_as", "view_as", "feature_dropout", "alpha_dropout", "conj_physical",
+    "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "meshgrid", "unsafe_chunk", "unsafe_split",
+    "unsafe_split_with_sizes",
 })  # fmt: skip
 
 
@@ -58,24 +61,31 @@ class Memory:
         return written
 
 
+def _is_alike(first: Node, second: Node) -> bool:
+    one, other = first.meta["val"], second.meta["val"]
+    return isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and one.shape == other.shape
+
+
 def after_write(memory: Memory, claims: dict[Node, Any], target: Node, found: Claim) -> Claim:
     """The claim of the result of a write of `found` to `target`; also of all that shares the memory, in `claims`.
 
-    A value that keeps its claim may be written to through any view. Otherwise what shares the memory becomes All: a
-    view's entries may be any of the others' (x[0] = 0 spoils x).
+    A value that keeps its claim may be written to through any view, unless a claim in that memory is one of equal
+    entries: views of such may have been folded in ways that contradict each other. Otherwise what shares the memory
+    becomes All: a view's entries may be any of the others' (x[0] = 0 spoils x).
     """
     before = claims[target]
-    if before == found and not isinstance(found, All):
-        return found
     sharing = [other for other in memory.sharing(target) if other in claims]
-    if isinstance(before, Uniform) and isinstance(found, Packed | Rows):
-        shape = target.meta["val"].shape
-        if all(other.meta["val"].shape == shape for other in sharing):
-            for other in sharing:
-                claims[other] = found
+    alike = all(_is_alike(other, target) for other in sharing)
+    one_fold = alike or not any(type(claims[other]) in (Uniform, Same) for other in sharing)
+    if one_fold and not isinstance(found, All):
+        if before == found:
             return found
-    if isinstance(found, Const) and type(before) is Rows:
-        return before  # each row's entries are the same constants
+        if isinstance(found, Const) and type(before) is Rows:
+            return before  # each row's entries are the same constants
+    if alike and isinstance(before, Uniform) and isinstance(found, Packed | Rows):
+        for other in sharing:
+            claims[other] = found
+        return found
     spoiled = found if isinstance(found, All) else All(f"writes {show(found)} over {show(before)}", "unknown")
     for other in sharing:
         claims[other] = spoiled

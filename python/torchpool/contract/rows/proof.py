@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch.fx import Graph, Node
+from torch.fx.node import map_arg
 
 from torchpool.contract.rows import all_rules  # noqa: F401  # its modules enter their rules
 from torchpool.contract.rows.domain import (
@@ -126,6 +127,8 @@ class Proof:
             size = size_of(value.shape[found.dim])
             if not equal(size, found.outer * found.inner * self.batch):
                 return All(f"dim {found.dim} has {size} entries, not {found.outer} x rows x {found.inner}", "unknown")
+        elif isinstance(found, Packed) and set(holding) - {found.dim}:
+            return All(f"a list lies in dim {found.dim}, and the number of rows is in dims {holding}", "unknown")
         elif isinstance(found, Const) and holding:
             return All("the number of rows is in the shape of a constant", "unknown")
         return found  # type: ignore[no-any-return]
@@ -198,11 +201,10 @@ class Proof:
             self.orders,
             self.memory,
         )
-        if entry is None or not entry.donors:
-            given = self._given(node)
-        else:
-            donors = {op.get(donor) for donor in entry.donors}
-            given = [claim for used in node.all_input_nodes if used not in donors for claim in _flat(self.claims[used])]
+        donors = () if entry is None else entry.donors
+        used: list[Node] = []
+        map_arg({argument: item for argument, item in arguments.items() if argument not in donors}, used.append)
+        given = [claim for one in used for claim in _flat(self.claims[one])]
         if (spoiled := next((claim for claim in given if isinstance(claim, All)), None)) is not None:
             return spoiled
         if name not in _RANDOM_SOMETIMES and all(isinstance(c, Const) for c in given) and not self._has_rows(node):

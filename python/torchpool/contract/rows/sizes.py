@@ -52,6 +52,8 @@ def product(sizes: Iterable[Any]) -> Any:
 def whole(fraction: Any) -> Any | None:
     """The quotient where it is a product of whole numbers and sizes, else None."""
     found = sympy.cancel(sympy.sympify(fraction))
+    if found.has(sympy.Float):  # of ints that Python divided
+        return None
     if found.is_Integer or found.is_Symbol:
         return found
     _, bottom = sympy.fraction(sympy.together(found))
