@@ -3,6 +3,7 @@
 from torchpool.contract.rows import (
     experts,  # noqa: F401
     lookups,  # noqa: F401
+    pointwise,  # noqa: F401
     products,  # noqa: F401
     writes,  # noqa: F401
 )

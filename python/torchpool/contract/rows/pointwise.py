@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from torchpool.contract.rows.constants import equal_along, one_entry
 from torchpool.contract.rows.domain import (
     CONST,
     Claim,
@@ -20,29 +21,58 @@ from torchpool.contract.rows.domain import (
     mixes,
 )
 from torchpool.contract.rows.op import Op, Operand
-from torchpool.contract.rows.sizes import equal, whole
+from torchpool.contract.rows.registry import rule
+from torchpool.contract.rows.sizes import equal, size_of, whole
 
 # Entries stay as they are: the number of a row, or a place in a list, is still one.
 KEEPS = frozenset({
-    "clone", "contiguous", "to", "_to_copy", "detach", "alias", "lift_fresh_copy", "lift_fresh", "positive",
+    "clone", "contiguous", "to", "type_as", "_to_copy", "detach", "alias", "lift_fresh_copy", "lift_fresh", "positive",
 })  # fmt: skip
 # Pointwise, and not tagged so by torch.
 _MORE = KEEPS | frozenset({
-    "type_as", "__and__", "__or__", "__xor__", "__lshift__", "__rshift__", "zero", "copy", "fill",
-    "resolve_conj", "resolve_neg", "conj", "fake_quantize_per_tensor_affine", "sigmoid_backward",
-    "float_power", "isclose", "heaviside", "log_sigmoid",
+    "__and__", "__or__", "__xor__", "__lshift__", "__rshift__", "__iand__", "__ior__", "__ixor__", "__ilshift__",
+    "__irshift__", "zero", "copy", "fill", "masked_fill", "resolve_conj", "resolve_neg", "conj", "_conj", "_neg_view",
+    "real", "imag", "complex", "polar", "fake_quantize_per_tensor_affine", "log_sigmoid", "softsign", "tanhshrink",
+    "hardswish", "fix", "floor_divide", "divide", "true_divide", "multiply", "subtract", "negative", "absolute",
+    "not_equal", "greater", "greater_equal", "less", "less_equal", "isclose", "arccos", "arcsin", "arctan", "arctan2",
+    "rsub", "special_expit", "special_exp2", "special_sinc", "special_round", "special_xlogy", "special_erf",
+    "special_gammaln",
 })  # fmt: skip
+# Tagged as pointwise: the first compares all entries, the second draws random numbers in training.
+_NOT = frozenset({"equal", "rrelu"})
+_PLACES = (torch.int32, torch.int64)
+"""They hold every number of a row or place exactly."""
+_NARROW = (torch.bool, torch.int8, torch.uint8, torch.int16)
+"""They fold large numbers onto small ones, so that keys in order do not stay in order."""
 
 
 def is_pointwise(name: str, target: torch._ops.OpOverload) -> bool:
-    """Whether torch says so, or it is known."""
-    return name in _MORE or (torch.Tag.pointwise in target.tags and target.namespace == "aten")
+    """Whether torch says so, of the operator or of the one that it is the in-place form of; or it is known."""
+    if target.namespace != "aten" or name in _NOT:
+        return False
+    forms = [target, getattr(getattr(torch.ops.aten, name, None), target._overloadname, None)]
+    return name in _MORE or any(form is not None and torch.Tag.pointwise in form.tags for form in forms)
 
 
 def pointwise(op: Op) -> Claims:
     """All operands of one layout, once their dims are aligned at the right."""
     value = op.result[0] if isinstance(op.result, list | tuple) else op.result
     return op.each(combine(op, _tensors(op), value.dim()))
+
+
+@rule("to type_as", accepts=(Iota, Packed, Ends, Uniform), donors=("other",))
+def cast(op: Op) -> Claim:
+    """The layout stays, whatever the value is whose dtype it gets."""
+    held = op.operand("self")
+    return combine(op, [held], held.rank)
+
+
+@rule("where", accepts=(Packed, Uniform))
+def where(op: Op) -> Claims:
+    """The condition and both values of one layout, once their dims are aligned at the right."""
+    if "other" not in op.arguments:
+        mixes("lists where a condition holds: how many places there are depends on all rows")
+    return pointwise(op)
 
 
 def _tensors(op: Op) -> list[Operand]:
@@ -60,9 +90,11 @@ def combine(op: Op, operands: list[Operand], rank: int) -> Claim:
     varying = [operand for operand in operands if not operand.is_const]
     kinds = {type(operand.claim) for operand in varying}
     if Ends in kinds:
-        return varying[0].claim if op.name in KEEPS else mixes("computes with the ends of groups of all rows")
+        if op.name in KEEPS and op.result.dtype in (*_PLACES, torch.float32, torch.float64):
+            return varying[0].claim
+        mixes("computes with the ends of groups of all rows")
     if Iota in kinds:
-        if op.name in KEEPS:
+        if op.name in KEEPS and op.result.dtype in _PLACES:
             return varying[0].claim
         mixes("computes with the number of the row")
     if Packed in kinds:
@@ -79,10 +111,27 @@ def combine(op: Op, operands: list[Operand], rank: int) -> Claim:
             mixes(_apart(layout, here))
         layout = both
     if layout is None:
-        return Uniform() if varying else CONST
+        return _of_constants(op, operands, varying, rank)
     assert isinstance(layout, Rows)
     refuse_constant_along(operands, layout.dim, rank)
     return layout
+
+
+def _of_constants(op: Op, operands: list[Operand], varying: list[Operand], rank: int) -> Claim:
+    """Values that are one constant each stay so; with others, that have several entries, only along the rows."""
+    if not varying:
+        return CONST
+    if all(one_entry(operand.sizes) for operand in operands if operand.is_const):
+        return Uniform()
+    sizes = {}
+    for operand in varying:
+        for dim in op.rows_dims(operand.value):
+            sizes[dim + rank - operand.rank] = operand.sizes[dim]
+    if len(sizes) != 1:
+        mixes(f"a constant of several entries meets a value with the number of rows in dims {sorted(sizes)}")
+    [(dim, size)] = sizes.items()
+    refuse_constant_along(operands, dim, rank)
+    return equal_along(op, dim, size)
 
 
 def _apart(first: Rows, second: Rows) -> str:
@@ -103,6 +152,8 @@ def refuse_constant_along(operands: list[Operand], dim: int, rank: int) -> None:
 def _packed(op: Op, operands: list[Operand], varying: list[Operand], rank: int) -> Claim:
     lists: list[Packed] = []
     for operand in varying:
+        if isinstance(operand.claim, Uniform):
+            continue
         if not isinstance(operand.claim, Packed):
             mixes("a list in an order that all rows decide meets rows in their own order")
         lists.append(operand.claim.at(operand.claim.dim + rank - operand.rank))
@@ -110,21 +161,24 @@ def _packed(op: Op, operands: list[Operand], varying: list[Operand], rank: int) 
     if any((other.dim, other.order) != (first.dim, first.order) for other in lists):
         mixes("entries of two lists of rows meet")
     refuse_constant_along(operands, first.dim, rank)
-    if all(one.role == "value" for one in lists):
-        return first
-    if len(lists) == 1 and op.name in KEEPS:
+    if op.name in KEEPS and _stays(first, op.result.dtype):
         return first
     if all(one.role in ("value", "sorted") for one in lists):
         return dataclasses.replace(first, role="value")
     by = _divisor(op)
-    part = whole(first.rows.inner / by) if by and len(lists) == 1 and first.role == "index" else None
+    part = whole(size_of(first.rows.inner) / by) if by and first.role == "index" else None
     if part is None:
         mixes("computes with places in a list of all rows")
     return dataclasses.replace(first, rows=dataclasses.replace(first.rows, inner=part), role="index_part")
 
 
+def _stays(held: Packed, dtype: torch.dtype) -> bool:
+    """Whether what the entries are survives a copy of this dtype."""
+    return dtype not in _NARROW if held.role in ("value", "sorted") else dtype in _PLACES
+
+
 def _divisor(op: Op) -> Any:
     """What places are divided by, without a rest: entry // k is the place of the row that has k entries."""
-    floors = op.name == "floor_divide" or (op.name == "div" and op.get("rounding_mode") == "floor")
+    floors = op.name == "floor_divide" or op.get("rounding_mode") == "floor"
     by = op.get("other")
     return by if floors and isinstance(by, int) and by > 0 else None
