@@ -6,5 +6,6 @@ from torchpool.contract.rows import (
     lookups,  # noqa: F401
     pointwise,  # noqa: F401
     products,  # noqa: F401
+    reductions,  # noqa: F401
     writes,  # noqa: F401
 )
