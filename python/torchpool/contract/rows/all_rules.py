@@ -7,5 +7,6 @@ from torchpool.contract.rows import (
     pointwise,  # noqa: F401
     products,  # noqa: F401
     reductions,  # noqa: F401
+    reshaping,  # noqa: F401
     writes,  # noqa: F401
 )
