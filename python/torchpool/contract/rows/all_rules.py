@@ -4,6 +4,7 @@ from torchpool.contract.rows import (
     creation,  # noqa: F401
     experts,  # noqa: F401
     lookups,  # noqa: F401
+    parts,  # noqa: F401
     pointwise,  # noqa: F401
     products,  # noqa: F401
     reductions,  # noqa: F401
