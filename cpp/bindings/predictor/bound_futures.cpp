@@ -8,8 +8,10 @@ namespace torchpool {
 py::object BoundPredictor::submit_future(const py::tuple& args, const py::object& kwargs, const CallOptions& options) {
   PreparedCall call;
   reader_.read(args, kwargs, call);
-  if (call.mismatch) return finished_future(learner_.settle_mismatch(call, args, kwargs));
-  if (must_run_inline() || call.ambient.must_run_here) return future_of_inline(call, args, kwargs);
+  if (call.mismatch) return finished_future(settle(call, args, kwargs));
+  if (must_run_inline() || call.ambient.must_run_here || settles_here(call, options)) {
+    return future_of_inline(call, args, kwargs);
+  }
   return start_new_future(call, args, kwargs, options, {}, Full::kByPolicy);
 }
 
@@ -19,8 +21,8 @@ py::object BoundPredictor::line_up(const py::tuple& args, const py::object& kwar
   PreparedCall call;
   if (runs_inline) {
     reader_.read(args, kwargs, call);
-    if (call.mismatch) return finished_future(learner_.settle_mismatch(call, args, kwargs));
-  } else if (!reader_.try_read(args, kwargs, call) || call.mismatch || call.route == Route::kLearning) {
+    if (call.mismatch) return finished_future(settle(call, args, kwargs));
+  } else if (!reader_.try_read(args, kwargs, call) || call.route == Route::kLearning || settles_here(call, options)) {
     return py::none();
   }
   if (runs_inline || call.ambient.must_run_here) return future_of_inline(call, args, kwargs);
@@ -57,15 +59,14 @@ void BoundPredictor::hand_over(const py::object& future, const py::tuple& args, 
   reader_.read(args, kwargs, call);
   const PendingCall* pending = fields_of(future.ptr())->call;
   if (pending == nullptr || pending->settling) return;  // cancelled or expired meanwhile
-  if (call.mismatch) return end(learner_.settle_mismatch(call, args, kwargs));
+  if (settles_here(call, options)) return end(settle(call, args, kwargs));
   if (call.ambient.must_run_here) return end(inline_.run(call, args, kwargs));
   start_future(call, args, kwargs, options, future, Full::kLineUp);
 }
 
-py::object BoundPredictor::future_of_inline(const PreparedCall& call, const py::tuple& args,
-                                            const py::object& kwargs) const {
+py::object BoundPredictor::future_of_inline(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) {
   try {
-    return finished_future(inline_.run(call, args, kwargs));
+    return finished_future(call.new_sizes ? settle(call, args, kwargs) : inline_.run(call, args, kwargs));
   } catch (py::error_already_set& error) {
     return finished_future(error.value(), true);
   }

@@ -48,7 +48,8 @@ bool BoundLearner::serve(std::int64_t id, std::int64_t number, const py::object&
   const std::shared_ptr<CallKind> kind = kinds_.find(id);
   if (!kind || tell_if_refuted(*kind)) return false;
   if (kind->learned_number != number || kind->route != Route::kMerge) return false;
-  served->verifier = make_verifier(kind->merging);
+  const bool proven = !contract.attr("rows").is_none() && contract.attr("rows").attr("allows").cast<bool>();
+  served->verifier = make_verifier(proven ? Merging::kNo : kind->merging);
   kind->contract = served;
   kind->by_graph_only = served->call_rows || (graph && kind->merging == Merging::kNo);
   kind->graph = std::move(graph);

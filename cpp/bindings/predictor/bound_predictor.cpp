@@ -7,6 +7,12 @@
 
 namespace torchpool {
 
+namespace {
+
+constexpr double kDrainSlice = 0.01;  // seconds between two looks
+
+}  // namespace
+
 BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, const py::object& target,
                                const py::object& learner, const py::list& modules, const BoundPredictorOptions& options,
                                std::shared_ptr<Backend> backend)
@@ -22,7 +28,7 @@ BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, const py::
 py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs, const CallOptions& options) {
   PreparedCall call;
   reader_.read(args, kwargs, call);
-  if (call.mismatch) return learner_.settle_mismatch(call, args, kwargs);
+  if (settles_here(call, options)) return settle(call, args, kwargs);
   // Nested: a worker that waited for another call could wait for itself. Torch modes and functorch cannot move.
   if (must_run_inline() || call.ambient.must_run_here) return inline_.run(call, args, kwargs);
   if (options.deadline) return run_queued(call, args, kwargs, options);
@@ -31,6 +37,21 @@ py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs,
   if (any_thread) return inline_.run(call, args, kwargs);
   if (py::object result = inline_.run_if_idle(call, *channels_.of(call), args, kwargs)) return result;
   return run_queued(call, args, kwargs, options);
+}
+
+bool BoundPredictor::settles_here(const PreparedCall& call, const CallOptions& options) const {
+  return call.mismatch || (call.new_sizes && !options.deadline && !must_run_inline());
+}
+
+py::object BoundPredictor::settle(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) {
+  if (call.new_sizes) call.kind->note_sizes(call.flat.leaves);
+  if (call.new_sizes && !must_run_inline()) {
+    // Other threads' calls go on meanwhile: as many are waited for as there were, whichever these are.
+    const std::uint64_t before = stats_->accepted.load(std::memory_order_relaxed);
+    while (stats_->resolved() < before && !channels_.wait_drained(kDrainSlice)) {
+    }
+  }
+  return call.mismatch ? learner_.settle_mismatch(call, args, kwargs) : inline_.run(call, args, kwargs);
 }
 
 py::object BoundPredictor::run_queued(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
@@ -46,10 +67,10 @@ Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, 
                                const Notify& notify, Full full) {
   PreparedCall call;
   reader_.read(args, kwargs, call);
-  if (call.mismatch) return Pending(learner_.settle_mismatch(call, args, kwargs));
-  if (must_run_inline() || call.ambient.must_run_here) {
+  if (call.mismatch) return Pending(settle(call, args, kwargs));
+  if (must_run_inline() || call.ambient.must_run_here || settles_here(call, options)) {
     try {
-      return Pending(inline_.run(call, args, kwargs));
+      return Pending(settles_here(call, options) ? settle(call, args, kwargs) : inline_.run(call, args, kwargs));
     } catch (py::error_already_set& error) {
       return Pending::failed(error.value());
     }
@@ -71,7 +92,8 @@ Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, 
 py::object BoundPredictor::start(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
                                  bool line_up) {
   PreparedCall call;
-  if (!reader_.try_read(args, kwargs, call) || call.mismatch || call.route == Route::kLearning) return py::none();
+  if (!reader_.try_read(args, kwargs, call) || call.route == Route::kLearning) return py::none();
+  if (settles_here(call, options)) return py::none();
   if (must_run_inline() || call.ambient.must_run_here) return awaited_result(inline_.run(call, args, kwargs));
   const std::shared_ptr<Channel>& channel = channels_.of(call);
   py::object awaited = new_awaited_call();

@@ -75,9 +75,14 @@ class BoundPredictor final : public MeasuredPredictor {
   void set_policy(PolicyMaker make) override { channels_.set_policy(std::move(make)); }
 
  private:
+  // Whether the call is answered at once, on the calling thread, instead of on a worker: it departs from its kind's
+  // contract, or the module, which may change itself at sizes that are new to it, is run with such.
+  bool settles_here(const PreparedCall& call, const CallOptions& options) const;
+  // Answers it after all calls that came before: these are to find the module as it was.
+  py::object settle(const PreparedCall& call, const py::tuple& args, const py::object& kwargs);
   py::object run_queued(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                         const CallOptions& options);
-  py::object future_of_inline(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const;
+  py::object future_of_inline(const PreparedCall& call, const py::tuple& args, const py::object& kwargs);
   py::object start_new_future(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                               const CallOptions& options, const CallOwner& owner, Full full) const;
   void start_future(PreparedCall& call, const py::tuple& args, const py::object& kwargs, const CallOptions& options,

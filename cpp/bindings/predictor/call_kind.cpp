@@ -16,6 +16,13 @@ bool same_leaves(const CallKind& kind, const FlatCall& call) {
                     });
 }
 
+// All calls of one kind have the same ranks, so that the sizes need no separators.
+std::vector<std::int64_t> sizes_of(const std::vector<at::Tensor>& inputs) {
+  std::vector<std::int64_t> sizes;
+  for (const at::Tensor& input : inputs) sizes.insert(sizes.end(), input.sizes().begin(), input.sizes().end());
+  return sizes;
+}
+
 }  // namespace
 
 Route route_from_string(const std::string& name) {
@@ -48,6 +55,14 @@ const char* to_string(Route route) noexcept {
       return "serial";
   }
   return "?";
+}
+
+bool CallKind::has_new_sizes(const std::vector<at::Tensor>& inputs) const {
+  return sizes_.size() < kMaxSizes && !sizes_.contains(sizes_of(inputs));
+}
+
+void CallKind::note_sizes(const std::vector<at::Tensor>& inputs) {
+  if (sizes_.size() < kMaxSizes) sizes_.insert(sizes_of(inputs));
 }
 
 std::shared_ptr<CallKind> CallKinds::find_or_add(const FlatCall& call, std::uint64_t torch_key, PyObject* args,

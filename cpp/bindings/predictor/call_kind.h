@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -55,6 +56,14 @@ struct CallKind {
   std::shared_ptr<graph::GraphBackend> graph;  // kMerge: serves it once captured; null: the module itself
   bool by_graph_only = false;                  // kMerge: what `graph` cannot serve shares no batch
   bool aliases = false;                        // results must be copied before they are handed out
+
+  // Whether no call that the module ran by itself had these sizes yet. False, too, once there were kMaxSizes of them.
+  bool has_new_sizes(const std::vector<at::Tensor>& inputs) const;
+  void note_sizes(const std::vector<at::Tensor>& inputs);
+
+ private:
+  static constexpr std::size_t kMaxSizes = 256;
+  std::set<std::vector<std::int64_t>> sizes_;
 };
 
 // Bounded: a value argument that is new in every call must not grow it for ever.

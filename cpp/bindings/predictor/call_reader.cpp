@@ -82,7 +82,14 @@ void CallReader::read(const py::tuple& args, const py::object& kwargs, PreparedC
   }
 }
 
+// What the module runs by itself: it may change itself at sizes that are new to it (a table that grows).
 void CallReader::fit(PreparedCall& call) const {
+  find_route(call);
+  const bool by_module = call.mismatch || call.route == Route::kParallel;
+  call.new_sizes = by_module && call.kind->has_new_sizes(call.flat.leaves);
+}
+
+void CallReader::find_route(PreparedCall& call) const {
   CallKind& kind = *call.kind;
   call.route = kind.route;
   call.graph = nullptr;
@@ -98,7 +105,11 @@ void CallReader::fit(PreparedCall& call) const {
   // A graph was captured under the plain torch state. It runs no Python, so that no context variable reaches it.
   if (call.ambient.torch_key == 0 && kind.graph) {
     if (kind.graph->form_change() == WeightChange::kSame) {
-      call.graph = kind.graph;
+      if (kind.graph->takes(*call.contract, call.flat.leaves)) {
+        call.graph = kind.graph;
+      } else if (kind.by_graph_only) {
+        call.route = Route::kParallel;
+      }
       return;
     }
     kind.graph.reset();  // its weights lie elsewhere now, or are of another sort

@@ -29,6 +29,7 @@ class CallReader {
   void see_changes();
   void refuse_grad(const FlatCall& flat, const py::tuple& args, PyObject* kwargs) const;
   void fit(PreparedCall& call) const;
+  void find_route(PreparedCall& call) const;
   bool merges(CallKind& kind, const PreparedCall& call) const;
 
   const bool by_graph_;

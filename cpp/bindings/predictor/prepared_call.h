@@ -18,6 +18,7 @@ struct PreparedCall {
   std::shared_ptr<const Contract> contract;  // kMerge; the kind may have another one soon
   CallShape shape;                           // by that contract
   std::optional<Mismatch> mismatch;
+  bool new_sizes = false;                      // the module runs it by itself, and has not been run with such sizes
   std::shared_ptr<graph::GraphBackend> graph;  // null: the module serves it
 };
 

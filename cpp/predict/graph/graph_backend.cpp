@@ -2,6 +2,7 @@
 
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -105,6 +106,26 @@ std::vector<at::Tensor> GraphBackend::run_leaves(std::vector<at::Tensor> inputs,
     constants = constants_;
   }
   return run_with(pin(std::move(constants)), std::move(inputs), profile);
+}
+
+bool GraphBackend::takes(const Contract& contract, const std::vector<at::Tensor>& inputs_of_call) const {
+  const Guards& guards = packed_->guards;
+  // Sizes of the merged input; a batch dim has as many rows as come together.
+  const auto size_of = [&](std::size_t input, std::int64_t dim) -> std::optional<std::int64_t> {
+    const InputSpec& spec = contract.inputs[input];
+    if (spec.batch_dim == dim) return std::nullopt;
+    return inputs_of_call[input].size(spec.stacked ? dim - 1 : dim);
+  };
+  return std::all_of(guards.ranges.begin(), guards.ranges.end(),
+                     [&](const ShapeGuard& guard) {
+                       const auto size = size_of(guard.input, guard.dim);
+                       return !size || (*size >= guard.low && *size <= guard.high);
+                     }) &&
+         std::all_of(guards.equal.begin(), guards.equal.end(), [&](const EqualGuard& guard) {
+           const auto size = size_of(guard.input, guard.dim);
+           const auto other = size_of(guard.other_input, guard.other_dim);
+           return !size || !other || *size == *other;
+         });
 }
 
 BackendResult GraphBackend::run(const CallForm& /*form*/, std::vector<at::Tensor> inputs,

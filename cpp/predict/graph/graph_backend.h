@@ -40,6 +40,9 @@ class GraphBackend : public Backend {
   // needed. Requires the lock that the weights' writers hold.
   WeightChange form_change() const noexcept { return watch_.form_change(); }
 
+  // Whether the graph holds for the sizes of a call, as far as these are not those of the batch.
+  bool takes(const Contract& contract, const std::vector<at::Tensor>& inputs_of_call) const;
+
   // A run that does not look at the weights' state. No other run uses `profile`, where it is given.
   std::vector<at::Tensor> run_leaves(std::vector<at::Tensor> inputs, bool plain, Profile* profile) const;
   const Program& program(bool plain) const noexcept { return plain ? *plain_ : *packed_; }
