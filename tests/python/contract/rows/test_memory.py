@@ -1,10 +1,15 @@
-"""Writes through views."""
+"""What a write does to the claims of other values in its memory; and where a rule is not asked."""
 
 from __future__ import annotations
 
-from rows_sketch import Sketch, aten
+from typing import Any
 
-from torchpool.contract.rows.domain import All
+import pytest
+from rows_sketch import Sketch, aten
+from rows_values import count, listed, order, same, uniform
+
+from torchpool.contract.rows.domain import All, Rows, Uniform
+from torchpool.contract.rows.sizes import whole
 
 
 def test_a_write_through_a_view_that_mixes_spoils_what_shares_its_memory() -> None:
@@ -14,3 +19,68 @@ def test_a_write_through_a_view_that_mixes_spoils_what_shares_its_memory() -> No
     assert isinstance(sketch.of(first), All)
     sketch.add(aten.fill_.Scalar, first, 0.0)
     assert isinstance(sketch.of(x), All)
+
+
+def test_a_write_through_one_fold_of_equal_entries_spoils_another() -> None:
+    sketch = Sketch()
+    zeros = sketch.add(aten.zeros.default, [count(sketch, 2 * sketch.batch)])
+    over = sketch.add(aten.view.default, zeros, [2, count(sketch)])
+    under = sketch.add(aten.view.default, zeros, [count(sketch), 2])
+    assert sketch.of(over) == Rows(1)
+    assert sketch.of(under) == Rows(0)
+    assert sketch.refusal(aten.copy_.default, over, sketch.rows(2, dim=1)).startswith("unknown: writes ")
+    assert isinstance(sketch.of(under), All)
+    assert isinstance(sketch.of(zeros), All)
+
+
+@pytest.mark.parametrize(("target", "argument"), [(aten.fill_.Scalar, 1.0), (aten.add_.Scalar, 1.0)])
+def test_a_write_to_a_part_of_equal_entries_spoils_them(target: Any, argument: float) -> None:
+    sketch = Sketch()
+    zeros = sketch.add(aten.zeros.default, [count(sketch, 2 * sketch.batch)])
+    half = sketch.add(aten.slice.Tensor, zeros, 0, 0, count(sketch))
+    assert sketch.of(half) == Rows(0)
+    sketch.add(target, half, argument)
+    assert isinstance(sketch.of(zeros), All)
+
+
+def test_a_write_to_all_equal_entries_keeps_them() -> None:
+    sketch = Sketch()
+    zeros = sketch.add(aten.zeros.default, [count(sketch, 2 * sketch.batch)])
+    assert sketch.claim(aten.add_.Scalar, zeros, 1.0) == Uniform()
+    assert sketch.claim(aten.copy_.default, zeros, sketch.claimed(Rows(0, 2), 2 * sketch.batch)) == Rows(0, 2)
+    assert sketch.of(zeros) == Rows(0, 2)
+
+
+def test_a_write_to_entries_repeated_for_the_rows_spoils_other_folds() -> None:
+    sketch = Sketch()
+    lines = sketch.add(aten.clone.default, same(sketch, 2, 3))
+    view = sketch.add(aten.view.default, lines, [2, count(sketch), 3])
+    sketch.add(aten.mul_.Tensor, view, sketch.const(2, 1, 1))
+    assert isinstance(sketch.of(lines), All)
+
+
+@pytest.mark.parametrize("target", [aten.view_as.default, aten.expand_as.default, aten.type_as.default])
+def test_what_mixes_does_so_as_its_own_donor(target: Any) -> None:
+    sketch = Sketch()
+    mixed = sketch.add(aten.sum.dim_IntList, sketch.rows(3), [0])
+    assert sketch.refusal(target, mixed, mixed) == "mixes: sum over the rows"
+
+
+def test_results_that_torch_does_not_call_views_share_memory() -> None:
+    sketch = Sketch()
+    x = sketch.add(aten.clone.default, sketch.rows(4))
+    parts = sketch.add(aten.unsafe_chunk.default, x, 2, 1)
+    assert sketch.proof.memory.roots(parts) == {x}
+
+
+def test_a_list_has_the_number_of_rows_in_no_other_dim() -> None:
+    sketch = Sketch()
+    expanded = sketch.refusal(aten.expand.default, listed(sketch, order(sketch), 1), [-1, count(sketch)])
+    assert expanded == "unknown: a list lies in dim 0, and the number of rows is in dims [0, 1]"
+    assert isinstance(
+        sketch.claim(aten.add.Tensor, listed(sketch, order(sketch), 1), uniform(sketch, 1, sketch.batch)), All
+    )
+
+
+def test_a_quotient_of_plain_numbers_is_not_taken_for_whole() -> None:
+    assert whole(1 / 2) is None
