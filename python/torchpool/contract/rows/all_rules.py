@@ -1,6 +1,7 @@
 """Imports every module of rules: each enters its own into the registry."""
 
 from torchpool.contract.rows import (
+    broadcasts,  # noqa: F401
     creation,  # noqa: F401
     experts,  # noqa: F401
     lookups,  # noqa: F401
