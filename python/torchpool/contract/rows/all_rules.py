@@ -4,6 +4,7 @@ from torchpool.contract.rows import (
     broadcasts,  # noqa: F401
     creation,  # noqa: F401
     experts,  # noqa: F401
+    joins,  # noqa: F401
     lookups,  # noqa: F401
     parts,  # noqa: F401
     pointwise,  # noqa: F401
