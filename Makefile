@@ -39,10 +39,10 @@ PACKAGE_SOURCES := $(CPP_SOURCES) $(PY_SOURCES) CMakeLists.txt pyproject.toml
 OUR_CPP := $(shell find cpp tests/cpp -name '*.cpp' -o -name '*.h')
 
 .PHONY: build test test-all test-cpp test-tsan test-asan test-python test-python-all test-notebooks demo demo-plan bench \
-        bench-serving lint lint-python lint-layout lint-format lint-tidy lint-locks wheel coverage clean distclean help
+        bench-serving rules lint lint-python lint-layout lint-format lint-tidy lint-locks wheel coverage clean distclean help
 
 help:
-	@echo "make build | test | test-all | demo | bench | bench-serving | lint | wheel | coverage | clean | distclean"
+	@echo "make build | test | test-all | demo | bench | bench-serving | rules | lint | wheel | coverage | clean | distclean"
 
 build: $(STAMPS)/install
 
@@ -187,6 +187,10 @@ $(STAMPS)/serving: benchmarks/requirements-serving.txt $(STAMPS)/deps
 # BENCH_ARGS passes options on, e.g. make bench-serving BENCH_ARGS='--models cnn --seconds 10'
 bench-serving: build $(STAMPS)/serving
 	$(BIN)/python -m benchmarks.serving $(BENCH_ARGS)
+
+# Which rule of the proof over rows stands for which operator.
+rules: build
+	@$(BIN)/python scripts/list_rules.py
 
 # --- lint -------------------------------------------------------------------------------------------------------------
 
