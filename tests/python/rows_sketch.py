@@ -91,3 +91,11 @@ class Sketch:
         found = self.claim(target, *args, **kwargs)
         assert isinstance(found, All), found
         return f"{found.kind}: {found.why}"
+
+    def refusal_like(self, target: Any, like: Node, *more: Any) -> str:
+        """As `refusal`, of a result shaped as the first argument: where torch itself would fix the number of rows."""
+        node = self.graph.call_function(target, (like, *more))
+        node.meta["val"] = like.meta["val"]
+        found = self.proof.claim_of(node)
+        assert isinstance(found, All), found
+        return f"{found.kind}: {found.why}"

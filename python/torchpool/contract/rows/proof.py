@@ -44,8 +44,9 @@ _CHECKS = frozenset({
 })  # fmt: skip
 # Tagged as random, and random only with certain arguments: their rules look.
 _RANDOM_SOMETIMES = frozenset({
-    "dropout", "feature_dropout", "alpha_dropout", "scaled_dot_product_attention",
-    "_scaled_dot_product_flash_attention_for_cpu", "rrelu", "lstm", "gru", "rnn_tanh", "rnn_relu",
+    "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "scaled_dot_product_attention",
+    "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math", "rrelu", "lstm",
+    "gru", "rnn_tanh", "rnn_relu",
 })  # fmt: skip
 _RANDOM = frozenset({
     "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "bernoulli",
