@@ -7,7 +7,6 @@ verdict, proof = exported.prove()
 from __future__ import annotations
 
 import contextvars
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,8 +68,8 @@ def export(model: nn.Module, calls: Sequence[Any], layout: Layout | None = None)
     if layout is None:
         layout = _likeliest(model, taken[0], samples)
     contract = stated(samples, layout)
-    with torch.no_grad():  # a call of a copy, with tensors of its own: some write to what they are given
-        args, kwargs = copy.deepcopy(taken[0])
+    with torch.no_grad():  # of several rows: some take no single one
+        args, kwargs = arguments.replace_tensors(taken[0], capture_shapes.example(samples, contract, free=False))
         results, spec = tree.flatten(module_copy.share(model)(*args, **kwargs))
     dtypes = tuple(leaf.dtype for leaf in results)
     source = Source(model, None, taken[0], samples, contract, None, spec, dtypes, proof_needed=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import transformers.integrations.moe  # noqa: F401  # registers its operator for experts
 from rows_traps import Model, floats, ids, leak, safe
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -199,26 +200,31 @@ def _load(own: Model, x: Tensor) -> Tensor:
     return x / torch.bincount(expert, minlength=4)[expert][:, None]
 
 
-def _wrong_groups(own: Model, x: Tensor) -> Tensor:
+def _by_expert(x: Tensor, weight: Tensor, *, flipped: bool) -> Tensor:
     expert = x[:, :4].argmax(1)
     places = expert.argsort()
-    ends = torch.histc(expert.float(), 4, 0, 3).flip(0).cumsum(0).to(torch.int32)
-    weight = own.table[:32].view(4, 8, 8)
-    out = torch._grouped_mm(x[places], weight, ends)
+    load = torch.histc(expert.float(), 4, 0, 3)
+    ends = (load.flip(0) if flipped else load).cumsum(0).to(torch.int32)
+    out = torch.ops.transformers.grouped_mm_fallback(x[places], weight, ends)
     return out[places.argsort()]
+
+
+def _wrong_groups(own: Model, x: Tensor) -> Tensor:
+    return _by_expert(x, own.table[:32].view(4, 8, 8), flipped=True)
 
 
 def _grouped(own: Model, x: Tensor) -> Tensor:
-    expert = x[:, :4].argmax(1)
-    places = expert.argsort()
-    ends = torch.histc(expert.float(), 4, 0, 3).cumsum(0).to(torch.int32)
-    out = torch._grouped_mm(x[places], own.table[:32].view(4, 8, 8), ends)
-    return out[places.argsort()]
+    return _by_expert(x, own.table[:32].view(4, 8, 8), flipped=False)
 
 
 def _there_and_back(own: Model, x: Tensor) -> Tensor:
     places, back = _sorted(x)
     return (x[places] * 2)[back]
+
+
+def _added_back(own: Model, x: Tensor) -> Tensor:
+    places, _ = _sorted(x)
+    return torch.zeros_like(x).index_add(0, places, x[places] * 2)
 
 
 leak("experts", "a running sum in the order", _summed_in_order)
@@ -233,8 +239,7 @@ leak("experts", "an expert's load", _load)
 leak("experts", "the groups of other experts", _wrong_groups)
 safe("experts", "a product for each group", _grouped)
 safe("experts", "there and back", _there_and_back)
-safe("experts", "put back by adding", lambda own, x: torch.zeros_like(x).index_add(
-     0, x[:, 0].argsort(), x[x[:, 0].argsort()] * 2))  # fmt: skip
+safe("experts", "put back by adding", _added_back)
 safe("experts", "each expert on all rows", lambda own, x: torch.stack(
      [x * own.table[0], x * own.table[1]], 1)[torch.arange(x.shape[0]), (x[:, 0] > 0).long()])  # fmt: skip
 

@@ -10,13 +10,14 @@ import pytest
 import rows_traps_places  # noqa: F401  # enters its traps
 import rows_traps_values  # noqa: F401  # enters its traps
 import torch
-from rows_audit import close
-from rows_capture import NoGraph, export
+from rows_audit import Audit, Wrong, close
+from rows_capture import Exported, NoGraph, export
 from rows_traps import CLASSES, TRAPS, Trap
 from torch import Tensor
 
 from torchpool.call import tree
 from torchpool.contract.probe.perturb import Layout
+from torchpool.contract.rows.proof import Proof
 
 LEAKS = [trap for trap in TRAPS if trap.leak]
 SAFE = [trap for trap in TRAPS if not trap.leak]
@@ -61,6 +62,13 @@ def _joined(whole: Tensor, parts: list[Tensor]) -> bool:
     return any(close(whole, one) for one in joined)
 
 
+def _wrong(exported: Exported, proof: Proof) -> list[Wrong]:
+    audit = Audit(exported, proof)
+    for kind in ("random", "scales", "not a number"):
+        audit.run(kind)
+    return audit.wrong
+
+
 @pytest.mark.usefixtures("seeded")
 @pytest.mark.parametrize("trap", LEAKS, ids=label)
 def test_a_leak_is_not_proven(trap: Trap) -> None:
@@ -69,17 +77,21 @@ def test_a_leak_is_not_proven(trap: Trap) -> None:
     except NoGraph as reason:
         assert str(reason)
         return
-    verdict, _ = exported.prove()
+    verdict, proof = exported.prove()
     assert verdict.kind in ("mixes", "unknown", "random", "state"), verdict.text
     assert verdict.reason
     assert verdict.source is not None
     assert verdict.source.startswith("rows_traps"), verdict.text
+    assert proof is None or _wrong(exported, proof) == []
 
 
 @pytest.mark.parametrize("trap", SAFE, ids=label)
 def test_what_is_safe_is_proven(trap: Trap) -> None:
-    verdict, _ = export(trap.build(), [trap.calls(0)], Layout((0,))).prove()
+    exported = export(trap.build(), [trap.calls(0)], Layout((0,)))
+    verdict, proof = exported.prove()
     assert verdict.proven, verdict.text
+    assert proof is not None
+    assert _wrong(exported, proof) == []
 
 
 @pytest.mark.usefixtures("seeded")
