@@ -129,6 +129,8 @@ class _Check:
     def problems(self, node: Node, index: int | None, claim: Any) -> Iterator[str]:
         for late in (False, True):
             whole = self.together.of(node, index, late=late)
+            if isinstance(claim, Packed) and not torch.equal(whole, self.together.of(node, index, late=True)):
+                continue  # claimed of what is written there later
             single = [values.of(node, index, late=late) for values in self.alone]
             if isinstance(whole, Tensor):
                 yield from self._tensors(claim, whole, single)
@@ -259,7 +261,10 @@ def odd_rows(exported: Exported, kind: str, count: int = ROWS) -> list[Leaves]:
             if exported.layout.dims[place] is None:
                 row.append(leaf.clone())
             else:
-                row.append(_odd(leaf, [sample[place] for sample in exported.samples], kind, number, draw))
+                dim = None if exported.layout.stacked else exported.layout.dims[place]
+                seen = [sample[place] if dim is None else sample[place].movedim(dim, 0) for sample in exported.samples]
+                found = _odd(leaf if dim is None else leaf.movedim(dim, 0), seen, kind, number, draw)
+                row.append(found if dim is None else found.movedim(0, dim))
         rows.append(row)
     return rows
 
@@ -281,7 +286,14 @@ def _odd(leaf: Tensor, seen: Sequence[Tensor], kind: str, row: int, draw: torch.
         if row == 3 and leaf.dim() and leaf.shape[-1] > 1:
             found[..., -1] = high
         return found
-    return torch.randint(low, high + 1, leaf.shape, generator=draw, dtype=leaf.dtype)
+    # Whole positions of the samples, in any order: a model may ask for a box's ends to be in order.
+    first = min(leaf.dim(), 2)
+    parts = [one.flatten(0, first - 1) if first else one.view(1) for one in seen]
+    if len({part.shape[1:] for part in parts}) > 1:
+        return torch.randint(low, high + 1, leaf.shape, generator=draw, dtype=leaf.dtype)
+    positions = torch.cat(parts)
+    places = torch.randint(len(positions), (leaf.shape[:first].numel(),), generator=draw)
+    return positions[places].view(leaf.shape)
 
 
 def _marks(seen: Sequence[Tensor]) -> Tensor | None:

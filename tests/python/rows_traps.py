@@ -63,6 +63,8 @@ class Trap:
     layer: Callable[[], nn.Module] | None
     unseen: str | None = None
     """Why results of a batch do not show the leak."""
+    graph: bool = True
+    """Whether it can be exported."""
 
     def build(self) -> nn.Module:
         return build(lambda: Model(self.function, self.layer))
@@ -89,9 +91,10 @@ def leak(
     calls: Calls = floats(8),  # noqa: B008  # a function without state
     layer: Callable[[], nn.Module] | None = None,
     unseen: str | None = None,
+    graph: bool = True,
 ) -> None:
     """Enters a model whose rows meet."""
-    TRAPS.append(Trap(kind, name, True, function, calls, layer, unseen))
+    TRAPS.append(Trap(kind, name, True, function, calls, layer, unseen, graph))
 
 
 def safe(

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 leak("creation", "the number of the row", lambda own, x: x + torch.arange(x.shape[0])[:, None])
 leak("creation", "counted ones", lambda own, x: x + torch.ones(x.shape[0], 1).cumsum(0))
-leak("creation", "from none to one over the rows", lambda own, x: x * torch.linspace(0, 1, x.shape[0])[:, None])
+leak("creation", "an eye that is added up", lambda own, x: torch.eye(x.shape[0]).cumsum(0) @ x)
 leak("creation", "filled with how many there are", lambda own, x: x + torch.full_like(x, x.shape[0]))
 leak("creation", "a one for each row", lambda own, x: torch.cat([x, torch.eye(x.shape[0])[:, :1]], 1))
 leak("creation", "random numbers", lambda own, x: x + torch.rand_like(x))
@@ -30,15 +30,12 @@ def _heads(x: Tensor) -> Tensor:
     return x.view(-1, 2, 4).transpose(0, 1).reshape(-1, 4)
 
 
-leak("reshaping", "columns read as rows", lambda own, x: x.t().contiguous().view(x.shape))
+leak("reshaping", "columns read as rows", lambda own, x: x.t().reshape(-1).view(-1, 8))
 leak("reshaping", "copies read as pairs", lambda own, x: x.repeat(2, 1).view(-1, 2, 8).sum(1))
 leak("reshaping", "pairs read as copies", lambda own, x: x.repeat_interleave(2, 0).view(2, -1, 8).sum(0))
 leak("reshaping", "heads read as rows", lambda own, x: _heads(x).view(-1, 2, 4).flatten(1))
-leak("reshaping", "rows cut across", lambda own, x: x.reshape(8, -1).t())
-leak("reshaping", "an expanded dim folded in front", lambda own, x: x[None].expand(3, -1, -1).reshape(-1, 3, 8).sum(1))
-leak("reshaping", "pairs of rows", lambda own, x: x.unfold(0, 2, 1).flatten(1))
-leak("reshaping", "a view that steps over rows", lambda own, x: torch.as_strided(
-     x.contiguous(), (x.shape[0] - 1, 8), (8, 1), 4) * 1)  # fmt: skip
+leak("reshaping", "halves read as copies", lambda own, x: x.view(-1, 4).view(2, -1, 4).sum(0))
+leak("reshaping", "rows moved behind", lambda own, x: x.view(-1, 2, 4).movedim(0, 2).contiguous().view(-1).view(-1, 8))
 leak("reshaping", "a view that steps less than a row", lambda own, x: torch.as_strided(
      x.contiguous(), (x.shape[0], 4), (4, 1)) * 1)  # fmt: skip
 safe("reshaping", "heads and back", lambda own, x: _heads(x).view(2, -1, 4).transpose(0, 1).flatten(1))
@@ -83,8 +80,7 @@ safe("parts", "whole blocks", _blocks)
 
 
 def _where_all(own: Model, x: Tensor) -> Tensor:
-    found = (x > 0).nonzero()
-    return x + found[:1, 1]
+    return x + (x > 0).nonzero().sum()
 
 
 leak("lookups", "the same row for all", lambda own, x: x[torch.zeros(x.shape[0], dtype=torch.long)])
@@ -95,7 +91,7 @@ leak("lookups", "a row by its value", lambda own, x: x[(x[:, 0] > 0).long()])
 leak("lookups", "gathered among rows", lambda own, x: x.gather(0, (x > 0).long()))
 leak("lookups", "taken from all", lambda own, x: x.take((x > 0).long()))
 leak("lookups", "rows in another order", lambda own, x: x.index_select(0, x[:, 0].argsort()))
-leak("lookups", "the first that is positive", _where_all)
+leak("lookups", "the places of what is positive", _where_all)
 leak("lookups", "rows counted from the end", lambda own, x: x[-torch.arange(x.shape[0]) - 1])
 leak("lookups", "two lists of rows", lambda own, x: x.view(-1, 2, 4)[
      torch.arange(x.shape[0]).flip(0), (x[:, 0] > 0).long()])  # fmt: skip
@@ -203,9 +199,9 @@ def _one_of_several(own: Model, x: Tensor) -> Tensor:
     return y
 
 
-def _moved_in_place(own: Model, x: Tensor) -> Tensor:
+def _last_over_first(own: Model, x: Tensor) -> Tensor:
     y = x.clone()
-    y[1:] = x[:-1]
+    y.narrow(0, 0, 1).copy_(x[-1:])
     return y
 
 
@@ -263,7 +259,7 @@ leak("memory", "a turned view", _turned_view)
 leak("memory", "sums", _sums)
 leak("memory", "a view from before the write", _view_from_before)
 leak("memory", "one of several views", _one_of_several)
-leak("memory", "moved by one", _moved_in_place)
+leak("memory", "the last over the first", _last_over_first)
 leak("memory", "what may be a view", _maybe_a_view)
 leak("memory", "a view of zeros", _a_view_of_zeros)
 leak("memory", "a buffer", _buffer)

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 # --- pointwise --------------------------------------------------------------------------------------------------------
 
-leak("pointwise", "a row of a table for each row", lambda own, x: x + own.table[: x.shape[0]])
 leak("pointwise", "rows across rows", lambda own, x: (x[:, :1] - x[:, 0]).abs().sum(1))
 leak("pointwise", "a choice for all rows", lambda own, x: torch.where((x > 2).any(), x, -x))
 leak("pointwise", "nothing times the sum of all", lambda own, x: x + 0 * x.sum())
@@ -39,7 +38,6 @@ leak("reductions", "reversed rows", lambda own, x: x.flip(0))
 leak("reductions", "rolled as one list", lambda own, x: x.roll(1))
 leak("reductions", "a mean over rows and time", lambda own, x: x.view(-1, 2, 4) - x.view(-1, 2, 4).mean((0, 1)))
 leak("reductions", "a negative dim that is the rows'", lambda own, x: x - x.logsumexp(-2))
-leak("reductions", "a spectrum over the rows", lambda own, x: torch.fft.fft(x, dim=0).real)
 leak("reductions", "a running sum of folded rows", lambda own, x: x.view(-1, 4).cumsum(0).view(-1, 8))
 leak("reductions", "the place among all", lambda own, x: x + x.argmax())
 safe("reductions", "softmax of each", lambda own, x: x.softmax(1))
@@ -53,7 +51,6 @@ safe("reductions", "a spectrum of each", lambda own, x: torch.fft.rfft(x, dim=-1
 leak("products", "each row with each", lambda own, x: x @ x.T @ x)
 leak("products", "a product over the rows", lambda own, x: x @ torch.einsum("bi,bj->ij", x, x))
 leak("products", "rows as weights", lambda own, x: F.linear(x, x))
-leak("products", "distances between rows", lambda own, x: torch.cdist(x, x).sum(1))
 leak("products", "a dot of all with all", lambda own, x: x * torch.tensordot(x, x, dims=([0, 1], [0, 1])))
 leak("products", "a triangle of rows", lambda own, x: torch.tril(torch.ones(x.shape[0], x.shape[0])) @ x)
 leak("products", "rows and rows by letters", lambda own, x: torch.einsum("bi,ci->bc", x, x).amax(1))
@@ -274,7 +271,7 @@ def _scaled_by_the_mean(own: Model, x: Tensor) -> Tensor:
 
 leak("reductions", "one step of eight bits", lambda own, x: own.layer(x), layer=_Quantised, calls=ids())
 leak("parts", "cut to the longest", _longest, layer=lambda: nn.Embedding(20, 8), calls=ids())
-leak("lookups", "a branch on a token", _rare_token, layer=lambda: nn.Embedding(20, 8), calls=ids())
+leak("lookups", "a branch on a token", _rare_token, layer=lambda: nn.Embedding(20, 8), calls=ids(), graph=False)
 leak("lookups", "rows that are left out", lambda own, x: x[x[:, 0] > -0.5])
 leak("reductions", "the scale of an empty row", _scaled_by_the_mean)
 leak("reductions", "a number for the whole call", lambda own, x: (x - x.mean()).pow(2).sum(), calls=floats(8))
