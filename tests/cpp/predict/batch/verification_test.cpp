@@ -5,6 +5,7 @@
 
 #include <functional>
 
+#include "core/schedule/runtime.h"
 #include "core/sync/manual_clock.h"
 #include "predict/batch/batch_runner.h"
 #include "predict/graph/guard.h"
@@ -196,6 +197,45 @@ TEST_F(VerificationTest, AnUnprovenCallIsNeverRunInParts) {
   run();
   expect_answers_alone();
   EXPECT_EQ(backend_->runs, 1);
+}
+
+// Mixes the rows of what it is given. Any number of workers at a time.
+class MixingBackend : public Backend {
+ public:
+  std::string name() const override { return "mixing"; }
+  Lane lane() const noexcept override { return Lane::kCompute; }
+  bool runs_module() const noexcept override { return true; }
+  BackendResult run(const CallForm& /*form*/, std::vector<at::Tensor> inputs, const AmbientState* /*ambient*/,
+                    WorkerContext& /*context*/) override {
+    return {{with_sum_of_all(inputs[0])}, nullptr};
+  }
+};
+
+TEST(Verification, ManyWorkersFindOneDifferenceAndNoCallIsWrong) {
+  PlainReclaimer reclaimer;
+  const auto stats = std::make_shared<ChannelStats>();
+  const auto runner = std::make_shared<BatchRunner>(std::make_shared<MixingBackend>(), stats, Clock::steady());
+  Contract mixed = row_contract(3);
+  mixed.verifier = std::make_shared<Verifier>(Mode::kVerify, 0.5);
+  const auto contract = std::make_shared<const Contract>(std::move(mixed));
+  RuntimeOptions options;
+  options.workers = 4;
+  Runtime runtime(options);
+  ChannelOptions merging;
+  merging.max_rows = merging.first_rows = 8;
+  const auto channel = runtime.open(merging, runner, stats);
+  std::vector<std::shared_ptr<CallRequest>> requests;
+  for (int i = 0; i < 400; ++i) {
+    requests.push_back(make_request(contract, {at::full({1, 3}, static_cast<float>(i))}, reclaimer));
+    channel->submit(requests.back(), Admission::kBlock, kNever);
+  }
+  EXPECT_TRUE(channel->wait_drained(kNever));
+  for (const auto& request : requests) {
+    ASSERT_EQ(request->state(), RequestState::kSucceeded);
+    EXPECT_TRUE(at::allclose(request->outputs[0], with_sum_of_all(request->inputs[0])));
+  }
+  EXPECT_EQ(stats->refuted, contract->verifier->refuted() ? 1U : 0U);
+  runtime.close();
 }
 
 }  // namespace
