@@ -45,10 +45,12 @@ std::shared_ptr<Verifier> BoundLearner::make_verifier(Merging merging) const {
 bool BoundLearner::serve(std::int64_t id, std::int64_t number, const py::object& contract, const py::object& spec,
                          std::shared_ptr<graph::GraphBackend> graph) {
   const std::shared_ptr<Contract> served = contract_from_python(contract, spec);
+  const py::object rows = contract.attr("rows");
+  const bool proven = !rows.is_none() && rows.attr("allows").cast<bool>();
   const std::shared_ptr<CallKind> kind = kinds_.find(id);
   if (!kind || tell_if_refuted(*kind)) return false;
   if (kind->learned_number != number || kind->route != Route::kMerge) return false;
-  const bool proven = !contract.attr("rows").is_none() && contract.attr("rows").attr("allows").cast<bool>();
+  if (kind->merging == Merging::kNo && !proven) throw py::value_error("rows that are not proven independent may meet");
   served->verifier = make_verifier(proven ? Merging::kNo : kind->merging);
   kind->contract = served;
   kind->by_graph_only = served->call_rows || (graph && kind->merging == Merging::kNo);

@@ -26,7 +26,8 @@ class BoundLearner {
   // Raises for a call that the module refused with the Python error that is set.
   [[noreturn]] void refuse(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const;
   // From now on calls of this kind are merged under `contract`, which is the graph's where there is one. False when
-  // `number` is not what was learned last.
+  // `number` is not what was learned last. Raises ValueError where nothing proves the rows independent, unless the user
+  // wants calls merged all the same.
   bool serve(std::int64_t kind, std::int64_t number, const py::object& contract, const py::object& spec,
              std::shared_ptr<graph::GraphBackend> graph);
   // A kind whose batches were found to differ from the same calls alone merges no longer, and the learner hears of it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +17,7 @@ import torchpool
 from torchpool import _core
 from torchpool.call import tree
 from torchpool.capture.lower import lower
-from torchpool.contract import Contract
+from torchpool.contract import Contract, RowsVerdict
 from torchpool.contract.contract import InputSpec, OutputSpec
 
 Model = Callable[[torch.Tensor], Any]
@@ -36,6 +37,7 @@ def contract(call_rows: int | None = None, **output: Any) -> Contract:
         row_seconds=None,
         checks=(),
         call_rows=call_rows,
+        rows=RowsVerdict("proven", "rows proven independent"),
     )
 
 
@@ -172,6 +174,21 @@ def test_calls_merge_from_when_they_are_served(serve: Callable[..., Served]) -> 
     assert served.serve()
     served.expect_answers_alone(calls)
     assert served.sizes == [8]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [None, RowsVerdict("mixes", "softmax over the rows")])
+def test_what_is_not_proven_is_merged_only_if_the_user_wants(
+    serve: Callable[..., Served], rows: RowsVerdict | None
+) -> None:
+    unproven = dataclasses.replace(contract(), rows=rows)
+    served = serve(double)
+    with pytest.raises(ValueError, match="not proven independent"):
+        served.serve(known=unproven)
+    served.expect_answers_alone(draws(8, 1, 4))
+    assert served.sizes == [1] * 8
+    for merging in ("trust", "verify"):
+        assert serve(double, merging=merging).serve(known=unproven)
 
 
 @torch.no_grad()
