@@ -167,7 +167,9 @@ def test_wider_ranges_count_all_keys() -> None:
 def test_counts_of_what_was_not_sorted_are_refused() -> None:
     routed = _Routed()
     sketch, why = routed.sketch, "mixes: histc counts over the rows"
-    assert routed.refusal(routed.counts(routed.values("index"))) == why
+    held = Packed(0, routed.order, routed.order.rows, "index")
+    places = sketch.claimed(held, sketch.batch * EXPERTS)
+    assert sketch.refusal(aten.histc.default, places, 4, 0, 3) == why
     assert sketch.refusal(aten.histc.default, routed.values(), 4, 0, 3) == why
     assert sketch.refusal(aten.histc.default, sketch.rows(), 4, 0, 3) == why
     ranked = sketch.add(aten.sort.default, sketch.rows(EXPERTS), -1)
@@ -192,20 +194,22 @@ def test_keys_of_which_no_bound_is_seen_are_refused() -> None:
     assert sketch.refusal(aten.histc.default, ids, 4, 0, 3) == "mixes: histc counts over the rows"
 
 
-@pytest.mark.parametrize("of_keys", [False, True])
-def test_a_dtype_that_does_not_hold_all_keys_is_refused(of_keys: bool) -> None:
+def test_a_dtype_that_does_not_hold_all_keys_is_refused() -> None:
     routed = _Routed()
     sketch = routed.sketch
-    if of_keys:
-        narrow = sketch.add(aten.to.dtype, routed.keys, torch.bool)
-        found = routed.refusal(routed.counts(narrow))
-        assert found == "mixes: histc of keys that are not known to be in its range"
-    else:
-        narrow = sketch.add(aten.to.dtype, routed.ids, torch.bool)
-        keys = _item(sketch, sketch.add(aten.sort.default, narrow), 0)
-        found = routed.refusal(routed.counts(keys))
-        assert found == "mixes: histc of keys that are not known to be in its range"
-    assert routed.of(routed.counts(sketch.add(aten.to.dtype, routed.keys, torch.int8))) == Ends(routed.order, "counts")
+    narrow = sketch.add(aten.to.dtype, routed.ids, torch.bool)
+    keys = _item(sketch, sketch.add(aten.sort.default, narrow), 0)
+    found = routed.refusal(routed.counts(keys))
+    assert found.startswith("mixes: histc ")
+    wide = sketch.add(aten.to.dtype, routed.keys, torch.float64)
+    assert routed.of(sketch.add(aten.histc.default, wide, EXPERTS, 0, 3)) == Ends(routed.order, "counts")
+    # A conversion that says nothing of the keys' own dtype is seen at the keys.
+    claimed = sketch.add(aten.to.dtype, routed.keys, torch.bool)
+    sketch.proof.claims[claimed] = sketch.of(routed.keys)
+    floats = sketch.add(aten.to.dtype, claimed, torch.float32)
+    sketch.proof.claims[floats] = sketch.of(routed.keys)
+    found = sketch.refusal(aten.histc.default, floats, EXPERTS, 0, 3)
+    assert found == "mixes: histc of keys that are not known to be in its range"
 
 
 def test_keys_that_are_written_to_are_refused() -> None:
