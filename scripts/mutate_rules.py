@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "torchpool.contract.rows"
 TESTS = ROOT / "tests" / "python" / "contract" / "rows"
 NO_CHECKS = ("__init__", "all_rules", "domain", "op", "registry", "sizes")  # they say what there is, and decide nothing
-SLOW = ("test_audit.py", "test_traps.py", "test_zoo_rows.py")
+NO_UNIT_TESTS = ("test_audit.py", "test_traps.py", "test_own_rules.py")  # they export and run models
 REFUSES = frozenset({"mixes", "unknown", "random"})
 SECONDS = 60  # of one run of the tests: what a mutant leaves may never end
 PASSED, FAILED = 0, 1  # pytest's exit codes
@@ -164,8 +164,8 @@ def forget() -> None:
             del sys.modules[name]
 
 
-def forked(mutant: Mutant, files: list[Path]) -> int:
-    """The exit code of the tests on a mutant, in a process of its own."""
+def start(mutant: Mutant) -> int:
+    """The id of a process that runs the tests on a mutant, and whose exit code is theirs."""
     child = os.fork()
     if child == 0:
         code = FAILED
@@ -175,25 +175,36 @@ def forked(mutant: Mutant, files: list[Path]) -> int:
             os.dup2(quiet, 1)
             os.dup2(quiet, 2)
             sys.meta_path.insert(0, _Changed(mutant))  # type: ignore[arg-type]  # it has what import asks for
-            code = run_tests(files)
+            own = own_tests(mutant.module)
+            others = [path for path in all_tests() if path not in own]
+            code = next((code for files in (own, others) if files and (code := run_tests(files)) != PASSED), PASSED)
         finally:
             os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return child
+
+
+def survivors(found: list[Mutant], jobs: int) -> list[Mutant]:
+    """Those whose lack no test misses, in order."""
+    left: list[Mutant] = []
+    running: dict[int, Mutant] = {}
+    waiting = list(reversed(found))
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            mutant = waiting.pop()
+            running[start(mutant)] = mutant
+        child, status = os.wait()
+        mutant = running.pop(child)
+        if os.waitstatus_to_exitcode(status) == PASSED:
+            left.append(mutant)
+    return sorted(left, key=found.index)
 
 
 def own_tests(module: str) -> list[Path]:
-    return [path for path in TESTS.glob(f"test_{module}*.py") if path.name not in SLOW]
+    return [path for path in TESTS.glob(f"test_{module}*.py") if path.name not in NO_UNIT_TESTS]
 
 
 def all_tests() -> list[Path]:
-    return [path for path in sorted(TESTS.glob("test_*.py")) if path.name not in SLOW]
-
-
-def survives(mutant: Mutant) -> bool:
-    """Whether no test misses what the mutant lacks."""
-    own = own_tests(mutant.module)
-    others = [path for path in all_tests() if path not in own]
-    return all(forked(mutant, files) == PASSED for files in (own, others) if files)
+    return [path for path in sorted(TESTS.glob("test_*.py")) if path.name not in NO_UNIT_TESTS]
 
 
 def warm_up(chosen: list[str]) -> None:
@@ -208,16 +219,16 @@ def warm_up(chosen: list[str]) -> None:
     if code != PASSED:
         raise SystemExit(f"the tests fail as they are:\n{said.getvalue()}")
     forget()
-    for module in chosen:
-        same = Mutant(module, 0, "nothing", ast.parse(source_of(module).read_text()))
-        if forked(same, own_tests(module) or all_tests()) != PASSED:
-            raise SystemExit(f"the tests fail where {module} is replaced by itself")
+    same = Mutant(chosen[0], 0, "nothing", ast.parse(source_of(chosen[0]).read_text()))
+    if not survivors([same], 1):
+        raise SystemExit(f"the tests fail where {chosen[0]} is replaced by itself")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=1, help="only each N-th")
     parser.add_argument("--module", action="append", choices=modules(), help="only these modules")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     options = parser.parse_args()
     started = time.monotonic()
     found = [
@@ -229,7 +240,7 @@ def main() -> int:
     stale = [entry for entry in EQUIVALENT if entry[0] in (options.module or modules()) and entry not in known]
     chosen = [mutant for mutant in found[:: options.every] if (mutant.module, mutant.what) not in EQUIVALENT]
     warm_up(options.module or modules())
-    left = [mutant for mutant in chosen if survives(mutant)]
+    left = survivors(chosen, options.jobs)
     for mutant in left:
         path = source_of(mutant.module)
         print(f"{path.parent.name}/{path.name}:{mutant.line}: no test misses {mutant.what}")
