@@ -38,8 +38,9 @@ PY_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi' -o -name 'py.typ
 PACKAGE_SOURCES := $(CPP_SOURCES) $(PY_SOURCES) CMakeLists.txt pyproject.toml
 OUR_CPP := $(shell find cpp tests/cpp -name '*.cpp' -o -name '*.h')
 
-.PHONY: build test test-all test-cpp test-tsan test-asan test-python test-python-all test-notebooks demo demo-plan bench \
-        bench-serving rules lint lint-python lint-layout lint-format lint-tidy lint-locks wheel coverage clean distclean help
+.PHONY: build test test-all test-cpp test-tsan test-asan test-python test-python-all test-notebooks mutate mutate-some \
+        rows-table demo demo-plan bench bench-serving rules lint lint-python lint-layout lint-format \
+        lint-tidy lint-locks wheel coverage clean distclean help
 
 help:
 	@echo "make build | test | test-all | demo | bench | bench-serving | rules | lint | wheel | coverage | clean | distclean"
@@ -117,9 +118,9 @@ wheel: $(STAMPS)/deps
 # --- tests ------------------------------------------------------------------------------------------------------------
 
 # Minutes: a sample of what starts an interpreter or a storm of processes. `make test-all` runs all of it.
-test: test-cpp test-tsan test-asan test-python test-notebooks
+test: test-cpp test-tsan test-asan test-python mutate-some test-notebooks
 
-test-all: test-cpp test-tsan test-asan test-python-all test-notebooks
+test-all: test-cpp test-tsan test-asan test-python-all mutate test-notebooks
 
 # $(call cpp_tests,<build folder>): both shards of each program at a time, then the count and the slowest.
 define cpp_tests
@@ -157,6 +158,17 @@ test-python: build
 # Every test that there is, with all programs in fresh interpreters.
 test-python-all: build
 	@$(BIN)/python scripts/run_pytest.py --exhaustive $(PYTEST_ARGS)
+
+# Each check of the proof that rows are independent is taken out in turn: some test must miss it.
+mutate: build
+	@$(BIN)/python scripts/mutate_rules.py $(MUTATE_ARGS)
+
+mutate-some: build
+	@$(BIN)/python scripts/mutate_rules.py --every 10
+
+# What is proven of the zoo and of larger models, with the times that it takes.
+rows-table: build
+	@$(BIN)/python scripts/rows_table.py
 
 test-notebooks: build
 	$(BIN)/python -m pytest -p no:cacheprovider --nbmake --nbmake-timeout=300 --timeout=600 notebooks
