@@ -10,6 +10,7 @@ namespace torchpool {
 namespace {
 
 constexpr double kDrainSlice = 0.01;  // seconds between two looks
+constexpr int kMostSlices = 2000;     // 20 s
 
 }  // namespace
 
@@ -43,13 +44,23 @@ bool BoundPredictor::settles_here(const PreparedCall& call, const CallOptions& o
   return call.mismatch || (call.new_sizes && !options.deadline && !must_run_inline());
 }
 
+// Other threads' calls go on meanwhile: as many are waited for as there were, whichever these are. Not for ever: a call
+// may itself wait for what the calling thread is to do next.
+void BoundPredictor::wait_for_earlier() {
+  const std::uint64_t before = stats_->accepted.load(std::memory_order_relaxed);
+  std::uint64_t resolved = stats_->resolved();
+  int slices = 0;  // without any progress
+  while (resolved < before && slices < kMostSlices && !channels_.wait_drained(kDrainSlice)) {
+    const std::uint64_t now = stats_->resolved();
+    slices = now == resolved ? slices + 1 : 0;
+    resolved = now;
+  }
+}
+
 py::object BoundPredictor::settle(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) {
   if (call.new_sizes) call.kind->note_sizes(call.flat.leaves);
   if (call.new_sizes && !must_run_inline()) {
-    // Other threads' calls go on meanwhile: as many are waited for as there were, whichever these are.
-    const std::uint64_t before = stats_->accepted.load(std::memory_order_relaxed);
-    while (stats_->resolved() < before && !channels_.wait_drained(kDrainSlice)) {
-    }
+    wait_for_earlier();
   }
   return call.mismatch ? learner_.settle_mismatch(call, args, kwargs) : inline_.run(call, args, kwargs);
 }

@@ -80,6 +80,7 @@ class BoundPredictor final : public MeasuredPredictor {
   bool settles_here(const PreparedCall& call, const CallOptions& options) const;
   // Answers it after all calls that came before: these are to find the module as it was.
   py::object settle(const PreparedCall& call, const py::tuple& args, const py::object& kwargs);
+  void wait_for_earlier();
   py::object run_queued(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                         const CallOptions& options);
   py::object future_of_inline(const PreparedCall& call, const py::tuple& args, const py::object& kwargs);

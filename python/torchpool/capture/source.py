@@ -12,7 +12,7 @@ from torch import nn
 from torchpool.call import Call, replace_tensors, tree
 from torchpool.capture import module_copy
 from torchpool.capture.program import CaptureError
-from torchpool.contract import Contract, Leaves, brief
+from torchpool.contract import Contract, Leaves, brief, mode_matters
 
 # Hooks of these modules do nothing but collect values for the result.
 _COLLECTING_HOOKS = ("transformers.utils.output_capturing",)
@@ -98,8 +98,8 @@ def _refuse(module: nn.Module, samples: Sequence[Leaves], contract: Contract, dt
     for part in module.modules():
         if type(part).__module__.startswith("torch._dynamo"):
             raise CaptureError("torch.compile has compiled it")
-        if part.training:
-            raise CaptureError("part of the module is in train mode")
+    if mode_matters(module):
+        raise CaptureError("part of the module is in train mode, which may change what it computes")
     for tensor in [*samples[0], *module.parameters(), *module.buffers()]:
         if tensor.device.type != "cpu" or tensor.layout != torch.strided:
             raise CaptureError(f"only dense tensors on the CPU are supported, not {tensor.layout} on {tensor.device}")

@@ -24,6 +24,7 @@ from torchpool.contract.shape_checks import (
     with_lengths,
     with_rows,
 )
+from torchpool.contract.train_mode import mode_matters
 
 __all__ = [
     "Contract",
@@ -42,6 +43,7 @@ __all__ = [
     "from_one",
     "joined",
     "lengths_of",
+    "mode_matters",
     "part_of",
     "refusal",
     "samples_for_proof",

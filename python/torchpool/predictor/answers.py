@@ -14,7 +14,7 @@ class Answers:
         self.learn, self.mismatch, self.may_have_state = learner.learn, learner.mismatch, learner.may_have_state
         self.own, self.readable = learner.own, learner.readable
         self.saw_opaque, self.refused_opaque = learner.saw_opaque, learner.refused_opaque
-        self.refused_values = learner.refused_values
+        self.refused_values, self.refuted = learner.refused_values, learner.refuted
         if graphs is not None:
             self.installed, self.weights_moved = graphs.installed, graphs.again
 

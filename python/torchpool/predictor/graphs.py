@@ -296,8 +296,11 @@ class Graphs:
             return
         lifted = built.contract.call_rows is not None
         by_module = served.by_module or kind.ambient
-        if by_module and (lifted or built.contract.rows is None or not built.contract.rows.allows):
-            raise CaptureError("the module is called, and it keeps rows of a batch apart only as far as that is proven")
+        proven = built.contract.rows is not None and built.contract.rows.allows
+        if not proven and kind.contradicted is not None:
+            raise CaptureError(f"rows of a batch were seen to meet: {kind.contradicted}", built.contract.rows)
+        if by_module and (lifted or not proven):
+            raise CaptureError("the module is called, which keeps rows of a batch apart only where that is proven")
         most = served.max_batch
         del served
         sample, backend = kind.samples[0], built.backend

@@ -138,7 +138,8 @@ class _Probe:
             if not self.runner.checks or self.runner.checks[-1].passed:
                 self.runner.record(failure.check, False, failure.reason)
             code, reason = Reason.CHECK, failure.reason
-            if self.runner.state.training and failure.check not in _NOT_THE_MODE:
+            mode = self.runner.state.mode_matters or (self.runner.state.training and failure.serial)
+            if mode and failure.check not in _NOT_THE_MODE:
                 code, reason = Reason.TRAIN_MODE, f"model is in train mode (call model.eval() first): {reason}"
             if self.batch:
                 raise ValueError(f"batch={self.batch} fails the check {failure.check!r}: {reason}") from failure

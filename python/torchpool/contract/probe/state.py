@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchpool.contract.train_mode import mode_matters
+
 _BASE_ATTRIBUTES = frozenset(vars(nn.Module()))
 _MAX_ITEMS = 10_000  # a longer list or dict is not copied
 _MAX_BYTES = 256 << 20  # of parameters, and of plain tensor attributes
@@ -55,6 +57,7 @@ class ModuleState:
     def __init__(self, module: nn.Module | None) -> None:
         parts = [] if module is None else list(module.modules())
         self.training = any(getattr(part, "training", False) for part in parts)  # frozen scripts have none
+        self.mode_matters = module is not None and self.training and mode_matters(module)
         self._buffers: list[tuple[str, torch.Tensor, torch.Tensor, dict[str, Any] | None]] = []
         self._parameters: list[tuple[str, torch.Tensor, int, torch.Tensor | None]] = []
         self._attributes: list[tuple[str, dict[str, Any], str, Any, Any]] = []

@@ -1,0 +1,60 @@
+"""Whether train mode may change what a module computes.
+
+A module that was left in train mode is refused where that changes results; many have no part that it could change.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+# What code that asks for the mode, or passes it on, has among its names.
+_ASKS = frozenset(
+    {"training", "train", "is_training", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"}
+    | {"feature_alpha_dropout", "rrelu", "batch_norm", "instance_norm"}
+)
+
+
+def mode_matters(module: nn.Module) -> bool:
+    """Whether some part of the module is in train mode and may compute something else than in eval mode.
+
+    Of torch's own layers it is known. Of others their classes' code is searched for names that ask for the mode;
+    helper functions are not followed.
+    """
+    return any(_part_matters(part) for part in module.modules() if getattr(part, "training", False))
+
+
+def _part_matters(part: nn.Module) -> bool:
+    if isinstance(part, _DropoutNd):
+        return part.p > 0
+    if isinstance(part, nn.RReLU):
+        return True
+    if isinstance(part, _NormBase):
+        return isinstance(part, nn.modules.batchnorm._BatchNorm) or part.track_running_stats
+    if isinstance(part, nn.RNNBase | nn.MultiheadAttention):
+        return bool(part.dropout > 0)
+    if type(part).__module__.startswith("torch.nn.modules"):
+        return False  # their parts are looked at, each by itself
+    return any(_ASKS & set(names) for cls in type(part).__mro__ for names in _names_in(cls))
+
+
+def _names_in(cls: type) -> Iterator[tuple[str, ...]]:
+    """Of the code of a class of a user's: torch's own base classes ask for the mode wherever they keep it."""
+    if cls.__module__.startswith("torch.nn") or cls is object:
+        return
+    for name, member in vars(cls).items():
+        function: Any = getattr(member, "__func__", member)
+        if name != "__init__" and isinstance(function, types.FunctionType):
+            yield from _names_of(function.__code__)
+
+
+def _names_of(code: types.CodeType) -> Iterator[tuple[str, ...]]:
+    yield code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names_of(constant)
