@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sympy  # type: ignore[import-untyped]  # has no types
@@ -23,7 +23,8 @@ from torchpool.contract import (
     with_rows,
 )
 
-_ROWS = (3, 5, 7, 11)  # of the example: export takes sizes 0 and 1 for special
+# Rows of the example, or calls where these are counted: export takes sizes 0 and 1 for special.
+_ROWS = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47)
 _CEILINGS = (1 << 24, 1 << 20, 1 << 16, 1 << 13)  # of lengths, to try where export asks for one
 _MOST_ROWS = 1 << 30  # without a bound export takes a single row for special
 
@@ -37,22 +38,39 @@ def sizes_of(spec: InputSpec) -> tuple[int | str, ...]:
     return ("batch", *spec.sizes) if spec.stacked else spec.sizes
 
 
-def example(samples: Sequence[Leaves], contract: Contract, *, free: bool) -> Leaves:
-    """Inputs for export: at least 3 rows and, for free lengths, no length of 0 or 1."""
+def example(
+    samples: Sequence[Leaves],
+    contract: Contract,
+    *,
+    free: bool,
+    taken: Collection[int] = frozenset(),
+    units: int | None = None,
+) -> Leaves:
+    """Inputs for export: at least 3 rows and, for free lengths, no length of 0 or 1.
+
+    The number of rows, or of calls where the contract counts these, is no other size and none of those `taken`, unless
+    `units` says it.
+    """
     sample = samples[0]
     if contract.mode != "merge":
         return [leaf.detach().clone() for leaf in sample]
     if free:
         able = [one for one in samples if min(lengths_of(one, contract).values(), default=2) >= 2]
         sample = able[0] if able else with_lengths(sample, contract, lambda symbol: 7)
-    taken = {size for leaf in sample for size in leaf.shape}
-    rows = next((rows for rows in _ROWS if rows not in taken), _ROWS[0])
-    return with_rows(sample, contract, rows)
+    taken = {size for leaf in sample for size in leaf.shape}.union(taken)
+    return with_rows(sample, contract, (units or unlike(taken, contract)) * (contract.call_rows or 1))
+
+
+def unlike(taken: Collection[int], contract: Contract) -> int:
+    """A number of rows, or of calls of several rows, that no other size can be taken for."""
+    rows = contract.call_rows or 1
+    return next((units for units in _ROWS if units not in taken and units * rows not in taken), _ROWS[0])
 
 
 def dynamic_shapes(contract: Contract, *, free: bool) -> dict[str, Any]:
     """For export of a forward(*leaves): the batch has a name, so that all inputs share it and it cannot be frozen."""
-    batch = Dim("batch", min=1, max=_MOST_ROWS)
+    rows = contract.call_rows or 1
+    batch: Any = Dim("batch", min=1, max=_MOST_ROWS // rows)
 
     def of(spec: InputSpec) -> dict[int, Any]:
         if contract.mode != "merge":
@@ -60,7 +78,7 @@ def dynamic_shapes(contract: Contract, *, free: bool) -> dict[str, Any]:
         found: dict[int, Any] = {}
         for dim, size in enumerate(sizes_of(spec)):
             if size == "batch":
-                found[dim] = batch
+                found[dim] = batch if rows == 1 else rows * batch
             elif free and isinstance(size, str):
                 found[dim] = Dim.AUTO
         return found
@@ -79,6 +97,8 @@ def read_checks(
     for index, (leaf, spec) in enumerate(zip(inputs, contract.inputs, strict=True)):
         for dim, size in enumerate(sizes_of(spec)):
             got = _expression(leaf.shape[dim])
+            if size == "batch":
+                got = sympy.cancel(got / (contract.call_rows or 1))  # of a named size export keeps what it was told
             if isinstance(got, sympy.Symbol):
                 places[got].append((index, dim))
             elif not got.is_Integer:
@@ -110,7 +130,7 @@ def _shape_env(inputs: Sequence[torch.Tensor]) -> Any:
     return next((size.node.shape_env for size in sizes if not isinstance(size, int)), None)
 
 
-def _unmet(shape_env: Any, ranges: dict[Any, Any]) -> sympy.Basic | None:
+def unmet(shape_env: Any, ranges: dict[Any, Any]) -> sympy.Basic | None:
     """A condition that the export relied on and that does not follow from the ranges of the sizes."""
     for guard in shape_env.guards:
         condition = shape_env.simplify(guard.expr)
@@ -167,7 +187,7 @@ def _ranges(shape_env: Any, lengths: Sequence[sympy.Symbol]) -> dict[Any, Any]:
 
 def _narrow(shape_env: Any, ranges: dict[Any, Any], lengths: Sequence[sympy.Symbol]) -> None:
     """Narrows the ranges of lengths, around the example's, until each condition of the export follows from them."""
-    while (condition := _unmet(shape_env, ranges)) is not None:
+    while (condition := unmet(shape_env, ranges)) is not None:
         if not any(_narrow_one(shape_env, ranges, symbol, condition) for symbol in lengths):
             raise NotExpressible(f"the program is only right where {condition}")
 
@@ -195,4 +215,4 @@ def starts_at_two(inputs: Sequence[torch.Tensor], checks: Sequence[ShapeCheck | 
         symbol: ValueRanges(sympy.Integer(1), found.upper) if found.lower == 2 else found
         for symbol, found in shape_env.var_to_range.items()
     }
-    return _unmet(shape_env, ranges) is None
+    return unmet(shape_env, ranges) is None
