@@ -58,6 +58,10 @@ class Graph:
     starts_at_two: bool
     """Whether `shape_checks.from_one` may widen the checks once the graph was right at length 1."""
     rows: ProvenRows
+    program: ExportedProgram
+    """What it was made of."""
+    free: bool
+    """Whether lengths were to be left free."""
 
 
 class _Wrapper(nn.Module):
@@ -153,7 +157,7 @@ def _capture(source: Source, *, free: bool) -> Graph:
 
 def _attempt(source: Source, leaves: Leaves, *, free: bool, strict: bool, all_buffers: bool) -> Graph:
     program = _export(source, leaves, free=free, strict=strict, all_buffers=all_buffers)
-    return _graph(source, program, free=free)
+    return graph_of(source, program, free=free)
 
 
 def _export(source: Source, leaves: Leaves, *, free: bool, strict: bool, all_buffers: bool) -> ExportedProgram:
@@ -174,7 +178,7 @@ def _export(source: Source, leaves: Leaves, *, free: bool, strict: bool, all_buf
     )
     return torch.export.export(
         wrapper.eval(),
-        tuple(_cast(leaf, source.dtype) for leaf in leaves),
+        tuple(cast(leaf, source.dtype) for leaf in leaves),
         dynamic_shapes=capture_shapes.dynamic_shapes(source.contract, free=free),
         strict=strict,
     )
@@ -209,24 +213,33 @@ def _paths(item: Any) -> list[list[tuple[bool, Any]]]:
     return found
 
 
-def _cast(leaf: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+def cast(leaf: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """A tensor of a call as the module takes it that is exported."""
     return leaf if dtype is None or not leaf.is_floating_point() else leaf.to(dtype)
 
 
-def _graph(source: Source, program: ExportedProgram, *, free: bool) -> Graph:
-    if graph_edit.has_enabled_autocast(program.graph_module):
-        program = program.run_decompositions({})  # turns the region's casts into nodes
-    signature = program.graph_signature
+def flattened(program: ExportedProgram, contract: Contract) -> tuple[torch.fx.Graph, list[torch.fx.Node]]:
+    """An exported graph without regions and with ATen's own operators, as it is proven; and the call's placeholders."""
     flat = graph_edit.inline(program.graph_module)
     rnn_op.restore(flat)
     grouped_op.replace(flat)
     placeholders = {node.name: node for node in flat.nodes if node.op == "placeholder"}
-    given = [placeholders[spec.arg.name] for spec in signature.input_specs if spec.kind == InputKind.USER_INPUT]
-    inputs = [node.meta["val"] for node in given]
-    if len(inputs) != len(source.contract.inputs):
-        raise CaptureError(f"the graph takes {len(inputs)} tensors, the call has {len(source.contract.inputs)}")
-    for node, spec in zip(given, source.contract.inputs, strict=True):
+    specs = program.graph_signature.input_specs
+    given = [placeholders[spec.arg.name] for spec in specs if spec.kind == InputKind.USER_INPUT]
+    if len(given) != len(contract.inputs):
+        raise CaptureError(f"the graph takes {len(given)} tensors, the call has {len(contract.inputs)}")
+    for node, spec in zip(given, contract.inputs, strict=True):
         node.meta["input"] = spec.name
+    return flat, given
+
+
+def graph_of(source: Source, program: ExportedProgram, *, free: bool) -> Graph:
+    """The graph of an exported program."""
+    if graph_edit.has_enabled_autocast(program.graph_module):
+        program = program.run_decompositions({})  # turns the region's casts into nodes
+    signature = program.graph_signature
+    flat, given = flattened(program, source.contract)
+    inputs = [node.meta["val"] for node in given]
     rows = prove_rows(flat, given, source.contract, signature.output_specs)
     checks, frozen = capture_shapes.read_checks(inputs, source.contract, free=free)
     _keep_user_outputs(flat, signature.output_specs)
@@ -238,7 +251,7 @@ def _graph(source: Source, program: ExportedProgram, *, free: bool) -> Graph:
     graph_edit.protect_inputs(module)
     module.recompile()
     starts_at_two = capture_shapes.starts_at_two(inputs, checks)
-    return Graph(module, list(weights.values()), checks, tuple(frozen), starts_at_two, rows)
+    return Graph(module, list(weights.values()), checks, tuple(frozen), starts_at_two, rows, program, free)
 
 
 def _keep_user_outputs(flat: torch.fx.Graph, specs: Sequence[Any]) -> None:

@@ -6,17 +6,17 @@ import dataclasses
 
 from torchpool.capture import module_copy, passes
 from torchpool.capture.export import capture
+from torchpool.capture.lifted import lifted
 from torchpool.capture.lower import lower
-from torchpool.capture.program import CaptureError, Programs
+from torchpool.capture.program import Programs
 from torchpool.capture.source import Source
 
 
 def programs_of(source: Source) -> Programs:
     """The source captured, proven, optimised and lowered. Raises CaptureError."""
     graph = capture(source)
-    verdict = graph.rows.verdict
-    if source.proof_needed and not verdict.allows:
-        raise CaptureError(verdict.text, verdict)
+    if not graph.rows.verdict.allows and (source.proof_needed or source.contract.call_rows is not None):
+        graph = lifted(source, graph)
     optimised, _ = passes.optimise(graph)
     constants = [None if module_copy.find(source.module, name) is tensor else tensor for name, tensor in graph.weights]
     packed, plain = (

@@ -130,3 +130,8 @@ def restore(graph: torch.fx.Graph) -> None:
     for node in graph.nodes:
         if node.op == "call_function" and node.target in back:
             node.target = back[node.target]
+
+
+def exportable(target: Any) -> Any:
+    """Our operator for one of ATen's, of a graph that is to be exported once more; any other as it is."""
+    return {_ATEN[name]: own for name, own in _defined.items()}.get(target, target)

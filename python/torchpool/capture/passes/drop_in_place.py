@@ -21,7 +21,7 @@ def run(module: GraphModule) -> int:
     count = 0
     for node in calls(graph, *targets):
         written = node.args[0] if node.args else None
-        functional = _functional(node)
+        functional = functional_of(node)
         if functional is None or not isinstance(written, Node) or only_user(written) is not node:
             continue
         if written.op != "call_function" or memory.roots[written] != {written} or not _same_type(node):
@@ -32,7 +32,7 @@ def run(module: GraphModule) -> int:
     return count
 
 
-def _functional(node: Node) -> Any:
+def functional_of(node: Node) -> Any:
     """The operator that gives a new tensor; None if there is none with the same arguments."""
     assert isinstance(node.target, torch._ops.OpOverload)
     schema = node.target._schema
