@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rows_traps_odd  # noqa: F401  # enters its traps
 import rows_traps_places  # noqa: F401  # enters its traps
 import rows_traps_values  # noqa: F401  # enters its traps
 import torch
