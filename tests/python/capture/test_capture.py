@@ -333,7 +333,8 @@ def test_number_that_depends_on_sizes_is_refused() -> None:
 
 def test_what_is_no_module_in_eval_mode_is_refused() -> None:
     contract = merging("batch", 4)
-    assert "train mode" in _refused(build(lambda: nn.Linear(4, 4)).train(), draw(1, 4), contract=contract)
+    dropping = build(lambda: nn.Sequential(nn.Linear(4, 4), nn.Dropout())).train()
+    assert "train mode" in _refused(dropping, draw(1, 4), contract=contract)
     serial = dataclasses.replace(contract, mode="alone", reason="model is stateful", serial=True)
     assert "model is stateful" in _refused(build(lambda: nn.Linear(4, 4)), draw(1, 4), contract=serial)
 

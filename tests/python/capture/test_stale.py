@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from bad_models import batches_together
-from support import assert_close, build, draw, draws, eager, run_threads
+from support import HANG, assert_close, build, draw, draws, eager, run_threads
 from torch import nn
 
 import torchpool
@@ -90,6 +90,7 @@ def test_a_change_is_seen_by_the_next_calls(change: Any, runtime: torchpool.Runt
     model = build(Net)
     predict = torchpool.wrap(model, example=draw(1, 4), runtime=runtime)
     calls = [(draw(1 + i % 2, 4, seed=i),) for i in range(5)]
+    predict.ready(HANG)
     assert batches_together(predict, runtime, calls) == 1
     before = predict(draw(1, 4))
     change(model)
@@ -118,7 +119,10 @@ def _leaky_flag(model: Any) -> None:
 def test_a_change_that_makes_rows_depend_on_each_other_is_seen(change: Any, runtime: torchpool.Runtime) -> None:
     model = build(Net)
     predict = torchpool.wrap(model, example=draw(1, 4), runtime=runtime)
+    predict.ready(HANG)
     change(model)
+    for rows in (1, 2):  # sizes that the module has not seen are no matter for a worker
+        predict(draw(rows, 4))
     assert batches_together(predict, runtime, [(draw(1 + i % 2, 4, seed=i),) for i in range(6)]) == 6
 
 
@@ -130,7 +134,9 @@ def test_refresh_learns_a_changed_model_anew(change: Any, runtime: torchpool.Run
     predict.refresh()
     predict(draw(1, 4))
     batches_together(predict, runtime, [(draw(1 + i % 2, 4, seed=i),) for i in range(6)])
-    assert predict.explain().contracts[0].mode == "alone"
+    predict.ready(HANG)
+    [contract] = predict.explain().contracts
+    assert contract.mode == "alone" or (contract.rows is not None and contract.rows.kind == "lifted")
 
 
 def test_a_model_moved_to_another_dtype_is_served_in_it(runtime: torchpool.Runtime) -> None:
@@ -139,6 +145,7 @@ def test_a_model_moved_to_another_dtype_is_served_in_it(runtime: torchpool.Runti
     model.double()
     calls = [(x.double(),) for x in draws(5, 1, 4)]
     predict(calls[0][0])
+    predict.ready(HANG)
     assert batches_together(predict, runtime, calls) == 1
     with pytest.raises(TypeError, match="has dtype float32, expected float64"):
         predict(draw(1, 4))
