@@ -4,8 +4,8 @@
 
 What is taken out, in each module of torchpool.contract.rows that decides something: a statement that calls or raises
 (also one arm of a conditional expression that refuses), an `if` that returns early, and each operand of an `and` or
-`or`. The module's own tests are run on what is left, then all tests of rows; each time in a process of its own, forked
-from one that has imported torch. Prints what no test missed, as file:line, and exits with 1 if there is any.
+`or`. The tests that come by that line are run on what is left, the module's own first; each time in a process of its
+own, forked from one that has run all of them. Prints what no test missed, as file:line; exits with 1 if there is any.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NO_CHECKS = ("__init__", "all_rules", "domain", "op", "registry", "sizes")  # th
 NO_UNIT_TESTS = ("test_audit.py", "test_traps.py", "test_own_rules.py")  # they export and run models
 REFUSES = frozenset({"mixes", "unknown", "random"})
 SECONDS = 60  # of one run of the tests: what a mutant leaves may never end
-PASSED, FAILED = 0, 1  # pytest's exit codes
+PASSED, FAILED, NONE_RAN = 0, 1, 5  # pytest's exit codes
 
 # What changes nothing that a test could see, and why; by module and the text that is taken out.
 EQUIVALENT: dict[tuple[str, str], str] = {}
@@ -45,8 +45,16 @@ class Mutant:
 
     module: str
     line: int
+    statement: int
+    """The line where the statement begins that it is part of."""
     what: str
     tree: ast.Module
+
+    @property
+    def top(self) -> set[int]:
+        """The lines of statements that are run when the module is imported."""
+        classes = [one for one in self.tree.body if isinstance(one, ast.ClassDef)]
+        return {one.lineno for part in (self.tree, *classes) for one in part.body}
 
 
 # --- mutants ----------------------------------------------------------------------------------------------------------
@@ -57,13 +65,22 @@ class _Cut(ast.NodeTransformer):
 
     def __init__(self, wanted: int) -> None:
         self.wanted, self.count = wanted, 0
-        self.found: tuple[int, str] | None = None
+        self.found: tuple[int, int, str] | None = None
+        self.statement = 0
+
+    def visit(self, node: ast.AST) -> Any:
+        outer = self.statement
+        if isinstance(node, ast.stmt):
+            self.statement = node.lineno
+        found = super().visit(node)
+        self.statement = outer
+        return found
 
     def _this(self, node: ast.AST, what: str) -> bool:
         self.count += 1
         if self.count - 1 != self.wanted:
             return False
-        self.found = (getattr(node, "lineno", 0), what)
+        self.found = (getattr(node, "lineno", 0), self.statement, what)
         return True
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
@@ -131,12 +148,67 @@ def modules() -> list[str]:
 # --- tests ------------------------------------------------------------------------------------------------------------
 
 
+class _Marked(ast.NodeTransformer):
+    """Lets each statement of a function say that it is come by."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        if isinstance(node, ast.ClassDef | ast.Module):
+            return node
+        for field in ("body", "orelse", "finalbody"):
+            found = getattr(node, field, None)
+            if isinstance(found, list):
+                setattr(node, field, [one for part in found for one in _marked(part)])
+        return node
+
+
+def _marked(statement: ast.stmt) -> list[ast.stmt]:
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+        return [statement]  # a docstring stays the first
+    call = ast.Call(ast.Name("__come_by__", ast.Load()), [ast.Constant(statement.lineno)], [])
+    return [ast.fix_missing_locations(ast.copy_location(ast.Expr(call), statement)), statement]
+
+
+class Visits:
+    """A plugin of pytest: which tests come by which statements."""
+
+    def __init__(self) -> None:
+        self.tests: dict[tuple[str, int], set[str]] = {}
+        self.now: str | None = None
+
+    def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
+        self.now = nodeid
+
+    def pytest_runtest_logfinish(self, nodeid: str, location: Any) -> None:
+        self.now = None
+
+    def noting(self, module: str) -> Any:
+        """What a module calls at each statement."""
+
+        def come_by(line: int) -> None:
+            tests = self.tests.setdefault((module, line), set())
+            if self.now is not None:
+                tests.add(self.now)
+
+        return come_by
+
+
+class _Only:
+    """A plugin of pytest: runs some of the tests."""
+
+    def __init__(self, wanted: set[str]) -> None:
+        self.wanted = wanted
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items[:] = [item for item in items if item.nodeid in self.wanted]
+
+
 class _Changed:
     """Imports one module from a changed tree."""
 
-    def __init__(self, mutant: Mutant) -> None:
-        self.name, self.tree = f"{PACKAGE}.{mutant.module}", mutant.tree
-        self.path = source_of(mutant.module)
+    def __init__(self, module: str, tree: ast.Module, come_by: Any = None) -> None:
+        self.name, self.tree, self.come_by = f"{PACKAGE}.{module}", tree, come_by
+        self.path = source_of(module)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         return importlib.util.spec_from_file_location(name, self.path, loader=self) if name == self.name else None
@@ -145,15 +217,17 @@ class _Changed:
         return None
 
     def exec_module(self, module: Any) -> None:
+        module.__dict__["__come_by__"] = self.come_by
         exec(compile(self.tree, module.__spec__.origin, "exec"), module.__dict__)
 
 
-def run_tests(files: list[Path]) -> int:
+def run_tests(files: list[Path], plugin: Any) -> int:
     """pytest's exit code, in this process."""
     import pytest
 
-    off = [f"-pno:{name}" for name in ("cacheprovider", "xdist", "hypothesispytest", "nbmake", "anyio")]
-    return int(pytest.main([*off, "-x", "-q", "--timeout=0", "-c", str(ROOT / "pyproject.toml"), *map(str, files)]))
+    off = [f"-pno:{name}" for name in ("cacheprovider", "logging", "xdist", "hypothesispytest", "nbmake", "anyio")]
+    options = ["-x", "-q", "--timeout=0", "-c", str(ROOT / "pyproject.toml")]
+    return int(pytest.main([*off, *options, *map(str, files)], plugins=[plugin]))
 
 
 def forget() -> None:
@@ -164,7 +238,7 @@ def forget() -> None:
             del sys.modules[name]
 
 
-def start(mutant: Mutant) -> int:
+def start(mutant: Mutant, visits: Visits) -> int:
     """The id of a process that runs the tests on a mutant, and whose exit code is theirs."""
     child = os.fork()
     if child == 0:
@@ -174,16 +248,27 @@ def start(mutant: Mutant) -> int:
             quiet = os.open(os.devnull, os.O_WRONLY)
             os.dup2(quiet, 1)
             os.dup2(quiet, 2)
-            sys.meta_path.insert(0, _Changed(mutant))  # type: ignore[arg-type]  # it has what import asks for
-            own = own_tests(mutant.module)
-            others = [path for path in all_tests() if path not in own]
-            code = next((code for files in (own, others) if files and (code := run_tests(files)) != PASSED), PASSED)
+            sys.meta_path.insert(0, _Changed(mutant.module, mutant.tree))  # type: ignore[arg-type]  # has all it takes
+            code = missed(mutant, visits)
         finally:
             os._exit(code)
     return child
 
 
-def survivors(found: list[Mutant], jobs: int) -> list[Mutant]:
+def missed(mutant: Mutant, visits: Visits) -> int:
+    """The exit code of the tests that come by the mutant's statement; of all where it is run at import."""
+    tests = visits.tests.get((mutant.module, mutant.statement), set())
+    everywhere = {test for found in visits.tests.values() for test in found}
+    wanted = tests or (everywhere if mutant.statement in mutant.top else set())
+    files = {ROOT / test.partition("::")[0] for test in wanted}
+    own = [path for path in files if path.name.startswith(f"test_{mutant.module}")]
+    for some in (own, sorted(files.difference(own))):
+        if some and (code := run_tests(some, _Only(wanted))) not in (PASSED, NONE_RAN):
+            return code
+    return PASSED
+
+
+def survivors(found: list[Mutant], visits: Visits, jobs: int) -> list[Mutant]:
     """Those whose lack no test misses, in order."""
     left: list[Mutant] = []
     running: dict[int, Mutant] = {}
@@ -191,7 +276,7 @@ def survivors(found: list[Mutant], jobs: int) -> list[Mutant]:
     while waiting or running:
         while waiting and len(running) < jobs:
             mutant = waiting.pop()
-            running[start(mutant)] = mutant
+            running[start(mutant, visits)] = mutant
         child, status = os.wait()
         mutant = running.pop(child)
         if os.waitstatus_to_exitcode(status) == PASSED:
@@ -199,29 +284,30 @@ def survivors(found: list[Mutant], jobs: int) -> list[Mutant]:
     return sorted(left, key=found.index)
 
 
-def own_tests(module: str) -> list[Path]:
-    return [path for path in TESTS.glob(f"test_{module}*.py") if path.name not in NO_UNIT_TESTS]
-
-
 def all_tests() -> list[Path]:
     return [path for path in sorted(TESTS.glob("test_*.py")) if path.name not in NO_UNIT_TESTS]
 
 
-def warm_up(chosen: list[str]) -> None:
-    """What all mutants import and compute first happens here, once; raises SystemExit where tests fail as it is."""
+def warm_up() -> Visits:
+    """Runs all tests once, which also imports what mutants need; raises SystemExit where they fail as it is."""
     for place in (ROOT, ROOT / "tests" / "python", ROOT / "tests" / "zoo"):
         sys.path.insert(0, str(place))
     import torch
 
     torch.set_num_threads(1)  # a process that has started threads cannot be forked with them
+    visits = Visits()
+    marked = [
+        _Changed(module, _Marked().visit(ast.parse(source_of(module).read_text())), visits.noting(module))
+        for module in modules()
+    ]
+    sys.meta_path[:0] = marked  # type: ignore[arg-type]  # has all it takes
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        code = run_tests(all_tests())
+        code = run_tests(all_tests(), visits)
+    del sys.meta_path[: len(marked)]
     if code != PASSED:
         raise SystemExit(f"the tests fail as they are:\n{said.getvalue()}")
     forget()
-    same = Mutant(chosen[0], 0, "nothing", ast.parse(source_of(chosen[0]).read_text()))
-    if not survivors([same], 1):
-        raise SystemExit(f"the tests fail where {chosen[0]} is replaced by itself")
+    return visits
 
 
 def main() -> int:
@@ -239,8 +325,12 @@ def main() -> int:
     known = {(mutant.module, mutant.what) for mutant in found}
     stale = [entry for entry in EQUIVALENT if entry[0] in (options.module or modules()) and entry not in known]
     chosen = [mutant for mutant in found[:: options.every] if (mutant.module, mutant.what) not in EQUIVALENT]
-    warm_up(options.module or modules())
-    left = survivors(chosen, options.jobs)
+    visits = warm_up()
+    first = chosen[0]
+    same = Mutant(first.module, first.line, first.statement, "nothing", ast.parse(source_of(first.module).read_text()))
+    if not survivors([same], visits, 1):
+        raise SystemExit(f"the tests fail where {first.module} is replaced by itself")
+    left = survivors(chosen, visits, options.jobs)
     for mutant in left:
         path = source_of(mutant.module)
         print(f"{path.parent.name}/{path.name}:{mutant.line}: no test misses {mutant.what}")
