@@ -50,7 +50,6 @@ safe("reductions", "differences within", lambda own, x: torch.diff(x, dim=1))
 leak("layers", "the grid of another row", lambda own, x: F.grid_sample(
      x.view(-1, 1, 2, 4), x.tanh().flip(0).view(-1, 2, 2, 2), align_corners=False))  # fmt: skip
 leak("layers", "channels of all shuffled", lambda own, x: F.channel_shuffle(x.view(1, -1, 4, 1), 2).view(-1, 8))
-leak("layers", "one shuffle of all pixels", lambda own, x: F.pixel_shuffle(x.view(1, -1, 2, 2), 2).reshape(-1, 8))
 leak("layers", "a deeper pool", lambda own, x: F.max_pool2d(x[None], 3, 1, 1)[0])
 leak("layers", "adaptive over rows", lambda own, x: x - F.adaptive_avg_pool1d(x.T, 1).T)
 leak("layers", "a bilinear form of neighbours", lambda own, x: F.bilinear(x, x.roll(1, 0), own.table.view(8, 8, 8)))
