@@ -2,8 +2,9 @@
 
 `source` says what is to be captured, or why it cannot be. `process` forks a child for it, in which `programs` goes the
 way: `export` (torch.export of a `module_copy`, with the free sizes of `shapes` and the ops of `rnn_op`), `row_proof`,
-`passes` over the graph, `lower` to the plain data of `program`. `comparison` holds the program against the module.
-torch.export takes a second to import: nothing imports it but what the child runs.
+`passes` over the graph, `lower` to the plain data of `program`. Where rows meet, `lifted` has the graph written anew by
+`lifting` (with the operators of `per_call`), exported and proven once more. `comparison` holds the program against the
+module. torch.export takes a second to import: nothing imports it but what the child runs.
 """
 
 from torchpool.capture.comparison import Difference, compare, compare_calls
