@@ -135,8 +135,12 @@ class Writer:
         """An operator for the whole batch."""
         node = self.graph.call_function(target, args, kwargs)
         given, named = map_arg((args, kwargs), lambda used: used.meta["val"])
-        with self.mode:
-            node.meta["val"] = target(*given, **named)
+        try:
+            with self.mode:
+                node.meta["val"] = target(*given, **named)
+        except Exception as error:
+            # Whatever an operator raises for sizes that vary: it took the same ones when it was exported.
+            raise Refused(f"{target} cannot be traced once more: {brief(error)}") from error
         return node
 
     # Calls apart, and together again.

@@ -7,6 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import rows_traps
+import rows_traps_odd  # noqa: F401  # enters its models
+import rows_traps_places  # noqa: F401
+import rows_traps_values  # noqa: F401
 import torch
 from support import build, draw
 from torch import Tensor, nn
@@ -368,3 +372,23 @@ def test_vmaps_own_settings_are_as_before() -> None:
     before = functorch._is_vmap_fallback_enabled()
     Lifted(build(lambda: Model(MIXING["total"])), draw(1, 8), rows=1)
     assert functorch._is_vmap_fallback_enabled() == before
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("trap", [trap for trap in rows_traps.TRAPS if trap.leak], ids=lambda trap: trap.name)
+@pytest.mark.usefixtures("seeded")
+def test_what_was_written_to_fool_the_proof_is_lifted_rightly_or_not_at_all(trap: rows_traps.Trap) -> None:
+    model = trap.build()
+    try:
+        model(*trap.calls(0))
+    except (RuntimeError, IndexError, ValueError):
+        return  # it takes no calls of one row
+    try:
+        lifted = Lifted(model, *trap.calls(0), rows=1)
+    except CaptureError:
+        return
+    for batch in trap.batches():
+        calls = [list(call) for call in batch]
+        for call, got in zip(calls, lifted.together(calls), strict=True):
+            for one, other in zip(got, lifted.alone(call), strict=True):
+                assert_same(one, other, trap.name)
