@@ -145,6 +145,9 @@ class Contract:
     """Calls share a batch only if they have that many rows, and outputs have an entry a call instead of one a row."""
     rows: RowsVerdict | None = None
     """None: not known yet, or nobody asked for a proof."""
+    tolerance: float | None = None
+    """How far merged rows may be from the same rows alone, as a part of the largest value, where that is more than the
+    dtypes of inputs and outputs allow: the module computes in a coarser one."""
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -195,6 +198,7 @@ class Contract:
             code=_code(fields["code"]),
             call_rows=fields["call_rows"],
             rows=None if fields["rows"] is None else _record(RowsVerdict, fields["rows"], "rows"),
+            tolerance=fields["tolerance"],
         )
 
 
