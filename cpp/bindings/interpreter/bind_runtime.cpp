@@ -5,6 +5,7 @@
 
 #include "bindings/interpreter/waiting.h"
 #include "core/machine/topology.h"
+#include "predict/batch/thread_scope.h"
 #include "core/sync/mutex.h"
 
 namespace torchpool {
@@ -105,6 +106,8 @@ void register_runtime(py::module_& module) {
         return Runtime::on_worker_thread() || Resolver::on_resolver_thread() || InlineLease::held_by_this_thread();
       },
       "True on a thread that must not wait for another call: a worker, or one that runs callbacks.");
+  module.def("set_intra_op_threads", &set_intra_op_threads, py::arg("threads"),
+             "Of the calling thread only, unlike torch.set_num_threads.");
 }
 
 }  // namespace torchpool

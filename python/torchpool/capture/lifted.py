@@ -67,13 +67,8 @@ def _in_calls(source: Source, graph: Graph) -> tuple[Source, Graph]:
     """The graph for batches whose unit is the call."""
     contract = source.contract
     if contract.call_rows is None:
-        sizes = [
-            1 if spec.stacked else leaf.shape[spec.batch_dim]
-            for leaf, spec in zip(source.samples[0], contract.inputs, strict=True)
-            if spec.batch_dim is not None
-        ]
-        source = dataclasses.replace(source, contract=dataclasses.replace(contract, call_rows=sizes[0]))
-        if sizes[0] > 1:
+        source = dataclasses.replace(source, contract=dataclasses.replace(contract, call_rows=source.rows))
+        if source.rows > 1:
             return source, capture(source, free=graph.free)
     return source, graph
 

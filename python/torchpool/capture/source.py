@@ -34,6 +34,8 @@ class Source:
     result_dtypes: tuple[torch.dtype, ...]
     proof_needed: bool
     """Whether a graph in which rows may meet is of no use."""
+    rows: int
+    """Of a call; samples may have been cut to fewer."""
 
     @staticmethod
     def of(
@@ -45,6 +47,7 @@ class Source:
         dtype: torch.dtype | None = None,
         *,
         proof_needed: bool = False,
+        rows: int = 1,
     ) -> Source:
         """`target` is `module` or a method of it; it is called once. Raises CaptureError for what no graph serves."""
         method = _method(target, module)
@@ -53,7 +56,7 @@ class Source:
         with torch.no_grad():
             results, spec = tree.flatten(target(*args, **kwargs))
         dtypes = tuple(leaf.dtype for leaf in results)
-        return Source(module, method, call, samples, contract, dtype, spec, dtypes, proof_needed)
+        return Source(module, method, call, samples, contract, dtype, spec, dtypes, proof_needed, rows)
 
     def copy(self, *, all_buffers: bool) -> nn.Module:
         """The module to export, which shares its tensors; in `dtype` if there is one."""

@@ -24,6 +24,7 @@ from torchpool.contract.shape_checks import (
     with_lengths,
     with_rows,
 )
+from torchpool.contract.tolerance import tolerance
 from torchpool.contract.train_mode import mode_matters
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "part_of",
     "refusal",
     "samples_for_proof",
+    "tolerance",
     "varied",
     "with_lengths",
     "with_rows",

@@ -88,9 +88,10 @@ class OutputSpec:
 class RowsVerdict:
     """What is known of whether rows of a batch meet, and from what."""
 
-    kind: Literal["proven", "lifted", "mixes", "unknown", "random", "state", "values", "no graph"]
+    kind: Literal["proven", "lifted", "mixes", "unknown", "random", "state", "values", "no graph", "refuted"]
     """proven: on the graph. lifted: they meet, and the graph was written anew so that they do not. mixes: rows meet.
-    unknown: an operator without a rule. values: a branch or a size depends on values, so that there is no graph."""
+    unknown: an operator without a rule. values: a branch or a size depends on values, so that there is no graph.
+    refuted: merged rows were seen to differ from the same rows alone."""
     text: str
     """In words, for explain()."""
     op: str | None = None

@@ -135,11 +135,14 @@ class KindRecord:
             return None
         if self.refuted is not None:
             text = f"rows of a batch differed from the same calls alone: {self.refuted}"
-            return replace(self.contract, mode="alone", reason=text, code=Reason.ROWS, rows=self.rows)
+            return replace(
+                self.contract, mode="alone", reason=text, code=Reason.ROWS, rows=RowsVerdict("refuted", self.refuted)
+            )
         if self.merged is not None and (self.by_graph or self.merging != "no" or self.no_graph is None):
             return self.merged
         if self.contract.mode == "merge" and self.merging == "no" and self.rows is not None:
-            return replace(self.contract, mode="alone", reason=self.rows.text, code=Reason.ROWS, rows=self.rows)
+            text = self.rows.text if not self.rows.allows or self.no_graph is None else self.no_graph
+            return replace(self.contract, mode="alone", reason=text, code=Reason.ROWS, rows=self.rows)
         return replace(self.contract, rows=self.rows)
 
     def status(self) -> str:

@@ -43,6 +43,8 @@ class CapturedKind:
     """The candidate: what is to be proven."""
     contradicted: str | None
     """Why its rows cannot be independent: then only a lifted graph may serve it."""
+    rows: int
+    """Of a call; samples may have been cut to fewer."""
     ambient: bool
     """Its calls are made under autocast: the module serves them, as far as they are proven without."""
     context: contextvars.Context
@@ -90,7 +92,15 @@ def build(
 
     refuse_hooks(module)
     source = kind.context.copy().run(
-        Source.of, target, module, kind.call, kind.samples, kind.contract, dtype, proof_needed=proof_needed
+        Source.of,
+        target,
+        module,
+        kind.call,
+        kind.samples,
+        kind.contract,
+        dtype,
+        proof_needed=proof_needed,
+        rows=kind.rows,
     )
     programs = capture_elsewhere(source, wanted)
     contract = proven_contract(kind.contract, programs.rows, kind.contradicted)
@@ -103,7 +113,7 @@ def build(
             samples = samples_for_proof(eager, kind.samples, contract, bound.plain.checks, widen=widen)
             difference, wrong = compare(backend, eager, samples, dtype)
         else:
-            difference, wrong = compare_calls(backend, eager, kind.samples, contract, dtype)
+            difference, wrong = compare_calls(backend, eager, kind.samples, contract, bound.plain.checks, dtype)
         if wrong is None:
             if programs.rows.call_rows is not None:
                 _refuse_slower(backend, eager, kind.samples[0], contract)
@@ -125,7 +135,10 @@ def proven_contract(candidate: Contract, rows: ProvenRows, contradicted: str | N
             new = OutputSpec(spec.name, None, spec.trims, False)
         else:
             stacked = found.stacked or (spec.stacked and rows.call_rows is None)
-            new = OutputSpec(spec.name, found.batch_dim, spec.trims, stacked, found.outer, found.inner)
+            trims = spec.trims
+            if found.stacked and not spec.stacked:  # a new dim 0, before the call's own
+                trims = tuple(dataclasses.replace(trim, dim=trim.dim + 1) for trim in trims)
+            new = OutputSpec(spec.name, found.batch_dim, trims, stacked, found.outer, found.inner)
         if rows.verdict.kind == "proven" and (new.batch_dim, _folds(new)) != (spec.batch_dim, _folds(spec)):
             text = (
                 f"the proof has the rows of output {spec.name!r} in dim {new.batch_dim}, its shapes in {spec.batch_dim}"
@@ -150,15 +163,19 @@ def _refuse_slower(
     one = with_rows(sample, contract, rows)
     many = with_rows(sample, contract, rows * _TIMED_CALLS)
 
-    def best(run: Callable[[], Any]) -> float:
-        times = []
-        for _ in range(_TIMED_RUNS):
-            start = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - start)
-        return min(times)
+    def seconds(run: Callable[[], Any]) -> float:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
 
-    together, alone = best(lambda: backend.run(many)), best(lambda: eager(one)) * _TIMED_CALLS
+    # One thread, as a worker has for small batches: on a busy machine two wait for each other for milliseconds.
+    before = torch.get_num_threads()
+    _core.set_intra_op_threads(1)
+    try:
+        times = [(seconds(lambda: backend.run(many)), seconds(lambda: eager(one))) for _ in range(_TIMED_RUNS)]
+    finally:
+        _core.set_intra_op_threads(before)
+    together, alone = min(pair[0] for pair in times), min(pair[1] for pair in times) * _TIMED_CALLS
     if together >= alone:
         assert contract.rows is not None
         text = f"{contract.rows.text}; alone, since {_TIMED_CALLS} calls together take {together / alone:.1f} of that"

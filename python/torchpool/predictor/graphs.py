@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -143,8 +143,8 @@ class Graphs:
         self._under_way = 0
         self._kinds: dict[int, CapturedKind] = {}
         self._rebuilt: dict[int, int] = {}
-        self._ready: dict[int, tuple[Built, Captured]] = {}
-        """What `prove_now` has built of kinds that the extension has not taken over yet."""
+        self._ready: dict[tuple[int, int], tuple[Built, Captured]] = {}
+        """By id and number what `prove_now` has built of kinds that the extension has not taken over yet."""
         self.captured: dict[int, Captured] = {}
 
     def learned(
@@ -155,6 +155,7 @@ class Graphs:
         samples: Sequence[Leaves],
         candidate: Contract,
         contradicted: str | None,
+        rows: int,
     ) -> None:
         """A kind of call was learned: its capture begins once the extension has taken it over."""
         args, kwargs = replace_tensors(call, samples[0])
@@ -165,6 +166,7 @@ class Graphs:
             samples=[list(sample) for sample in samples],
             contract=candidate,
             contradicted=contradicted,
+            rows=rows,
             ambient=torch.is_autocast_enabled("cpu"),
             context=contextvars.copy_context(),
             started=time.monotonic(),
@@ -180,17 +182,32 @@ class Graphs:
         if kind is not None and kind.number == number:
             self._start(kind)
 
-    def prove_now(self, kind_id: int) -> str | None:
-        """Waits for the proof of a kind that was learned; why there is none, if so."""
-        kind = self._kinds[kind_id]
-        captured = Captured()
-        built = self._try(captured, lambda: self._build(kind, captured))
+    def prove_now(self, kind_id: int, number: int) -> str | None:
+        """Waits for the proof of what was learned under this number; why there is none, if so. None, too, where another
+        thread has learned more of the kind meanwhile, which proves that."""
         with self._changed:
-            if built is None:
-                self._kinds.pop(kind_id)
-            else:
-                self._ready[kind_id] = built, captured
-        return captured.reason
+            kind = self._kinds.get(kind_id)
+        if kind is None or kind.number != number:
+            return None
+        captured = Captured()
+        try:
+            built = self._try(captured, lambda: self._build(kind, captured))
+        except BaseException:
+            self._drop(kind)
+            raise
+        with self._changed:
+            if self._kinds.get(kind_id) is not kind:
+                return None
+            if built is not None:
+                self._ready[kind_id, number] = built, captured
+                return None
+        self._drop(kind)
+        return captured.reason or "the predictor is closed"
+
+    def _drop(self, kind: CapturedKind) -> None:
+        with self._changed:
+            if self._kinds.get(kind.id) is kind:
+                del self._kinds[kind.id]
 
     def failed(self, kind_id: int) -> bool:
         """Whether there is no proof, and will be none."""
@@ -210,7 +227,7 @@ class Graphs:
             count = self._rebuilt[kind_id] = self._rebuilt.get(kind_id, 0) + 1
             if kind is None or count > _MAX_REBUILDS:
                 text = f"its weights' memory was replaced {count} times while it served; refresh() captures once more"
-                self.captured[kind_id] = Captured(text)
+                self.captured[kind_id] = Captured(text, rows=RowsVerdict("no graph", f"no graph: {text}"))
                 return
         self._start(kind)
 
@@ -243,7 +260,7 @@ class Graphs:
     def _capture(self, kind: CapturedKind) -> None:
         captured = Captured()
         with self._changed:
-            ready = self._ready.pop(kind.id, None)
+            ready = self._ready.pop((kind.id, kind.number), None)
         if ready is None:
             self._try(captured, lambda: self._serve(kind, captured, self._build(kind, captured)))
         else:
@@ -281,8 +298,17 @@ class Graphs:
         if written := served.runner.volatile_attributes:
             raise CaptureError(f"the module writes to itself when it runs, which a graph would not do: {written[0]}")
         target, dtype, needed = served.target, served.dtype, served.proof_needed
+        by_module = served.by_module or kind.ambient
         del served
         built = build(target, module, kind, dtype, proof_needed=needed, wanted=lambda: self._wanted(kind))
+        rows = built.contract.rows
+        proven = rows is not None and rows.allows
+        if not proven and kind.contradicted is not None:
+            raise CaptureError(f"rows of a batch were seen to meet: {kind.contradicted}", rows)
+        if by_module and not (proven and built.contract.call_rows is None):
+            text = f"{rows.text}; the module is called" if rows else "the module is called"
+            found = rows and replace(rows, kind="mixes", text=text)
+            raise CaptureError(f"{text}, which keeps rows of a batch apart only where they are proven to be", found)
         captured.rows, captured.contract, captured.notes = built.contract.rows, built.contract, built.specialised
         if dtype is not None:
             off = built.difference
@@ -294,13 +320,7 @@ class Graphs:
         served = self._served()
         if served is None or built is None:
             return
-        lifted = built.contract.call_rows is not None
         by_module = served.by_module or kind.ambient
-        proven = built.contract.rows is not None and built.contract.rows.allows
-        if not proven and kind.contradicted is not None:
-            raise CaptureError(f"rows of a batch were seen to meet: {kind.contradicted}", built.contract.rows)
-        if by_module and (lifted or not proven):
-            raise CaptureError("the module is called, which keeps rows of a batch apart only where that is proven")
         most = served.max_batch
         del served
         sample, backend = kind.samples[0], built.backend

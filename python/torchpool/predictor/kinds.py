@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 
 from torchpool.call import Call, tree
-from torchpool.contract import Contract, Leaves
+from torchpool.contract import Contract, Leaves, Reason, RowsVerdict
 
 # What the extension is told: route, contract of a merge route, spec of the results, whether results must be copied, a
 # number (of two threads that learn the same, the higher one counts), and whether calls may be merged before a proof.
@@ -36,10 +36,38 @@ class Kind:
     not_widened: str | None = None
     """Why calls that depart from the contract go on to run alone."""
     aliases: bool = False
+    candidate: Contract | None = None
+    """What a graph may be made for, also where `contract` says that rows meet."""
+    rows: int = 1
+    """Of the first call, whose sample may have been cut."""
     merging: str = "no"
     """Before a proof: "no", "trust" or "verify"."""
     refuted: str | None = None
     """Rows of calls that were merged differed from the same calls alone: in words."""
+
+    @property
+    def key(self) -> object:
+        """Tells kinds apart that other ids may stand for later."""
+        return tuple(self.names), tuple(self.dtypes), tuple(self.ranks), tuple(map(str, self.devices)), self.values
+
+    def is_of(self, contract: Contract) -> bool:
+        """Whether a saved contract is for such calls, and still says something: what was not proven may be now."""
+        inputs = contract.inputs
+        unproven = contract.code is Reason.ROWS and not (contract.rows and contract.rows.kind == "refuted")
+        return not unproven and (
+            [spec.name for spec in inputs] == self.names
+            and [spec.dtype for spec in inputs] == self.dtypes
+            and [len(spec.sizes) for spec in inputs] == self.ranks
+            and [torch.device(spec.device) for spec in inputs] == self.devices
+            and contract.values == self.values
+        )
+
+    def to_save(self) -> Contract | None:
+        """What a predictor that begins anew may start from."""
+        if self.refuted is not None and self.contract is not None:
+            verdict = RowsVerdict("refuted", self.refuted)
+            return replace(self.contract, mode="alone", reason=self.refuted, code=Reason.ROWS, rows=verdict)
+        return self.candidate if self.candidate is not None and self.merging == "no" else self.contract
 
 
 class GraphMaker(Protocol):
@@ -53,11 +81,14 @@ class GraphMaker(Protocol):
         samples: Sequence[Leaves],
         candidate: Contract,
         contradicted: str | None,
+        rows: int,
     ) -> None:
-        """A kind of call was learned, under this number. `contradicted`: why its rows cannot be independent."""
+        """A kind of call was learned, under this number. `contradicted`: why its rows cannot be independent. `rows`: of
+        a call."""
 
-    def prove_now(self, kind_id: int) -> str | None:
-        """Waits for the proof of a kind that was learned; why there is none, if so."""
+    def prove_now(self, kind_id: int, number: int) -> str | None:
+        """Waits for the proof of what was learned under this number; why there is none, if so. None, too, where another
+        thread has learned more of the kind meanwhile, which proves that."""
 
     def failed(self, kind_id: int) -> bool:
         """Whether there is no proof, and will be none."""

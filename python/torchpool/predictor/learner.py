@@ -23,10 +23,10 @@ from torchpool.call import (
     tree,
     values,
 )
-from torchpool.contract import Contract, Leaves, Reason, choose_first_batch, refusal
+from torchpool.contract import Contract, Leaves, Reason, choose_first_batch, refusal, tolerance
 from torchpool.contract.probe import Found, find
 from torchpool.predictor.kinds import MERGING_UNPROVEN, GraphMaker, Kind, Learned
-from torchpool.predictor.samples import alike, copies, few_rows, same_names, same_sizes, shaped_like
+from torchpool.predictor.samples import alike, copies, few_rows, rows_of, same_names, same_sizes, shaped_like
 
 log = logging.getLogger("torchpool")
 
@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 _MAX_WIDENINGS = 8
 _KEPT_SAMPLES = 4
+_NO_GRAPH = "rows are proven independent on a graph, and {} has none; prove='verify' merges without a proof"
 
 
 def _tells_refusals(answer: Callable[P, T]) -> Callable[P, T]:
@@ -74,6 +75,7 @@ class Learner:
         pad: Mapping[str, float | int | bool] | None = None,
         alone: str | None = None,
         prove: str = "auto",
+        dtype: torch.dtype | None = None,
         tensors_only: bool = False,
         on_first_batch: Callable[[int], None] | None = None,
         graphs: GraphMaker | None = None,
@@ -90,6 +92,7 @@ class Learner:
         self._pad = dict(pad or {})
         self._alone = alone
         self._prove = prove
+        self._dtype = dtype
         self._merging = "trust" if batch is not None else MERGING_UNPROVEN[prove]
         self._tensors_only = tensors_only
         self._on_first_batch = on_first_batch
@@ -98,6 +101,8 @@ class Learner:
         self._arguments = argument_names(target)  # what may be stated of them counts where they are passed
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
+        self._refusals: dict[object, str] = {}
+        """With prove="required": kinds without a proof, and what their calls raise."""
         self.kinds: dict[int, Kind] = {}
         self.opaque: set[refusal.Argument] = set()
 
@@ -109,25 +114,37 @@ class Learner:
         call: Call = (args, kwargs or {})
         leaves = [leaf.detach() for leaf in tensors(call)]
         kind = self._kind(paths, call, leaves)
+        if (refused := self._refusals.get(kind.key)) is not None:
+            raise refusal.Refused(ValueError(refused))
         learned: Learned = ("direct", None, None, False, 0, "no")
         if self._alone is None:
             # In a copy of the caller's context: what the model sets there while it is probed is gone afterwards.
             learned = contextvars.copy_context().run(self._learn_kind, kind, call, leaves)
         with self._lock:
             self.kinds[kind_id] = kind
-        self._tell(kind_id, kind, call, learned)
+        try:
+            self._tell(kind_id, kind, call, learned)
+        except BaseException as error:
+            with self._lock:
+                if self.kinds.get(kind_id) is kind:
+                    del self.kinds[kind_id]
+                if isinstance(error, refusal.Refused):
+                    self._refusals[kind.key] = str(error.error)
+            raise
         return learned
 
     def _tell(self, kind_id: int, kind: Kind, call: Call, learned: Learned) -> None:
+        """Has a graph made. Raises Refused, with prove="required", for a kind without a proof."""
         route, candidate, _, _, number, _ = learned
-        contradicted = kind.reason if kind.route != "merge" else None
         if self._graphs is not None and route == "merge" and candidate is not None:
-            self._graphs.learned(kind_id, number, call, kind.samples, candidate, contradicted)
+            contradicted = kind.reason if kind.route != "merge" else None
+            if contradicted is None and candidate.call_rows is not None:
+                contradicted = "earlier calls have shown that they meet"
+            self._graphs.learned(kind_id, number, call, kind.samples, candidate, contradicted, kind.rows)
         if self._prove == "required":
-            reason = kind.reason if self._graphs is None or route != "merge" else self._graphs.prove_now(kind_id)
+            none = self._graphs is None or route != "merge"
+            reason = kind.reason if none or self._graphs is None else self._graphs.prove_now(kind_id, number)
             if reason is not None:
-                with self._lock:
-                    self.kinds.pop(kind_id, None)
                 text = f"prove='required': {reason}. prove='auto' serves such calls by the module, one by one"
                 raise refusal.Refused(ValueError(text))
 
@@ -158,18 +175,24 @@ class Learner:
             raise ValueError(f"{message}; the model refuses it: {refusal.brief(error)}") from error
         if kind is None:
             return result, None
-        if self._graphs is not None and kind.merging == "no" and self._graphs.failed(kind_id):
-            return result, ("parallel", None, None, kind.aliases, self._next_number(), "no")
         if kind.contract is not None and kind.contract.aliases:
             result = self.own(result)
+        unproven = self._graphs is not None and kind.merging == "no" and self._graphs.failed(kind_id)
+        if unproven or kind.refuted is not None:
+            return result, ("parallel", None, None, kind.aliases, self._next_number(), "no")
         with self._lock:
             if not may_widen or kind.widenings >= _MAX_WIDENINGS:
                 return result, None
             kind.widenings += 1
             samples = [*kind.samples[: _KEPT_SAMPLES - 1], copies(tensors(call))]
-        widened = contextvars.copy_context().run(self._widen, kind, call, samples)
-        if widened is not None:
-            self._tell(kind_id, kind, call, widened)
+            before = dataclasses.replace(kind)
+        try:
+            widened = contextvars.copy_context().run(self._widen, kind, call, samples)
+            if widened is not None:
+                self._tell(kind_id, kind, call, widened)
+        except BaseException:
+            vars(kind).update(vars(before))  # the extension goes on with what was learned before
+            raise
         return result, widened
 
     def refuted(self, kind_id: int, text: str) -> None:
@@ -197,6 +220,7 @@ class Learner:
         """Nothing learned so far holds any more."""
         with self._lock:
             self._saved = []
+            self._refusals.clear()
             self.kinds.clear()
 
     def watched(self) -> list[torch.nn.Module]:
@@ -253,7 +277,7 @@ class Learner:
         )
 
     def _learn_kind(self, kind: Kind, call: Call, leaves: Leaves) -> Learned:
-        contract = self._find_saved(kind, leaves)
+        contract = self._find_saved(kind)
         if contract is not None:
             kind.samples = [copies(leaves)]
             return self._settle(kind, call, Found(contract, contract if contract.mode == "merge" else None, None))
@@ -298,10 +322,11 @@ class Learner:
                 f"{found.contract.reason}. Results would depend on other calls or on chance: call model.eval() before "
                 "wrapping, or wrap with batch=False for the model's own calls"
             )
+        more: dict[str, Any] = {"values": kind.values, "tolerance": tolerance(self._module, self._dtype)}
         contract, candidate = found.contract, found.candidate
         return Found(
-            dataclasses.replace(contract, values=kind.values),
-            None if candidate is None else dataclasses.replace(candidate, values=kind.values),
+            dataclasses.replace(contract, **more),
+            None if candidate is None else dataclasses.replace(candidate, **more),
             found.spec,
         )
 
@@ -321,17 +346,15 @@ class Learner:
         # A contract that counts calls is for a lifted graph: the module itself would let their rows meet.
         merging = self._merging if contract.mode == "merge" and contract.call_rows is None else "no"
         if contract.mode == "merge" and merging == "no" and self._graphs is None:
-            what = "a ScriptModule" if self._tensors_only else "a plain callable"
-            text = (
-                f"rows are proven independent on a graph, and {what} has none (prove='verify' merges without a proof)"
-            )
+            text = _NO_GRAPH.format("a ScriptModule" if self._tensors_only else "a plain callable")
             contract = dataclasses.replace(contract, mode="alone", reason=text, code=Reason.ROWS)
             route, spec, candidate = "parallel", None, None
         with self._lock:
             kind.route, kind.contract, kind.reason = route, contract, contract.reason
-            kind.merging, kind.refuted, kind.aliases = merging, None, contract.aliases
+            kind.merging, kind.aliases, kind.candidate = merging, contract.aliases, candidate
             number = next(self._numbers)
-        kind.samples = [few_rows(sample, contract) for sample in kind.samples]
+        kind.rows = rows_of(kind.samples[0], candidate) if candidate is not None else 1
+        kind.samples = [few_rows(sample, candidate or contract) for sample in kind.samples]
         if merging != "no" and self._on_first_batch is not None and kind.samples:
             run = functools.partial(self._run_leaves, call)
             self._on_first_batch(choose_first_batch(run, kind.samples[0], contract))
@@ -340,21 +363,11 @@ class Learner:
             return "merge", candidate, spec, contract.aliases, number, "no"
         return route, contract, spec if route == "merge" else None, contract.aliases, number, merging
 
-    def _find_saved(self, kind: Kind, leaves: Leaves) -> Contract | None:
+    def _find_saved(self, kind: Kind) -> Contract | None:
         parts = [] if self._module is None else self._module.modules()
         if any(getattr(part, "training", False) for part in parts):
             return None  # whether train mode changes results must be looked at anew
-        for contract in self._saved:
-            inputs = contract.inputs
-            if (
-                [spec.name for spec in inputs] == kind.names
-                and [spec.dtype for spec in inputs] == kind.dtypes
-                and [len(spec.sizes) for spec in inputs] == kind.ranks
-                and [torch.device(spec.device) for spec in inputs] == kind.devices
-                and contract.values == kind.values
-            ):
-                return contract
-        return None
+        return next((contract for contract in self._saved if kind.is_of(contract)), None)
 
     def _typed_refusal(self, kind: Kind, call: Call, error: Exception) -> Exception | None:
         """For a call that the model refuses with `error`: the typed error, where it differs from the kinds it took."""
@@ -388,7 +401,8 @@ class Learner:
         with self._lock:
             return list(map(str, sorted(self.opaque)))
 
-    def contracts(self) -> list[Contract]:
-        """Everything learned, for saving."""
+    def candidates(self) -> list[Contract]:
+        """What was learned, for a predictor that begins anew: there it is proven again."""
         with self._lock:
-            return [dataclasses.replace(kind.contract) for kind in self.kinds.values() if kind.contract is not None]
+            found = [kind.to_save() for kind in self.kinds.values()]
+        return [contract for contract in found if contract is not None]

@@ -70,6 +70,7 @@ class Predictor(Calls):
             pad=options.pad,
             alone=None if options.merging and probed else "merging is off (batch=False)" if probed else _NOT_PROBED,
             prove=options.prove,
+            dtype=options.dtype,
             tensors_only=scripted,
             on_first_batch=_first_batch_setter(weakref.ref(self)) if options.max_batch is None else None,
             graphs=self._graphs,
@@ -104,7 +105,9 @@ class Predictor(Calls):
     def _require_graphs(self, graphs: Graphs) -> None:
         """Waits, and raises ValueError where the module serves a kind of call itself."""
         graphs.wait(None)
-        reasons = [kind.reason for kind in self._learner.kinds.values() if kind.route != "merge"]
+        served = {kind_id for kind_id, found in graphs.captured.items() if found.backend is not None}
+        kinds = self._learner.kinds.items()
+        reasons = [kind.reason for kind_id, kind in kinds if kind.route != "merge" and kind_id not in served]
         reasons += [found.reason for found in graphs.captured.values() if found.reason is not None]
         if reasons:
             raise ValueError(f"backend='graph': {reasons[0]}. backend='auto' serves such calls by the module")
@@ -113,7 +116,7 @@ class Predictor(Calls):
         if self._generation != self._used_runtime._generation:
             # This is a forked child: its runtime was started afresh. What was learned is still true.
             _core.leak(self._core)
-            self._saved = tuple(self._learner.contracts()) or self._saved
+            self._saved = tuple(self._learner.candidates()) or self._saved
             self._open()
             if self._closed:
                 self._core.close(True)
@@ -196,7 +199,7 @@ class Predictor(Calls):
             raise TypeError(
                 "a predictor on a Runtime of its own cannot be pickled; wrap without runtime= or wrap again"
             )
-        return _rebuild, (self._model, self._options, tuple(self._learner.contracts()), self._most_batch)
+        return _rebuild, (self._model, self._options, tuple(self._learner.candidates()), self._most_batch)
 
     def __repr__(self) -> str:
         return f"<torchpool.Predictor {self._options.name} ({self._core.backend}){' closed' if self._closed else ''}>"

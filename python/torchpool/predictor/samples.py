@@ -26,6 +26,13 @@ def few_rows(sample: Leaves, contract: Contract) -> Leaves:
     return [few(leaf, spec.batch_dim, spec.stacked) for leaf, spec in zip(sample, contract.inputs, strict=True)]
 
 
+def rows_of(sample: Leaves, contract: Contract) -> int:
+    """How many rows a call has."""
+    places = [(leaf, spec) for leaf, spec in zip(sample, contract.inputs, strict=True) if spec.batch_dim is not None]
+    leaf, spec = places[0]
+    return 1 if spec.stacked or spec.batch_dim is None else leaf.shape[spec.batch_dim]
+
+
 def alike(one: Leaves, other: Leaves) -> bool:
     """Whether they agree in all but their sizes."""
     return [(x.dtype, x.dim(), x.device) for x in one] == [(x.dtype, x.dim(), x.device) for x in other]
