@@ -12,6 +12,8 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 import torch
 
+from torchpool.contract.rows.sizes import equal
+
 Size = Any
 """An int, or a sympy expression over the free sizes."""
 
@@ -150,10 +152,12 @@ def random(why: str) -> NoReturn:
 
 
 def agree(first: Claim, second: Claim) -> Claim | None:
-    """The layout that both have, one of which may be any; None where they differ."""
+    """The layout that both have, one of which may be any for as many entries; None where they differ."""
     if first == second:
         return first
-    if isinstance(first, Rows) and isinstance(second, Rows) and first.dim == second.dim:
+    if not isinstance(first, Rows) or not isinstance(second, Rows) or first.dim != second.dim:
+        return None
+    if equal(first.outer * first.inner, second.outer * second.inner):
         if type(first) is Same:
             return second
         if type(second) is Same:

@@ -51,6 +51,14 @@ def test_scatter_of_some_rows_is_refused() -> None:
     assert found.startswith("mixes: scatter of rows that are not aligned: rows in dim 0, 1 x rows x 2, ")
 
 
+def test_scatter_by_an_index_for_fewer_entries_is_refused() -> None:
+    sketch = Sketch()
+    folded = sketch.claimed(Rows(0, inner=4), sketch.batch * 4, 5)
+    index = sketch.claimed(Same(0, 2), sketch.batch * 2, 3, dtype=torch.int64)
+    refused = "mixes: scatter of rows that are not aligned: rows in dim 0, 1 x rows x 4, same in dim 0, 2 x rows x 1"
+    assert sketch.refusal(aten.scatter.value, folded, 1, index, 1.0) == refused
+
+
 def test_scatter_over_entries_that_are_the_same_takes_the_rows_layout() -> None:
     sketch = Sketch()
     x = sketch.claimed(Same(0, 2), sketch.batch * 2, 5)
