@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from torchpool.contract.rows.constants import filled
-from torchpool.contract.rows.domain import Claim, Count, Iota, Packed, Rows, Uniform, mixes
+from torchpool.contract.rows.domain import Claim, Count, Iota, Packed, Rows, Uniform, mixes, unknown
 from torchpool.contract.rows.op import Op
 from torchpool.contract.rows.registry import rule
-from torchpool.contract.rows.sizes import equal, whole
+from torchpool.contract.rows.sizes import equal, product, whole
 
 
 @rule(
@@ -20,7 +20,15 @@ def fill(op: Op) -> Claim:
     """One constant everywhere, which is not the number of rows: rows where one dim has as many entries."""
     if isinstance(op.operand("fill_value").claim, Count):
         mixes("a tensor is filled with the number of rows")
+    if op.has("stride") and not _is_contiguous(op):
+        unknown("rows may share memory in a tensor of such strides")
     return filled(op, op.result)
+
+
+def _is_contiguous(op: Op) -> bool:
+    sizes = [op.size(size) for size in op.get("size")]
+    strides = [op.size(stride) for stride in op.get("stride")]
+    return all(equal(stride, product(sizes[dim + 1 :])) for dim, stride in enumerate(strides))
 
 
 @rule("zeros_like ones_like empty_like full_like", donors=["self"])

@@ -23,7 +23,7 @@ from torchpool.contract.rows.domain import All, Iota, Rows, Uniform
         lambda s, size: s.claim(aten.new_ones.default, s.claimed(All("x"), 2), size),
         lambda s, size: s.claim(aten.new_full.default, s.claimed(All("x"), 2), size, 1.0),
         lambda s, size: s.claim(aten.new_empty.default, s.rows(2), size),
-        lambda s, size: s.claim(aten.empty_strided.default, size, [1] * len(size)),
+        lambda s, size: s.claim(aten.empty_strided.default, size, [size[1], 1]),
     ],
 )
 def test_one_constant_everywhere(make: Any) -> None:
@@ -31,6 +31,20 @@ def test_one_constant_everywhere(make: Any) -> None:
     assert make(sketch, [count(sketch), 3]) == Rows(0)
     assert make(sketch, [3, count(sketch)]) == Rows(1)
     assert make(sketch, [count(sketch), count(sketch)]) == Uniform()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda s, *layout: s.refusal(aten.empty_strided.default, *layout),
+        lambda s, *layout: s.refusal(aten.new_empty_strided.default, s.const(2), *layout),
+    ],
+)
+def test_rows_in_one_place_of_memory_are_refused(make: Any) -> None:
+    sketch = Sketch()
+    refused = "unknown: rows may share memory in a tensor of such strides"
+    assert make(sketch, [count(sketch), 3], [0, 1]) == refused
+    assert make(sketch, [count(sketch), 3], [1, 1]) == refused
 
 
 @pytest.mark.parametrize(
