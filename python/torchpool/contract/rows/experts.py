@@ -138,6 +138,9 @@ def put_back(op: Op, target: Operand, index: Operand, source: Operand, dim: int)
     whole = Packed(dim, places.order, places.order.rows)
     if not isinstance(source.claim, Packed) or source.claim.at(source.claim.dim + target.rank - source.rank) != whole:
         mixes(f"{op.name} puts back what is not the list of these places")
+    adds = op.name in ("index_add", "index_reduce") or op.get("accumulate")
+    if places.role == "index_part" and not adds:
+        mixes(f"{op.name} of several entries to one place: which one stays depends on their order in the list")
     layout = places.rows.at(dim)
     if not isinstance(target.claim, Uniform) and agree(target.claim, layout) is None:
         mixes(f"{op.name} of a list into rows that it is not of")

@@ -327,6 +327,7 @@ def test_a_list_is_added_to_the_rows_of_its_places() -> None:
     part = Packed(0, routed.order, Rows(0), "index_part")
     tokens = sketch.claimed(part, sketch.batch * EXPERTS, dtype=torch.int64)
     assert sketch.claim(add, sketch.rows(3), 0, tokens, values) == Rows(0)
+    assert sketch.claim(aten.index_put.default, sketch.rows(3), [tokens], values, True) == Rows(0)
     same = sketch.claimed(Same(0, 2, 2), sketch.batch * 4, 3)
     assert sketch.claim(add, same, 0, routed.places, values) == Rows(0, inner=4)
     empty = sketch.claimed(Uniform(), sketch.batch * 4, 3)
@@ -336,6 +337,16 @@ def test_a_list_is_added_to_the_rows_of_its_places() -> None:
     assert sketch.claim(add, late, 1, routed.places, moved) == Rows(1, inner=4)
     one = routed.values()
     assert sketch.claim(aten.index_put.default, late, [None, routed.places], one) == Rows(1, inner=4)
+
+
+def test_a_list_of_several_entries_a_place_is_not_copied() -> None:
+    routed = _Routed()
+    sketch, values = routed.sketch, routed.values("value", 3)
+    part = Packed(0, routed.order, Rows(0), "index_part")
+    tokens = sketch.claimed(part, sketch.batch * EXPERTS, dtype=torch.int64)
+    refused = "of several entries to one place: which one stays depends on their order in the list"
+    assert sketch.refusal(aten.index_copy.default, sketch.rows(3), 0, tokens, values) == f"mixes: index_copy {refused}"
+    assert sketch.refusal(aten.index_put.default, sketch.rows(3), [tokens], values) == f"mixes: index_put {refused}"
 
 
 def test_a_list_is_not_added_elsewhere() -> None:
