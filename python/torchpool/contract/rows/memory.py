@@ -16,7 +16,8 @@ _MAYBE_VIEWS = frozenset({
     "reshape", "contiguous", "to", "flatten", "expand_as", "type_as", "dropout", "unflatten", "movedim",
     "resolve_conj", "resolve_neg", "reshape_as", "view_as", "feature_dropout", "alpha_dropout", "conj_physical",
     "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "meshgrid", "unsafe_chunk", "unsafe_split",
-    "unsafe_split_with_sizes",
+    "unsafe_split_with_sizes", "_unsafe_view", "einsum", "feature_alpha_dropout", "channel_shuffle",
+    "native_channel_shuffle",
 })  # fmt: skip
 
 
@@ -70,13 +71,15 @@ def after_write(memory: Memory, claims: dict[Node, Any], target: Node, found: Cl
     """The claim of the result of a write of `found` to `target`; also of all that shares the memory, in `claims`.
 
     A value that keeps its claim may be written to through any view, unless a claim in that memory is one of equal
-    entries: views of such may have been folded in ways that contradict each other. Otherwise what shares the memory
-    becomes All: a view's entries may be any of the others' (x[0] = 0 spoils x).
+    entries: views of such may have been folded in ways that contradict each other, or are one entry of memory for all
+    rows (a constant that is expanded). Otherwise what shares the memory becomes All: a view's entries may be any of the
+    others' (x[0] = 0 spoils x).
     """
     before = claims[target]
     sharing = [other for other in memory.sharing(target) if other in claims]
     alike = all(_is_alike(other, target) for other in sharing)
-    one_fold = alike or not any(type(claims[other]) in (Uniform, Same) for other in sharing)
+    several_folds = (Uniform, Same) if isinstance(before, Const) else (Uniform, Same, Const)
+    one_fold = alike or not any(type(claims[other]) in several_folds for other in sharing)
     if one_fold and not isinstance(found, All):
         if before == found:
             return found
@@ -86,7 +89,8 @@ def after_write(memory: Memory, claims: dict[Node, Any], target: Node, found: Cl
         for other in sharing:
             claims[other] = found
         return found
-    spoiled = found if isinstance(found, All) else All(f"writes {show(found)} over {show(before)}", "unknown")
+    what = show(before) if one_fold else f"{show(before)} in memory that stands for several rows"
+    spoiled = found if isinstance(found, All) else All(f"writes {show(found)} over {what}", "unknown")
     for other in sharing:
         claims[other] = spoiled
     return spoiled

@@ -167,7 +167,7 @@ class Proof:
                 self._write(node, place, All(problem.why, problem.kind, node))
             raise
         if len(written) == 1 and not isinstance(found, list):
-            return self._write(node, written[0], found)  # type: ignore[arg-type]
+            return self._write(node, written[0], self._checked(node, found))
         if written:
             spoiled = All(f"{target} writes to several tensors", "unknown", node)
             for place in written:

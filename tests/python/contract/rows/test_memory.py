@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from rows_sketch import Sketch, aten
 from rows_values import count, listed, order, same, uniform
 
-from torchpool.contract.rows.domain import All, Rows, Uniform
+from torchpool.contract.rows.domain import CONST, All, Rows, Uniform
 from torchpool.contract.rows.sizes import whole
 
 
@@ -59,6 +60,43 @@ def test_a_write_to_entries_repeated_for_the_rows_spoils_other_folds() -> None:
     assert isinstance(sketch.of(lines), All)
 
 
+@pytest.mark.parametrize(
+    ("target", "arguments"),
+    [
+        (aten.masked_fill_.Scalar, lambda s: (s.rows(4, dtype=torch.bool), 1.0)),
+        (aten.index_put_.default, lambda s: ([None, s.const(2, dtype=torch.int64)], s.rows(2))),
+        (aten.scatter_.src, lambda s: (1, s.rows(2, dtype=torch.int64), s.rows(2))),
+        (aten.index_add_.default, lambda s: (1, s.const(2, dtype=torch.int64), s.rows(2))),
+    ],
+)
+def test_rows_are_not_written_to_one_constant_that_is_expanded(target: Any, arguments: Any) -> None:
+    sketch = Sketch()
+    line = sketch.add(aten.zeros.default, [4])
+    lines = sketch.add(aten.expand.default, line, [count(sketch), 4])
+    assert sketch.of(lines) == Rows(0)
+    refused = "unknown: writes rows in dim 0 over rows in dim 0 in memory that stands for several rows"
+    assert sketch.refusal(target, lines, *arguments(sketch)) == refused
+    assert isinstance(sketch.of(line), All)
+
+
+def test_a_constant_is_written_to_a_constant_that_is_expanded_elsewhere() -> None:
+    sketch = Sketch()
+    line = sketch.add(aten.zeros.default, [4])
+    lines = sketch.add(aten.expand.default, line, [count(sketch), 4])
+    assert sketch.claim(aten.fill_.Scalar, line, 1.0) == CONST
+    assert sketch.of(lines) == Rows(0)
+
+
+def test_a_write_of_no_known_layout_gives_none_to_what_shares_the_memory() -> None:
+    sketch = Sketch()
+    square = sketch.add(aten.zeros.default, [count(sketch), count(sketch)])
+    view = sketch.add(aten.view.default, square, [count(sketch), count(sketch)])
+    refused = sketch.refusal(aten.copy_.default, square, sketch.rows())
+    assert refused == "unknown: rows are claimed along dim 1, and the number of rows is in dims [0, 1]"
+    assert isinstance(sketch.of(view), All)
+    assert isinstance(sketch.of(square), All)
+
+
 @pytest.mark.parametrize("target", [aten.view_as.default, aten.expand_as.default, aten.type_as.default])
 def test_what_mixes_does_so_as_its_own_donor(target: Any) -> None:
     sketch = Sketch()
@@ -71,6 +109,25 @@ def test_results_that_torch_does_not_call_views_share_memory() -> None:
     x = sketch.add(aten.clone.default, sketch.rows(4))
     parts = sketch.add(aten.unsafe_chunk.default, x, 2, 1)
     assert sketch.proof.memory.roots(parts) == {x}
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments"),
+    [
+        (aten.einsum.default, lambda x: ("bchw->bchw", [x])),
+        (aten._unsafe_view.default, lambda x: (x, [-1, 4, 9])),
+        (aten.feature_alpha_dropout.default, lambda x: (x, 0.5, False)),
+        (aten.native_channel_shuffle.default, lambda x: (x, 1)),
+        (aten.channel_shuffle.default, lambda x: (x, 1)),
+    ],
+)
+def test_single_results_that_torch_does_not_call_views_share_memory(target: Any, arguments: Any) -> None:
+    sketch = Sketch()
+    x = sketch.add(aten.clone.default, sketch.rows(4, 3, 3))
+    view = sketch.graph.call_function(target, arguments(x))
+    view.meta["val"] = x.meta["val"]
+    sketch.proof.claim_of(view)
+    assert sketch.proof.memory.roots(view) == {x}
 
 
 def test_a_list_has_the_number_of_rows_in_no_other_dim() -> None:
