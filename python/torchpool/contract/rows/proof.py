@@ -81,6 +81,8 @@ class Proof:
         self.orders: list[Order] = []
         self.writes: list[All] = []
         """To inputs and weights."""
+        self._lengths: dict[Any, All | None] = {}
+        """Of each size that is only known once values are: why these depend on all rows; None where they do not."""
 
     def run(self) -> Proof:
         """Fills in `claims`, node by node."""
@@ -95,6 +97,7 @@ class Proof:
             found: Any = self._checked(node, self._step(node))
         except Mixes as problem:
             found = All(problem.why, problem.kind)
+        found = self._of_known_length(node, found)
         if isinstance(found, All) and found.node is None:
             return dataclasses.replace(found, node=node)
         if isinstance(found, list):
@@ -133,6 +136,20 @@ class Proof:
         elif isinstance(found, Const) and holding:
             return All("the number of rows is in the shape of a constant", "unknown")
         return found  # type: ignore[no-any-return]
+
+    def _of_known_length(self, node: Node, found: Any) -> Any:
+        """What is as long as values of all rows say depends on them by its shape, whatever its entries are."""
+        value = node.meta.get("val")
+        symbols = {symbol for one in _flat(value) for size in _sizes(one) for symbol in from_values(size)}
+        for symbol in symbols - self._lengths.keys():  # this node has read the values
+            cause = next((claim for claim in _flat(found) if isinstance(claim, All | Ends)), None)
+            if isinstance(cause, Ends):
+                cause = All("how many entries there are depends on all rows")
+            self._lengths[symbol] = cause
+        spoiled = next((cause for symbol in symbols if (cause := self._lengths[symbol]) is not None), None)
+        if spoiled is None or isinstance(found, All | Ends):
+            return found
+        return [spoiled] * len(found) if isinstance(found, list) else spoiled
 
     # One node.
 
@@ -255,8 +272,13 @@ class Proof:
 _POINTWISE = Entry(pointwise, (Iota, Packed, Ends, Uniform), sizes=False)
 
 
-def _flat(claims: Any) -> list[Claim]:
-    return list(claims) if isinstance(claims, list) else [claims]
+def _flat(found: Any) -> list[Any]:
+    """One or several, as a list."""
+    return list(found) if isinstance(found, list | tuple) else [found]
+
+
+def _sizes(value: Any) -> list[Any]:
+    return list(value.shape) if isinstance(value, torch.Tensor) else [value]
 
 
 def _arguments(node: Node, target: torch._ops.OpOverload) -> dict[str, Any]:

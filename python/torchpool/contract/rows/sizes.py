@@ -72,10 +72,13 @@ def holds(size: Any, batch: Any) -> bool:
     return batch in size_of(size).free_symbols
 
 
-def from_values(size: Any) -> bool:
-    """Whether a size is only known once values are: how many entries a mask picks, a number read from a tensor."""
+def from_values(size: Any) -> frozenset[Any]:
+    """The symbols in a size that are only known once values are: how many entries a mask picks, a number that is read
+    from a tensor."""
     if not isinstance(size, torch.SymInt | torch.SymFloat | torch.SymBool | sympy.Basic):
-        return False
-    return any(
-        symbol_is_type(symbol, (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT)) for symbol in size_of(size).free_symbols
+        return frozenset()
+    return frozenset(
+        symbol
+        for symbol in size_of(size).free_symbols
+        if symbol_is_type(symbol, (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT))
     )

@@ -10,7 +10,7 @@ import torch
 from rows_sketch import Sketch, aten
 
 from torchpool.contract.rows import registry
-from torchpool.contract.rows.domain import CONST, All, Count, Iota, Packed, Rows, mixes
+from torchpool.contract.rows.domain import CONST, All, Count, Ends, Iota, Packed, Rows, mixes
 from torchpool.contract.rows.proof import rule_name
 
 
@@ -206,3 +206,38 @@ def test_a_write_that_mixes_spoils_even_where_its_rule_raises() -> None:
     y = sketch.add(aten.clone.default, sketch.rows(4))
     sketch.add(aten.put_.default, y, sketch.const(2, dtype=torch.int64), sketch.const(2))
     assert sketch.of(y).why == "no rule for aten.put_.default"
+
+
+# --- sizes that values decide -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [aten.zeros_like.default, aten.ones_like.default, aten.empty_like.default])
+def test_constants_as_many_as_a_mask_of_rows_picks_depend_on_all_rows(target: Any) -> None:
+    sketch = Sketch()
+    x = sketch.rows(4)
+    picked = sketch.add(aten.index.Tensor, x, [sketch.rows(dtype=torch.bool)])
+    ones = sketch.add(target, picked)
+    assert isinstance(sketch.of(ones), All)
+    length = sketch.add(aten.sym_size.int, ones, 0)
+    assert isinstance(sketch.of(length), All)
+    assert isinstance(sketch.claim(aten.mul.Tensor, x, sketch.add(aten.sum.default, ones)), All)
+
+
+def test_how_many_groups_rows_have_depends_on_all_rows() -> None:
+    sketch = Sketch()
+    ids = sketch.add(aten.reshape.default, sketch.add(aten.argmax.default, sketch.rows(5, 4), -1), [-1])
+    sketch.add(aten.sort.default, ids)
+    counts = sketch.add(aten.bincount.default, ids)
+    assert isinstance(sketch.of(counts), Ends)
+    assert isinstance(sketch.claim(aten.sym_size.int, counts, 0), All)
+    assert isinstance(sketch.claim(aten.ones_like.default, counts), All)
+
+
+def test_constants_as_many_as_a_constant_mask_picks_stay_constant() -> None:
+    sketch = Sketch()
+    picked = sketch.add(aten.index.Tensor, sketch.const(4), [sketch.const(4, dtype=torch.bool)])
+    assert sketch.claim(aten.zeros_like.default, picked) == CONST
+    assert sketch.claim(aten.sym_size.int, picked, 0) == CONST
+    columns = sketch.add(aten.index.Tensor, sketch.rows(4), [None, sketch.const(4, dtype=torch.bool)])
+    assert sketch.of(columns) == Rows(0)
+    assert sketch.claim(aten.zeros_like.default, columns) == Rows(0)
