@@ -56,8 +56,9 @@ class Memory:
             shared.update(*(self._roots[used] for used in nodes))
             if argument.alias_info.is_write:
                 written += nodes
-        if not shared and name in _MAYBE_VIEWS:
-            shared.update(*(self._roots[used] for used in node.all_input_nodes))
+        used = node.all_input_nodes
+        if not shared and name in _MAYBE_VIEWS and (name != "einsum" or len(used) == 1):  # of several: a product
+            shared.update(*(self._roots[one] for one in used))
         self._roots[node] = frozenset(shared) or frozenset([node])
         return written
 

@@ -130,6 +130,14 @@ def test_single_results_that_torch_does_not_call_views_share_memory(target: Any,
     assert sketch.proof.memory.roots(view) == {x}
 
 
+def test_a_product_by_letters_has_memory_of_its_own() -> None:
+    sketch = Sketch()
+    product = sketch.add(aten.einsum.default, "bi,oi->bo", [sketch.rows(4), sketch.const(3, 4)])
+    sketch.add(aten.relu_.default, product)
+    assert sketch.of(product) == Rows(0)
+    assert sketch.proof.writes == []
+
+
 def test_a_list_has_the_number_of_rows_in_no_other_dim() -> None:
     sketch = Sketch()
     expanded = sketch.refusal(aten.expand.default, listed(sketch, order(sketch), 1), [-1, count(sketch)])
