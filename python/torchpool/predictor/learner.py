@@ -9,7 +9,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 
@@ -26,38 +26,15 @@ from torchpool.call import (
 from torchpool.contract import Contract, Leaves, Reason, choose_first_batch, refusal, tolerance
 from torchpool.contract.probe import Found, find
 from torchpool.predictor.kinds import MERGING_UNPROVEN, GraphMaker, Kind, Learned
+from torchpool.predictor.refusals import tells_refusals
 from torchpool.predictor.samples import alike, copies, few_rows, rows_of, same_names, same_sizes, shaped_like
 
 log = logging.getLogger("torchpool")
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _MAX_WIDENINGS = 8
 _KEPT_SAMPLES = 4
 _NO_GRAPH = "rows are proven independent on a graph, and {} has none; prove='verify' merges without a proof"
-
-
-def _tells_refusals(answer: Callable[P, T]) -> Callable[P, T]:
-    """An answer to the extension. What is refused in it is raised as the caller of the predictor is to see it: without
-    any frame of this package, not even that of the answer, since they hold samples, which are other callers' inputs."""
-
-    @functools.wraps(answer)
-    def told(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return answer(*args, **kwargs)
-        except refusal.Refused as refused:
-            error = refused.error
-        shown = refusal.without_our_frames(error.__traceback__)
-        try:
-            raise error
-        except Exception:
-            error.with_traceback(shown)
-            raise  # which adds no frame, as the first one did
-        finally:
-            del error
-
-    return told
 
 
 class Learner:
@@ -108,7 +85,7 @@ class Learner:
 
     # What the extension calls.
 
-    @_tells_refusals
+    @tells_refusals
     def learn(self, kind_id: int, paths: list[str], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Learned:
         """How calls like this one are served. Raises what the model raises, or a typed error, when it refuses it."""
         call: Call = (args, kwargs or {})
@@ -152,7 +129,7 @@ class Learner:
         """Whether the model must not be run by others while it is probed: a probe puts its buffers back."""
         return self._module is not None and next(self._module.buffers(), None) is not None
 
-    @_tells_refusals
+    @tells_refusals
     def mismatch(
         self,
         kind_id: int,
