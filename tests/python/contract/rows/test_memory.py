@@ -130,6 +130,53 @@ def test_single_results_that_torch_does_not_call_views_share_memory(target: Any,
     assert sketch.proof.memory.roots(view) == {x}
 
 
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda s, x: s.add(aten.reshape.default, x, [-1, 3]),
+        lambda s, x: s.add(aten.flatten.using_ints, x, 0, 1),
+        lambda s, x: s.add(aten.contiguous.default, x),
+        lambda s, x: s.add(aten.to.dtype, x, torch.float32, False, False, torch.contiguous_format),
+    ],
+)
+def test_a_write_to_what_is_a_view_of_one_row_only_spoils_what_it_is_a_view_of(again: Any) -> None:
+    sketch = Sketch()
+    x = sketch.add(aten.clone.default, sketch.rows(2, 3))
+    turned = sketch.add(aten.transpose.int, x, 0, 1)
+    copied = again(sketch, turned)
+    before = sketch.of(copied)
+    assert isinstance(before, Rows)
+    assert sketch.claim(aten.neg_.default, copied) == before
+    assert isinstance(sketch.of(x), All)
+    assert isinstance(sketch.of(turned), All)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda s, x: s.add(aten.reshape.default, x, [-1, 3]),
+        lambda s, x: s.add(aten.contiguous.default, x),
+        lambda s, x: s.add(aten.transpose.int, x, 0, 1),
+        lambda s, x: s.add(aten.to.dtype, x, torch.float32),
+    ],
+)
+def test_a_write_to_a_view_of_any_number_of_rows_keeps_claims(again: Any) -> None:
+    sketch = Sketch()
+    x = sketch.add(aten.clone.default, sketch.rows(2, 3))
+    view = again(sketch, x)
+    assert isinstance(sketch.claim(aten.neg_.default, view), Rows)
+    assert sketch.of(x) == Rows(0)
+
+
+def test_a_copy_of_a_constant_that_is_expanded_may_be_written_to() -> None:
+    sketch = Sketch()
+    line = sketch.add(aten.zeros.default, [4])
+    lines = sketch.add(aten.expand.default, line, [count(sketch), 4])
+    copied = sketch.add(aten.contiguous.default, lines)
+    assert sketch.claim(aten.add_.Tensor, copied, sketch.rows(4)) == Rows(0)
+    assert isinstance(sketch.of(line), All), "the copy of one row is none"
+
+
 def test_a_product_by_letters_has_memory_of_its_own() -> None:
     sketch = Sketch()
     product = sketch.add(aten.einsum.default, "bi,oi->bo", [sketch.rows(4), sketch.const(3, 4)])
