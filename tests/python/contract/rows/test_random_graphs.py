@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from rows_random import RandomGraph
 from rows_random_makers import MAKERS
+from rows_random_places import PLACES
 from rows_sketch import aten
 
 from torchpool.contract.rows import registry
@@ -17,7 +18,7 @@ _SEEDS = 6
 
 def _wrong(seed: int, *kinds: str) -> list[Any]:
     graph = RandomGraph(seed)
-    graph.grow(MAKERS, 15)
+    graph.grow([*MAKERS, *PLACES], 15)
     found = graph.audit(*kinds)
     return found.wrong
 
