@@ -60,7 +60,7 @@ def batch_norm(op: Op) -> Claims:
     assert isinstance(layout, Rows)
     if layout.dim == 1:
         mixes("the rows are the channels of batch_norm")
-    if not isinstance(op.result, list):
+    if not isinstance(op.result, list | tuple):
         return layout
     statistics: list[Claim] = [CONST] * (len(op.result) - 1)
     return [layout, *statistics]

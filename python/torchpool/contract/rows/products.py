@@ -166,7 +166,7 @@ def solve(op: Op) -> Claims:
         matrix, right = op.operand(op.first("A", "self")), op.operand("B")
     own = 1 if op.name in ("linalg_solve", "linalg_solve_ex") and _are_vectors(matrix, right) else 2
     letters = [[*lead(matrix.rank - 2), "own", "own"], [*lead(right.rank - own), *["own"] * own]]
-    result = op.result[0] if isinstance(op.result, list) else op.result
+    result = op.result[0] if isinstance(op.result, list | tuple) else op.result
     return op.each(by_letters(zip((matrix, right), letters, strict=True), lead(result.dim() - own), f"{op.name} over"))
 
 
