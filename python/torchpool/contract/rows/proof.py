@@ -42,6 +42,8 @@ _CHECKS = frozenset({
     "_assert_scalar", "_assert_async", "_assert_tensor_metadata", "sym_constrain_range",
     "sym_constrain_range_for_size", "_functional_assert_async", "_functional_assert_scalar",
 })  # fmt: skip
+# A value gets another's memory, or other memory, which `memory` does not follow: refused whatever the value is.
+_REBIND = frozenset({"set", "set_data", "resize", "resize_as"})
 # Tagged as random, and random only with certain arguments: their rules look.
 _RANDOM_SOMETIMES = frozenset({
     "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "scaled_dot_product_attention",
@@ -177,6 +179,8 @@ class Proof:
         arguments = _arguments(node, target)
         name = rule_name(target)
         written = self.memory.follow(node, name, arguments)
+        if name in _REBIND:
+            written = node.all_input_nodes
         try:
             found = self._apply(node, target, name, arguments)
         except Mixes as problem:
@@ -202,6 +206,8 @@ class Proof:
     def _apply(self, node: Node, target: torch._ops.OpOverload, name: str, arguments: Mapping[str, Any]) -> Claims:
         if name in _CHECKS:
             return CONST
+        if name in _REBIND:
+            raise Mixes(f"{target} gives a value other memory", "unknown")
         tagged = torch.Tag.nondeterministic_seeded in target.tags and name not in _RANDOM_SOMETIMES
         if name in _RANDOM or tagged:
             raise Mixes(f"{name} draws random numbers", "random")

@@ -177,6 +177,18 @@ def test_a_copy_of_a_constant_that_is_expanded_may_be_written_to() -> None:
     assert isinstance(sketch.of(line), All), "the copy of one row is none"
 
 
+def test_a_constant_that_gets_the_memory_of_another_is_refused() -> None:
+    sketch = Sketch()
+    first, second = (sketch.add(aten.zeros.default, [4]) for _ in range(2))
+    refused = sketch.refusal(aten.set_.source_Tensor, second, first)
+    assert refused == "unknown: aten.set_.source_Tensor gives a value other memory"
+    assert isinstance(sketch.of(second), All)
+    assert isinstance(sketch.of(first), All), "a write to the second is one to the first"
+    third = sketch.add(aten.zeros.default, [4])
+    refused = sketch.refusal(aten.resize_.default, third, [4])
+    assert refused == "unknown: aten.resize_.default gives a value other memory"
+
+
 def test_a_product_by_letters_has_memory_of_its_own() -> None:
     sketch = Sketch()
     product = sketch.add(aten.einsum.default, "bi,oi->bo", [sketch.rows(4), sketch.const(3, 4)])
