@@ -5,7 +5,8 @@
 What is taken out, in each module of torchpool.contract.rows that decides something: a statement that calls or raises
 (also one arm of a conditional expression that refuses), an `if` that returns early, and each operand of an `and` or
 `or`. The tests that come by that line are run on what is left, the module's own first; each time in a process of its
-own, forked from one that has run all of them. Prints what no test missed, as file:line; exits with 1 if there is any.
+own, forked from one that has run all of them. Prints what no test missed, and where a run neither passed nor failed
+(it came to no end, or crashed), as file:line; exits with 1 if there is any of these.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "torchpool.contract.rows"
 TESTS = ROOT / "tests" / "python" / "contract" / "rows"
-NO_CHECKS = ("__init__", "all_rules", "domain", "op", "registry", "sizes")  # they say what there is, and decide nothing
+NO_CHECKS = ("__init__", "all_rules")  # they only import
 NO_UNIT_TESTS = ("test_audit.py", "test_traps.py", "test_own_rules.py")  # they export and run models
 REFUSES = frozenset({"mixes", "unknown", "random"})
-SECONDS = 60  # of one run of the tests: what a mutant leaves may never end
-PASSED, FAILED, NONE_RAN = 0, 1, 5  # pytest's exit codes
+TIMES = 10  # as long as all tests on the whole module: a mutant that takes more comes to no end
+PASSED, FAILED, INTERRUPTED, BROKEN, NONE_RAN = 0, 1, 2, 3, 5  # pytest's exit codes
+CAUGHT = (FAILED, INTERRUPTED)  # a test failed, or could not even be collected
 
 # What changes nothing that a test could see, and why; by module and the text that is taken out.
 EQUIVALENT: dict[tuple[str, str], str] = {}
@@ -175,6 +177,8 @@ class Visits:
     def __init__(self) -> None:
         self.tests: dict[tuple[str, int], set[str]] = {}
         self.now: str | None = None
+        self.limit = 0
+        """Seconds that a run of some of the tests may take."""
 
     def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
         self.now = nodeid
@@ -242,9 +246,9 @@ def start(mutant: Mutant, visits: Visits) -> int:
     """The id of a process that runs the tests on a mutant, and whose exit code is theirs."""
     child = os.fork()
     if child == 0:
-        code = FAILED
+        code = BROKEN
         try:
-            signal.alarm(SECONDS)  # ends this process: a failure
+            signal.alarm(visits.limit)  # ends this process by a signal
             quiet = os.open(os.devnull, os.O_WRONLY)
             os.dup2(quiet, 1)
             os.dup2(quiet, 2)
@@ -268,9 +272,8 @@ def missed(mutant: Mutant, visits: Visits) -> int:
     return PASSED
 
 
-def survivors(found: list[Mutant], visits: Visits, jobs: int) -> list[Mutant]:
-    """Those whose lack no test misses, in order."""
-    left: list[Mutant] = []
+def fates(found: list[Mutant], visits: Visits, jobs: int) -> Iterator[tuple[Mutant, int]]:
+    """Each mutant with the exit code of its tests, below 0 where a signal ended them; in the order of their ends."""
     running: dict[int, Mutant] = {}
     waiting = list(reversed(found))
     while waiting or running:
@@ -278,10 +281,15 @@ def survivors(found: list[Mutant], visits: Visits, jobs: int) -> list[Mutant]:
             mutant = waiting.pop()
             running[start(mutant, visits)] = mutant
         child, status = os.wait()
-        mutant = running.pop(child)
-        if os.waitstatus_to_exitcode(status) == PASSED:
-            left.append(mutant)
-    return sorted(left, key=found.index)
+        yield running.pop(child), os.waitstatus_to_exitcode(status)
+
+
+def words(code: int, what: str) -> str:
+    """How a mutant that was not caught fared."""
+    if code == PASSED:
+        return f"no test misses {what}"
+    end = "come to no end" if code == -signal.SIGALRM else f"end with {code}"
+    return f"the tests {end} without {what}"
 
 
 def all_tests() -> list[Path]:
@@ -301,8 +309,10 @@ def warm_up() -> Visits:
         for module in modules()
     ]
     sys.meta_path[:0] = marked  # type: ignore[arg-type]  # has all it takes
+    started = time.monotonic()
     with contextlib.redirect_stdout(io.StringIO()) as said:
         code = run_tests(all_tests(), visits)
+    visits.limit = 60 + TIMES * int(time.monotonic() - started)
     del sys.meta_path[: len(marked)]
     if code != PASSED:
         raise SystemExit(f"the tests fail as they are:\n{said.getvalue()}")
@@ -328,15 +338,17 @@ def main() -> int:
     visits = warm_up()
     first = chosen[0]
     same = Mutant(first.module, first.line, first.statement, "nothing", ast.parse(source_of(first.module).read_text()))
-    if not survivors([same], visits, 1):
+    if any(code != PASSED for _, code in fates([same], visits, 1)):
         raise SystemExit(f"the tests fail where {first.module} is replaced by itself")
-    left = survivors(chosen, visits, options.jobs)
-    for mutant in left:
-        path = source_of(mutant.module)
-        print(f"{path.parent.name}/{path.name}:{mutant.line}: no test misses {mutant.what}")
+    left = 0
+    for mutant, code in fates(chosen, visits, options.jobs):
+        if code not in CAUGHT:
+            left += 1
+            path = source_of(mutant.module)
+            print(f"{path.parent.name}/{path.name}:{mutant.line}: {words(code, mutant.what)}", flush=True)
     for entry in stale:
         print(f"{entry[0]}: listed as without effect, and not there: {entry[1]}")
-    print(f"{len(chosen)} of {len(found)} checks taken out, {len(left)} missed by no test")
+    print(f"{len(chosen)} of {len(found)} checks taken out, {left} not caught")
     print(f"{time.monotonic() - started:.0f} s")
     return 1 if left or stale else 0
 
