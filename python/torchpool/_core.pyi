@@ -200,6 +200,7 @@ class Predictor(MeasuredPredictor):
         graph: GraphBackend | None,
         first_batch: int,
         max_batch: int,
+        by_module: bool = False,
     ) -> bool: ...
     def tell_refuted(self) -> None: ...
     @property

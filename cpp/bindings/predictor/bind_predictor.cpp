@@ -123,7 +123,7 @@ void register_predictor(py::module_& module) {
       .def("run_plain", &BoundPredictor::run_plain, py::arg("args"), py::arg("kwargs"))
       .def("set_batch", &BoundPredictor::set_batch, py::arg("first"), py::arg("most"))
       .def("serve", &BoundPredictor::serve, py::arg("kind_id"), py::arg("number"), py::arg("contract"), py::arg("spec"),
-           py::arg("graph"), py::arg("first_batch"), py::arg("max_batch"))
+           py::arg("graph"), py::arg("first_batch"), py::arg("max_batch"), py::arg("by_module") = false)
       .def("tell_refuted", &BoundPredictor::tell_refuted)
       .def_property_readonly("volatile_attributes", &BoundPredictor::volatile_attributes)
       .def("close", &BoundPredictor::close, py::arg("fail_waiting"))

@@ -27,6 +27,7 @@ void BoundLearner::install(CallKind& kind, const py::tuple& learned) {
   kind.learned_number = number;
   kind.aliases = learned[3].cast<bool>();
   kind.graph.reset();
+  kind.by_module = false;
   kind.by_graph_only = contract && contract->call_rows;
   kind.contract = std::move(contract);
   kind.merging = merging;
@@ -43,7 +44,7 @@ std::shared_ptr<Verifier> BoundLearner::make_verifier(Merging merging) const {
 }
 
 bool BoundLearner::serve(std::int64_t id, std::int64_t number, const py::object& contract, const py::object& spec,
-                         std::shared_ptr<graph::GraphBackend> graph) {
+                         std::shared_ptr<graph::GraphBackend> graph, bool by_module) {
   const std::shared_ptr<Contract> served = contract_from_python(contract, spec);
   const py::object rows = contract.attr("rows");
   const bool proven = !rows.is_none() && rows.attr("allows").cast<bool>();
@@ -52,8 +53,13 @@ bool BoundLearner::serve(std::int64_t id, std::int64_t number, const py::object&
   if (kind->learned_number != number || kind->route != Route::kMerge) return false;
   if (kind->merging == Merging::kNo && !proven) throw py::value_error("rows that are not proven independent may meet");
   served->verifier = make_verifier(proven ? Merging::kNo : kind->merging);
-  kind->contract = served;
   kind->by_graph_only = served->call_rows || (graph && kind->merging == Merging::kNo);
+  kind->by_module = graph && by_module;
+  if (kind->by_module) {
+    graph->drop_packed();
+    if (kind->by_graph_only) served->guards = std::make_shared<const graph::Guards>(graph->program(false).guards);
+  }
+  kind->contract = served;
   kind->graph = std::move(graph);
   kind->merges = true;
   return true;

@@ -25,11 +25,11 @@ class BoundLearner {
   py::object settle_mismatch(const PreparedCall& call, const py::tuple& args, const py::object& kwargs);
   // Raises for a call that the module refused with the Python error that is set.
   [[noreturn]] void refuse(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const;
-  // From now on calls of this kind are merged under `contract`, which is the graph's where there is one. False when
-  // `number` is not what was learned last. Raises ValueError where nothing proves the rows independent, unless the user
-  // wants calls merged all the same.
+  // From now on calls of this kind are merged under `contract`, which is the graph's where there is one; `by_module`:
+  // the module runs what the graph takes. False when `number` is not what was learned last. Raises ValueError where
+  // nothing proves the rows independent, unless the user wants calls merged all the same.
   bool serve(std::int64_t kind, std::int64_t number, const py::object& contract, const py::object& spec,
-             std::shared_ptr<graph::GraphBackend> graph);
+             std::shared_ptr<graph::GraphBackend> graph, bool by_module);
   // A kind whose batches were found to differ from the same calls alone merges no longer, and the learner hears of it
   // once. A worker that finds it out has no lock to say so.
   bool tell_if_refuted(CallKind& kind) const;

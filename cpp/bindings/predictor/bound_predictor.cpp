@@ -131,11 +131,11 @@ py::object BoundPredictor::run_plain(const py::tuple& args, const py::object& kw
 }
 
 bool BoundPredictor::serve(std::int64_t kind, std::int64_t number, const py::object& contract, const py::object& spec,
-                           std::shared_ptr<graph::GraphBackend> graph, std::int64_t first_batch,
-                           std::int64_t max_batch) {
-  if (graph ? !channels_.open_graph() : channels_.closed()) return false;
-  const bool by_graph = graph != nullptr;
-  if (!learner_.serve(kind, number, contract, spec, std::move(graph))) return false;
+                           std::shared_ptr<graph::GraphBackend> graph, std::int64_t first_batch, std::int64_t max_batch,
+                           bool by_module) {
+  const bool by_graph = graph && !by_module;
+  if (by_graph ? !channels_.open_graph() : channels_.closed()) return false;
+  if (!learner_.serve(kind, number, contract, spec, std::move(graph), by_module)) return false;
   if (by_graph) {
     channels_.set_graph_rows(first_batch, max_batch);
   } else {

@@ -53,9 +53,11 @@ class BoundPredictor final : public MeasuredPredictor {
   // The model's own call on this thread, without gradients.
   py::object run_plain(const py::tuple& args, const py::object& kwargs);
   // From now on calls of this kind are merged under `contract`, in batches of at most `max_batch` rows, and run by
-  // `graph`; None: by the predictor's backend. False when `number` is not what was learned last of the kind.
+  // `graph`; None: by the predictor's backend. `by_module`: by the predictor's backend, and only sizes that `graph`
+  // takes. False when `number` is not what was learned last of the kind.
   bool serve(std::int64_t kind, std::int64_t number, const py::object& contract, const py::object& spec,
-             std::shared_ptr<graph::GraphBackend> graph, std::int64_t first_batch, std::int64_t max_batch);
+             std::shared_ptr<graph::GraphBackend> graph, std::int64_t first_batch, std::int64_t max_batch,
+             bool by_module);
   // The learner hears of the kinds whose batches were found to differ from the same calls alone.
   void tell_refuted() const { learner_.tell_refuted(); }
   // Attributes that the module itself writes when it runs, which a graph would not do.

@@ -53,8 +53,9 @@ struct CallKind {
   std::shared_ptr<const Contract> contract;  // kMerge
   Merging merging = Merging::kNo;            // kMerge: as learned
   bool merges = false;                       // kMerge: calls share batches; if not, they only have to fit the contract
-  std::shared_ptr<graph::GraphBackend> graph;  // kMerge: serves it once captured; null: the module itself
-  bool by_graph_only = false;                  // kMerge: what `graph` cannot serve shares no batch
+  std::shared_ptr<graph::GraphBackend> graph;  // kMerge: once captured; null: not yet, or its weights have moved
+  bool by_module = false;                      // kMerge: the module serves what `graph` takes; if not, `graph` does
+  bool by_graph_only = false;                  // kMerge: what `graph` does not take shares no batch
   bool aliases = false;                        // results must be copied before they are handed out
 
   // Whether no call that the module ran by itself had these sizes yet. False, too, once there were kMaxSizes of them.

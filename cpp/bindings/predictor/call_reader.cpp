@@ -102,22 +102,21 @@ void CallReader::find_route(PreparedCall& call) const {
     call.route = Route::kParallel;
     return;
   }
-  // A graph was captured under the plain torch state. It runs no Python, so that no context variable reaches it.
-  if (call.ambient.torch_key == 0 && kind.graph) {
-    if (kind.graph->form_change() == WeightChange::kSame) {
-      if (kind.graph->takes(*call.contract, call.flat.leaves)) {
-        call.graph = kind.graph;
-      } else if (kind.by_graph_only) {
-        call.route = Route::kParallel;
-      }
-      return;
-    }
-    kind.graph.reset();  // its weights lie elsewhere now, or are of another sort
-    if (kind.by_graph_only) call.route = Route::kParallel;
-    learner_.weights_moved(kind);
+  if (takes(kind, call)) {
+    if (!kind.by_module) call.graph = kind.graph;
   } else if (kind.by_graph_only) {
     call.route = Route::kParallel;
   }
+}
+
+// Whether the kind's graph holds for the call. One that is run was captured under the plain torch state; it runs no
+// Python, so that no context variable reaches it. One that the module runs for was captured under the kind's own state.
+bool CallReader::takes(CallKind& kind, const PreparedCall& call) const {
+  if (!kind.graph || (call.ambient.torch_key != 0 && !kind.by_module)) return false;
+  if (kind.graph->form_change() == WeightChange::kSame) return kind.graph->takes(*call.contract, call.flat.leaves);
+  kind.graph.reset();  // its weights lie elsewhere now, or are of another sort
+  learner_.weights_moved(kind);
+  return false;
 }
 
 bool CallReader::merges(CallKind& kind, const PreparedCall& call) const {

@@ -31,6 +31,7 @@ class CallReader {
   void fit(PreparedCall& call) const;
   void find_route(PreparedCall& call) const;
   bool merges(CallKind& kind, const PreparedCall& call) const;
+  bool takes(CallKind& kind, const PreparedCall& call) const;
 
   const bool by_graph_;
   BoundLearner& learner_;

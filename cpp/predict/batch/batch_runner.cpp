@@ -65,6 +65,11 @@ class BatchTask : public Task {
   std::vector<std::shared_ptr<CallRequest>> left_;
 };
 
+// Whether rows of a batch of these inputs may meet, as far as their sizes say.
+bool holds_for(const Contract& contract, const std::vector<at::Tensor>& inputs) {
+  return !contract.guards || !contract.guards->broken_by(inputs);
+}
+
 bool can_run_in_parts(const CallRequest& request) {
   for (const InputSpec& spec : request.contract->inputs) {
     if (spec.stacked) return false;
@@ -216,7 +221,13 @@ void BatchRunner::run_together(Members members, Round& round) {
   }
   std::vector<std::int64_t> padded_to;
   const TimePoint start = clock_.now();
-  BackendResult result = run_backend(first, collate(contract, parts, padded_to), round.context);
+  std::vector<at::Tensor> inputs = collate(contract, parts, padded_to);
+  if (!holds_for(contract, inputs)) {
+    inputs.clear();
+    run_members_apart(members, round);
+    return;
+  }
+  BackendResult result = run_backend(first, std::move(inputs), round.context);
   const Duration took = clock_.now() - start;
   const bool fits = has_form_of(first, result) && !misfit(contract, result.outputs, rows, padded_to);
   round.context.leave_gate();
@@ -347,6 +358,7 @@ bool BatchRunner::run_in_parts(CallRequest& request, std::int64_t max_rows, Work
       const auto batch_dim = contract.inputs[i].batch_dim;
       inputs.push_back(batch_dim ? request.inputs[i].narrow(*batch_dim, row, rows) : request.inputs[i]);
     }
+    if (!holds_for(contract, inputs)) return false;
     if (context.gate != nullptr) context.gate->enter();
     BackendResult result = run_backend(request, std::move(inputs), context);
     if (!has_form_of(request, result) || misfit(contract, result.outputs, rows, request.shape.lengths)) return false;

@@ -53,6 +53,9 @@ struct OutputSpec {
   bool open() const noexcept { return outer == 0 || inner == 0; }
 };
 
+namespace graph {
+struct Guards;
+}  // namespace graph
 class ResultForm;
 class Verifier;
 
@@ -88,6 +91,8 @@ struct Contract {
 
   std::shared_ptr<const ResultForm> result_form;  // of its calls' results; null: not known
   std::shared_ptr<Verifier> verifier;             // of its batches; null: nobody looks at them
+  // Batches of the module for which its rows are proven independent; null: all sizes, or the batches' backend knows.
+  std::shared_ptr<const graph::Guards> guards;
 
   // Units that an output has for that many rows.
   std::int64_t units(std::int64_t rows) const noexcept { return call_rows ? rows / *call_rows : rows; }

@@ -128,6 +128,15 @@ bool GraphBackend::takes(const Contract& contract, const std::vector<at::Tensor>
          });
 }
 
+void GraphBackend::drop_packed() {
+  PackedPtr packed;
+  {
+    MutexLock lock(mutex_);
+    constants_.swap(packed);
+  }
+  parts_.clear();
+}
+
 BackendResult GraphBackend::run(const CallForm& /*form*/, std::vector<at::Tensor> inputs,
                                 const AmbientState* /*ambient*/, WorkerContext& /*context*/) {
   BackendResult result;

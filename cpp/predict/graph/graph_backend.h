@@ -43,6 +43,10 @@ class GraphBackend : public Backend {
   // Whether the graph holds for the sizes of a call, as far as these are not those of the batch.
   bool takes(const Contract& contract, const std::vector<at::Tensor>& inputs_of_call) const;
 
+  // For a graph that only tells which sizes the module's batches may have: later runs read the weights as they are.
+  // Requires that nothing runs it.
+  void drop_packed();
+
   // A run that does not look at the weights' state. No other run uses `profile`, where it is given.
   std::vector<at::Tensor> run_leaves(std::vector<at::Tensor> inputs, bool plain, Profile* profile) const;
   const Program& program(bool plain) const noexcept { return plain ? *plain_ : *packed_; }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,7 +36,9 @@ struct EqualGuard {
 struct Guards {
   std::vector<ShapeGuard> ranges;
   std::vector<EqualGuard> equal;
-  // Throws GuardFailed, whose message names the input and the bound.
+  // What does not hold for a batch's inputs, in words that name the input and the bound; or nothing.
+  std::optional<std::string> broken_by(const std::vector<at::Tensor>& inputs) const;
+  // Throws GuardFailed with these words.
   void check(const std::vector<at::Tensor>& inputs) const;
 };
 

@@ -19,6 +19,7 @@ from torchpool.call import tree
 from torchpool.capture.lower import lower
 from torchpool.contract import Contract, RowsVerdict
 from torchpool.contract.contract import InputSpec, OutputSpec
+from torchpool.contract.shape_checks import ShapeCheck
 
 Model = Callable[[torch.Tensor], Any]
 
@@ -116,8 +117,15 @@ class Served:
         self.sizes.append(len(x))
         return self.model(x)
 
-    def serve(self, graph: _core.GraphBackend | None = None, known: Contract | None = None, number: int = 1) -> bool:
-        return self.core.serve(0, number, known or contract(), self.told.spec(), graph, 32, 32)
+    def serve(
+        self,
+        graph: _core.GraphBackend | None = None,
+        known: Contract | None = None,
+        number: int = 1,
+        by_module: bool = False,
+        kind: int = 0,
+    ) -> bool:
+        return self.core.serve(kind, number, known or contract(), self.told.spec(), graph, 32, 32, by_module)
 
     def answers(self, calls: list[torch.Tensor]) -> list[Any]:
         """Of calls that wait together until the worker comes for them."""
@@ -289,9 +297,24 @@ class Linear(nn.Module):
         return self.linear(x)
 
 
-def graph_of(model: nn.Module) -> _core.GraphBackend:
+def graph_of(model: nn.Module, *checks: ShapeCheck) -> _core.GraphBackend:
     lowered = lower(Captured(model, draw(3, 4)).graph, fold=False)
+    lowered = dataclasses.replace(lowered, checks=[*lowered.checks, *checks])
     return _core.GraphBackend(lowered, lowered)
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([3.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+def of_any_length() -> Contract:
+    known = contract()
+    return dataclasses.replace(known, inputs=(dataclasses.replace(known.inputs[0], sizes=("batch", "length")),))
 
 
 @torch.no_grad()
@@ -321,3 +344,52 @@ def test_without_its_graph_a_kind_proven_by_it_runs_one_by_one(serve: Callable[.
     served.expect_answers_alone(calls)
     assert served.told.moved == 1
     assert served.sizes == [1] * 8, "the proof says nothing of the module's batches"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_module_merges_only_sizes_that_the_graph_holds_for(serve: Callable[..., Served], autocast: bool) -> None:
+    model, known = build(Scaled), of_any_length()
+    served = serve(model, known=known)
+    graph = graph_of(model, ShapeCheck(0, 1, 3, 5))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        served.core.learn((row(0),), None)
+        assert served.serve(graph, known, number=1 + autocast, by_module=True, kind=int(autocast))
+        served.expect_answers_alone([*draws(4, 1, 4), *draws(3, 1, 6)])
+        assert sorted(served.sizes) == [1, 1, 1, 4]
+
+
+@torch.no_grad()
+def test_batches_of_the_module_are_no_larger_than_the_graph_holds_for(serve: Callable[..., Served]) -> None:
+    model = build(Scaled)
+    served, calls = serve(model), draws(6, 1, 4)
+    assert served.serve(graph_of(model, ShapeCheck(0, 0, 1, 4)), by_module=True)
+    served.expect_answers_alone(calls)
+    assert served.sizes == [1] * 6
+    served.expect_answers_alone(calls[:4])
+    assert served.sizes == [4]
+
+
+@torch.no_grad()
+def test_the_module_merges_on_the_users_word_whatever_the_graph_holds_for(serve: Callable[..., Served]) -> None:
+    model, known = build(Scaled), of_any_length()
+    served = serve(model, known=known, merging="trust")
+    assert served.serve(graph_of(model, ShapeCheck(0, 1, 3, 5), ShapeCheck(0, 0, 1, 2)), known, by_module=True)
+    served.expect_answers_alone(draws(6, 1, 6))
+    assert served.sizes == [6]
+
+
+@torch.no_grad()
+def test_a_module_whose_weights_have_moved_merges_no_longer(serve: Callable[..., Served]) -> None:
+    model = build(Scaled)
+    assert isinstance(model, Scaled)
+    served, calls = serve(model), draws(8, 1, 4)
+    assert served.serve(graph_of(model), by_module=True)
+    served.expect_answers_alone(calls)
+    assert served.sizes == [8]
+    model.scale.data = torch.tensor([5.0])
+    served.expect_answers_alone(calls)
+    assert (served.told.moved, served.sizes) == (1, [1] * 8)
+    assert served.serve(graph_of(model), by_module=True)
+    served.expect_answers_alone(calls)
+    assert served.sizes == [8]

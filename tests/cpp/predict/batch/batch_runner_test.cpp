@@ -7,6 +7,7 @@
 
 #include "core/sync/error.h"
 #include "predict/batch/thread_scope.h"
+#include "predict/graph/guard.h"
 #include "predict/test_support.h"
 
 namespace torchpool::testing {
@@ -94,6 +95,40 @@ TEST_F(BatchRunnerTest, ACallAboveTheLimitRunsInParts) {
   ASSERT_EQ(requests_[0]->error(), nullptr);
   EXPECT_EQ(backend_->largest, 4);
   EXPECT_TRUE(at::equal(requests_[0]->outputs[0], requests_[0]->inputs[0] * 2));
+}
+
+// The graph was proven for up to `rows` rows.
+std::shared_ptr<const Contract> up_to(std::int64_t rows) {
+  graph::Guards guards;
+  guards.ranges.push_back({0, 0, 1, rows});
+  Contract contract = row_contract(3);
+  contract.guards = std::make_shared<const graph::Guards>(std::move(guards));
+  return std::make_shared<const Contract>(std::move(contract));
+}
+
+TEST_F(BatchRunnerTest, ABatchThatItsGuardsDoNotHoldForRunsOneByOne) {
+  contract_ = up_to(4);
+  for (int i = 0; i < 4; ++i) add(at::rand({1, 3}));
+  run();
+  EXPECT_EQ(backend_->runs, 1);
+  requests_.clear();
+  for (int i = 0; i < 5; ++i) add(at::rand({1, 3}));
+  run();
+  EXPECT_EQ(backend_->runs, 6);
+  for (const auto& request : requests_) EXPECT_TRUE(at::equal(request->outputs[0], request->inputs[0] * 2));
+}
+
+TEST_F(BatchRunnerTest, ACallWhosePartsItsGuardsDoNotHoldForRunsAsAWhole) {
+  contract_ = up_to(4);
+  for (const std::int64_t part : {4, 5}) {
+    backend_->largest = 0;
+    runner_->set_max_rows(part);
+    const auto request = add(at::rand({10, 3}));
+    run();
+    EXPECT_EQ(backend_->largest, part == 4 ? 4 : 10);
+    EXPECT_TRUE(at::equal(request->outputs[0], request->inputs[0] * 2));
+    requests_.clear();
+  }
 }
 
 TEST_F(BatchRunnerTest, AnInputWrittenAfterItsSubmitIsRefused) {
