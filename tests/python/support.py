@@ -90,7 +90,9 @@ class Held:
         assert isinstance(self.model, GateModule)
         self.gate = self.model.gate
         self.runtime = runtime or torchpool.Runtime(1)
-        self.predict = torchpool.wrap(self.model, example=row(0), backend="python", runtime=self.runtime, **options)
+        self.predict = torchpool.wrap(
+            self.model, example=row(0), backend="python", prove="trust", runtime=self.runtime, **options
+        )
         self.gate.seen.clear()
 
     def hold(self, predict: Any = None) -> torchpool.predictor.Future:

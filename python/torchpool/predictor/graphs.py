@@ -43,13 +43,14 @@ class Runner(Protocol):
         number: int,
         contract: Contract,
         spec: tree.TreeSpec,
-        graph: _core.GraphBackend | None,
+        graph: _core.GraphBackend,
         first_batch: int,
         max_batch: int,
+        by_module: bool = False,
         /,
     ) -> bool:
-        """Merges calls of this kind from now on, by the graph or by the module; False where they were learned anew
-        meanwhile."""
+        """Merges calls of this kind from now on, by the graph, or by the module as far as the graph takes their sizes;
+        False where they were learned anew meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -329,13 +330,10 @@ class Graphs:
         served = self._served()
         if served is None:
             return
-        graph = None if by_module else backend
-        if not served.runner.serve(kind.id, kind.number, built.contract, built.spec, graph, first, most):
+        if not served.runner.serve(kind.id, kind.number, built.contract, built.spec, backend, first, most, by_module):
             captured.reason = "other calls were learned from meanwhile"
             return
-        captured.backend = graph
-        if graph is None:
-            captured.reason = None
+        captured.backend = None if by_module else backend
         served.grow_batch(first, most)  # the look-ahead of maps follows it
 
 

@@ -339,7 +339,7 @@ class Noted(MarkerModule):
         for value in x[:, 0].tolist():
             seen.append(value)
         return super().forward(x)
-predict = torchpool.wrap(build(Noted), example=row(), backend="python", queue_size=4)
+predict = torchpool.wrap(build(Noted), example=row(), backend="python", prove="trust", queue_size=4)
 seen.clear()
 executor = ThreadPoolExecutor(2{options})
 atexit.register(lambda: print(sorted(seen)))

@@ -293,7 +293,7 @@ def test_forks_while_other_threads_call_disturb_neither_side() -> None:
         PRELUDE
         + """
 model = build(MarkerModule)
-predict = torchpool.wrap(model, example=row(), backend="python")
+predict = torchpool.wrap(model, example=row(), backend="python", prove="trust")
 stop = threading.Event()
 def loop():
     while not stop.is_set():

@@ -7,6 +7,7 @@ claim must agree with the shape that export found: the second lock, which a rule
 from __future__ import annotations
 
 import dataclasses
+import logging
 import operator
 from collections.abc import Mapping
 from typing import Any
@@ -36,6 +37,8 @@ from torchpool.contract.rows.op import Op
 from torchpool.contract.rows.pointwise import is_pointwise, pointwise
 from torchpool.contract.rows.registry import Entry, find
 from torchpool.contract.rows.sizes import equal, from_values, holds, size_of
+
+log = logging.getLogger("torchpool")
 
 # They look at values or sizes, and give nothing.
 _CHECKS = frozenset({
@@ -99,6 +102,9 @@ class Proof:
             found: Any = self._checked(node, self._step(node))
         except Mixes as problem:
             found = All(problem.why, problem.kind)
+        except Exception as error:  # a rule, perhaps a user's, that does not know this use of its operator
+            log.debug("the rule of %s fails", node.target, exc_info=True)
+            found = All(f"the rule of {node.target} fails: {type(error).__name__}: {error}", "unknown")
         found = self._of_known_length(node, found)
         if isinstance(found, All) and found.node is None:
             return dataclasses.replace(found, node=node)

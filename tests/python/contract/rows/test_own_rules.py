@@ -72,6 +72,15 @@ def test_a_rule_that_is_wrong_about_shapes_is_caught() -> None:
     assert found.kind == "unknown"
 
 
+def test_a_rule_that_raises_proves_nothing() -> None:
+    torchpool.rows.rule(scaled)(lambda op: op.operand("x").no_such_thing)
+    sketch = Sketch()
+    found = sketch.claim(torch.ops.torchpool_tests.scaled.default, sketch.rows(4), sketch.const(1))
+    assert isinstance(found, All)
+    assert found.kind == "unknown"
+    assert "AttributeError" in found.why
+
+
 @pytest.mark.parametrize("op", ["relu", "aten::relu", "::relu", torch.ops.aten.relu])
 def test_names_that_are_no_own_operator(op: Any) -> None:
     with pytest.raises(ValueError, match=r"library::operator|its rule"):
