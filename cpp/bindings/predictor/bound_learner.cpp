@@ -53,7 +53,7 @@ bool BoundLearner::serve(std::int64_t id, std::int64_t number, const py::object&
   if (kind->learned_number != number || kind->route != Route::kMerge) return false;
   if (kind->merging == Merging::kNo && !proven) throw py::value_error("rows that are not proven independent may meet");
   served->verifier = make_verifier(proven ? Merging::kNo : kind->merging);
-  kind->by_graph_only = served->call_rows || (graph && kind->merging == Merging::kNo);
+  kind->by_graph_only = served->call_rows || (graph && proven && kind->merging != Merging::kTrust);
   kind->by_module = graph && by_module;
   if (kind->by_module) {
     graph->drop_packed();

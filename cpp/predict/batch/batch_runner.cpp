@@ -243,7 +243,8 @@ void BatchRunner::run_together(Members members, Round& round) {
     row += member->shape.rows;
   }
   if (contract.verifier &&
-      !agrees_alone(members, result.outputs, {rows, padded_to, members.size(), took}, round.context)) {
+      !agrees_alone(members, result.outputs, {rows, padded_to, members.size(), took, backend_of(first).runs_module()},
+                    round.context)) {
     result = {};
     run_members_apart(members, round);
     return;

@@ -10,6 +10,7 @@ namespace torchpool {
 Verifier::SizeClass* Verifier::class_of(const Batch& batch) {
   std::vector<std::int64_t> key = batch.lengths;
   key.push_back(static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(batch.rows))));
+  key.push_back(batch.by_module ? 1 : 0);
   const auto found = classes_.find(key);
   if (found != classes_.end()) return &found->second;
   return classes_.size() < kMaxClasses ? &classes_[std::move(key)] : nullptr;

@@ -32,6 +32,7 @@ class Verifier {
     const std::vector<std::int64_t>& lengths;  // that its calls were padded to
     std::size_t calls = 0;
     Duration took{};
+    bool by_module = true;  // what is seen of a graph's batches says nothing of the module's, nor the reverse
   };
   // The calls that are to be run alone, too.
   struct Sample {
@@ -66,7 +67,8 @@ class Verifier {
   std::atomic<bool> refuted_{false};
 
   mutable Mutex mutex_;
-  std::map<std::vector<std::int64_t>, SizeClass> classes_ TP_GUARDED_BY(mutex_);  // by lengths and rows; kVerify
+  std::map<std::vector<std::int64_t>, SizeClass> classes_
+      TP_GUARDED_BY(mutex_);  // by lengths, rows, by_module; kVerify
   std::optional<std::string> text_ TP_GUARDED_BY(mutex_);
   Duration batches_took_ TP_GUARDED_BY(mutex_){};  // of which a share may be spent
   Duration spent_ TP_GUARDED_BY(mutex_){};         // of the share, with what is reserved

@@ -127,21 +127,22 @@ class Served:
     ) -> bool:
         return self.core.serve(kind, number, known or contract(), self.told.spec(), graph, 32, 32, by_module)
 
-    def answers(self, calls: list[torch.Tensor]) -> list[Any]:
-        """Of calls that wait together until the worker comes for them."""
+    def answers(self, calls: list[torch.Tensor], held_by: torch.Tensor | None = None) -> list[Any]:
+        """Of calls that wait together until the worker comes for them, which the call `held_by` holds in the module."""
+        mark = row(MARK) if held_by is None else held_by
         for x in calls:  # a call of sizes that are new to the module waits for all that runs
             self.core.call((x,), None)
         self.gate = Gate()
         self.sizes.clear()
-        held = self.core.submit((row(MARK),), None)
+        held = self.core.submit((mark,), None)
         self.gate.wait_entered()
         pending = [self.core.submit((x,), None) for x in calls]
         self.gate.open()
         held.get()
         return [call.get() for call in pending]
 
-    def expect_answers_alone(self, calls: list[torch.Tensor]) -> None:
-        for answer, x in zip(self.answers(calls), calls, strict=True):
+    def expect_answers_alone(self, calls: list[torch.Tensor], held_by: torch.Tensor | None = None) -> None:
+        for answer, x in zip(self.answers(calls, held_by), calls, strict=True):
             got, spec = tree.flatten(answer)
             want, own_spec = tree.flatten(self.model(x))
             assert spec == own_spec
@@ -393,3 +394,19 @@ def test_a_module_whose_weights_have_moved_merges_no_longer(serve: Callable[...,
     assert served.serve(graph_of(model), by_module=True)
     served.expect_answers_alone(calls)
     assert served.sizes == [8]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("merging", "module_sizes"), [("no", [1] * 3), ("verify", [1] * 3), ("trust", [3])])
+def test_what_a_proven_graph_does_not_take_merges_on_the_users_word_only(
+    serve: Callable[..., Served], merging: str, module_sizes: list[int]
+) -> None:
+    model, known = build(Scaled), of_any_length()
+    served = serve(model, known=known, merging=merging)
+    assert served.serve(graph_of(model, ShapeCheck(0, 1, 3, 5)), known)
+    served.core.call((draw(1, 6),), None)
+    served.sizes.clear()
+    assert torch.equal(served.core.call((draw(1, 4),), None), model(draw(1, 4)))
+    assert served.sizes == [], "by the graph"
+    served.expect_answers_alone(draws(3, 1, 6), held_by=torch.full((1, 6), MARK))
+    assert served.sizes == module_sizes

@@ -34,6 +34,14 @@ TEST(Verifier, LooksAtAllBatchesOfASizeClassUntilEnoughRowsAgreed) {
   EXPECT_EQ(get_to_know(verifier, batch_of(8, milliseconds(1), lengths)), 125) << "of another length";
 }
 
+TEST(Verifier, BatchesOfAGraphAndOfTheModuleAreNotOfOneClass) {
+  Verifier verifier(Mode::kVerify, 0);
+  auto batch = batch_of(500, milliseconds(1));
+  EXPECT_EQ(get_to_know(verifier, batch), 2);
+  batch.by_module = false;
+  EXPECT_EQ(get_to_know(verifier, batch), 2);
+}
+
 TEST(Verifier, RowsThatProveNothingDoNotCount) {
   Verifier verifier(Mode::kVerify, 0);
   const auto batch = batch_of(500, milliseconds(1));
