@@ -2,7 +2,6 @@
 
 #include "bindings/predictor/contract_from_python.h"
 #include "bindings/predictor/python_backend.h"
-#include "predict/batch/verifier.h"
 
 namespace torchpool {
 
@@ -20,9 +19,9 @@ void BoundLearner::install(CallKind& kind, const py::tuple& learned) {
   std::shared_ptr<Contract> contract;
   if (route == Route::kMerge) {
     contract = contract_from_python(learned[1], learned[2]);
-    if (merging == Merging::kVerify) contract->verifier = make_verifier(merging);
+    if (merging == Merging::kVerify) contract->verifier = make_verifier(kind, merging);
   }
-  tell_if_refuted(kind);
+  const bool refuted = tell_if_refuted(kind);
   if (number < kind.learned_number) return;  // another thread has learned more meanwhile
   kind.learned_number = number;
   kind.aliases = learned[3].cast<bool>();
@@ -31,16 +30,18 @@ void BoundLearner::install(CallKind& kind, const py::tuple& learned) {
   kind.by_graph_only = contract && contract->call_rows;
   kind.contract = std::move(contract);
   kind.merging = merging;
-  kind.merges = route == Route::kMerge && merging != Merging::kNo;
+  kind.merges = route == Route::kMerge && merging != Merging::kNo && !refuted;
   kind.route = route;
   if (by_graph_) learner_.attr("installed")(kind.id, number);  // its graph may be captured now
 }
 
 // What is proven is looked at, too, as an alarm; what the user answers for is not.
-std::shared_ptr<Verifier> BoundLearner::make_verifier(Merging merging) const {
-  if (merging == Merging::kVerify) return std::make_shared<Verifier>(Verifier::Mode::kVerify, verify_);
+std::shared_ptr<Verifier> BoundLearner::make_verifier(const CallKind& kind, Merging merging) const {
+  if (merging == Merging::kVerify) {
+    return std::make_shared<Verifier>(Verifier::Mode::kVerify, verify_, kind.refutation);
+  }
   if (merging == Merging::kTrust || verify_ <= 0) return nullptr;
-  return std::make_shared<Verifier>(Verifier::Mode::kAlarm, verify_);
+  return std::make_shared<Verifier>(Verifier::Mode::kAlarm, verify_, kind.refutation);
 }
 
 bool BoundLearner::serve(std::int64_t id, std::int64_t number, const py::object& contract, const py::object& spec,
@@ -52,7 +53,7 @@ bool BoundLearner::serve(std::int64_t id, std::int64_t number, const py::object&
   if (!kind || tell_if_refuted(*kind)) return false;
   if (kind->learned_number != number || kind->route != Route::kMerge) return false;
   if (kind->merging == Merging::kNo && !proven) throw py::value_error("rows that are not proven independent may meet");
-  served->verifier = make_verifier(proven ? Merging::kNo : kind->merging);
+  served->verifier = make_verifier(*kind, proven ? Merging::kNo : kind->merging);
   kind->by_graph_only = served->call_rows || (graph && proven && kind->merging != Merging::kTrust);
   kind->by_module = graph && by_module;
   if (kind->by_module) {
@@ -66,11 +67,10 @@ bool BoundLearner::serve(std::int64_t id, std::int64_t number, const py::object&
 }
 
 bool BoundLearner::tell_if_refuted(CallKind& kind) const {
-  if (!kind.contract || !kind.contract->verifier || !kind.contract->verifier->refuted()) return false;
+  if (!kind.refutation->refuted()) return false;
   kind.merges = false;
-  const std::optional<std::string> text = kind.contract->verifier->take_text();
-  if (text) learner_.attr("refuted")(kind.id, *text);
-  return text.has_value();
+  if (const auto text = kind.refutation->take_text()) learner_.attr("refuted")(kind.id, *text);
+  return true;
 }
 
 void BoundLearner::tell_refuted() const {

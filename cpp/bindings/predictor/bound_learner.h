@@ -30,8 +30,8 @@ class BoundLearner {
   // nothing proves the rows independent, unless the user wants calls merged all the same.
   bool serve(std::int64_t kind, std::int64_t number, const py::object& contract, const py::object& spec,
              std::shared_ptr<graph::GraphBackend> graph, bool by_module);
-  // A kind whose batches were found to differ from the same calls alone merges no longer, and the learner hears of it
-  // once. A worker that finds it out has no lock to say so.
+  // Whether the kind's batches were found to differ from the same calls alone. It then never merges again, and the
+  // learner hears of it once. A worker that finds it out has no lock to say so.
   bool tell_if_refuted(CallKind& kind) const;
   void tell_refuted() const;
   void forget_kinds();
@@ -49,7 +49,7 @@ class BoundLearner {
 
  private:
   void install(CallKind& kind, const py::tuple& learned);
-  std::shared_ptr<Verifier> make_verifier(Merging merging) const;
+  std::shared_ptr<Verifier> make_verifier(const CallKind& kind, Merging merging) const;
 
   py::object learner_;
   const bool by_graph_;

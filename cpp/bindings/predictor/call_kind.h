@@ -10,6 +10,7 @@
 #include "bindings/call/ambient.h"
 #include "bindings/call/call_form.h"
 #include "predict/batch/contract.h"
+#include "predict/batch/verifier.h"
 #include "predict/graph/graph_backend.h"
 
 namespace torchpool {
@@ -56,7 +57,9 @@ struct CallKind {
   std::shared_ptr<graph::GraphBackend> graph;  // kMerge: once captured; null: not yet, or its weights have moved
   bool by_module = false;                      // kMerge: the module serves what `graph` takes; if not, `graph` does
   bool by_graph_only = false;                  // kMerge: what `graph` does not take shares no batch
-  bool aliases = false;                        // results must be copied before they are handed out
+  // Of all contracts that it has had: what met once never merges again.
+  std::shared_ptr<Refutation> refutation = std::make_shared<Refutation>();
+  bool aliases = false;  // results must be copied before they are handed out
 
   // Whether no call that the module ran by itself had these sizes yet. False, too, once there were kMaxSizes of them.
   bool has_new_sizes(const std::vector<at::Tensor>& inputs) const;

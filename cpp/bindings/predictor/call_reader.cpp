@@ -4,8 +4,6 @@
 #include <chrono>
 #include <thread>
 
-#include "predict/batch/verifier.h"
-
 namespace torchpool {
 
 CallReader::CallReader(const py::list& modules, bool by_graph, BoundLearner& learner, const PredictorChannels& channels)
@@ -120,10 +118,7 @@ bool CallReader::takes(CallKind& kind, const PreparedCall& call) const {
 }
 
 bool CallReader::merges(CallKind& kind, const PreparedCall& call) const {
-  if (!kind.merges || !call.contract->may_share(call.shape)) return false;
-  if (!call.contract->verifier || !call.contract->verifier->refuted()) return true;
-  learner_.tell_if_refuted(kind);
-  return false;
+  return !learner_.tell_if_refuted(kind) && kind.merges && call.contract->may_share(call.shape);
 }
 
 }  // namespace torchpool

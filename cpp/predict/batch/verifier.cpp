@@ -45,7 +45,7 @@ void Verifier::record(const Batch& batch, const Sample& sample, std::int64_t agr
   if (SizeClass* known = class_of(batch)) known->agreed += agreed;
 }
 
-bool Verifier::refute(std::string text) {
+bool Refutation::refute(std::string text) {
   MutexLock lock(mutex_);
   if (refuted_.load(std::memory_order_relaxed)) return false;
   text_ = std::move(text);
@@ -53,7 +53,7 @@ bool Verifier::refute(std::string text) {
   return true;
 }
 
-std::optional<std::string> Verifier::take_text() {
+std::optional<std::string> Refutation::take_text() {
   MutexLock lock(mutex_);
   return std::exchange(text_, std::nullopt);
 }

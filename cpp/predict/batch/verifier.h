@@ -4,14 +4,31 @@
 #include <atomic>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/sync/clock.h"
 #include "core/sync/mutex.h"
 
 namespace torchpool {
+
+// That calls of a kind were seen to meet in a batch. It holds for good, whichever contract they come under later.
+class Refutation {
+ public:
+  // True for the first to say so; `text` says what was seen.
+  bool refute(std::string text) TP_EXCLUDES(mutex_);
+  bool refuted() const noexcept { return refuted_.load(std::memory_order_acquire); }
+  // What was seen, once.
+  std::optional<std::string> take_text() TP_EXCLUDES(mutex_);
+
+ private:
+  std::atomic<bool> refuted_{false};
+  mutable Mutex mutex_;
+  std::optional<std::string> text_ TP_GUARDED_BY(mutex_);
+};
 
 // Of the calls under one contract. Batches of one call need no look, and are not shown to it.
 class Verifier {
@@ -25,7 +42,9 @@ class Verifier {
   static constexpr std::size_t kMaxClasses = 1024;
 
   // `share`: of the batches' time that may be spent on looking at proven or well-known ones; 0: none.
-  Verifier(Mode mode, double share) : mode_(mode), share_(share) {}
+  // `refutation`: of all contracts of the calls' kind.
+  Verifier(Mode mode, double share, std::shared_ptr<Refutation> refutation = std::make_shared<Refutation>())
+      : mode_(mode), share_(share), refutation_(std::move(refutation)) {}
 
   struct Batch {
     std::int64_t rows = 0;
@@ -45,11 +64,9 @@ class Verifier {
   // What the sample's own runs took; `agreed`: rows that were the same alone.
   void record(const Batch& batch, const Sample& sample, std::int64_t agreed, Duration took) TP_EXCLUDES(mutex_);
 
-  // Calls must not share batches any more. True for the first to say so; `text` says what was seen.
-  bool refute(std::string text) TP_EXCLUDES(mutex_);
-  bool refuted() const noexcept { return refuted_.load(std::memory_order_acquire); }
-  // What was seen, once.
-  std::optional<std::string> take_text() TP_EXCLUDES(mutex_);
+  // Calls of the kind must not share batches any more. True for the first to say so; `text` says what was seen.
+  bool refute(std::string text) { return refutation_->refute(std::move(text)); }
+  bool refuted() const noexcept { return refutation_->refuted(); }
 
   // Whether a call's rows may be taken for independent of each other, too.
   bool may_part() const noexcept { return mode_ == Mode::kAlarm && !refuted(); }
@@ -64,12 +81,11 @@ class Verifier {
 
   const Mode mode_;
   const double share_;
-  std::atomic<bool> refuted_{false};
+  const std::shared_ptr<Refutation> refutation_;
 
   mutable Mutex mutex_;
   std::map<std::vector<std::int64_t>, SizeClass> classes_
-      TP_GUARDED_BY(mutex_);  // by lengths, rows, by_module; kVerify
-  std::optional<std::string> text_ TP_GUARDED_BY(mutex_);
+      TP_GUARDED_BY(mutex_);                       // by lengths, rows, by_module; kVerify
   Duration batches_took_ TP_GUARDED_BY(mutex_){};  // of which a share may be spent
   Duration spent_ TP_GUARDED_BY(mutex_){};         // of the share, with what is reserved
   Duration alone_took_ TP_GUARDED_BY(mutex_){};    // all calls of samples, from which the next are estimated

@@ -63,7 +63,7 @@ class Told:
 
     def mismatch(self, kind_id: int, names: list[str], args: Any, kwargs: Any, message: str, is_length: bool) -> Any:
         self.mismatches.append(message)
-        return self._model(*args), None
+        return self._model(*args), self.learn(kind_id, names, args, kwargs)
 
     def own(self, result: Any) -> Any:
         return result
@@ -410,3 +410,38 @@ def test_what_a_proven_graph_does_not_take_merges_on_the_users_word_only(
     assert served.sizes == [], "by the graph"
     served.expect_answers_alone(draws(3, 1, 6), held_by=torch.full((1, 6), MARK))
     assert served.sizes == module_sizes
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("merging", ["no", "verify"])
+def test_what_was_refuted_never_merges_again(serve: Callable[..., Served], merging: str) -> None:
+    served, calls = serve(mixing, merging=merging, verify=1.0), draws(8, 1, 4)
+    assert served.serve()
+    served.expect_answers_alone(calls)
+    for _ in range(3):
+        assert not served.serve()
+    assert torch.equal(served.core.call((torch.ones(1, 5),), None), mixing(torch.ones(1, 5)))  # learns anew
+    assert served.told.number == 2
+    assert not served.serve(number=2)
+    served.expect_answers_alone(calls)
+    assert served.sizes == [1] * 8
+    assert len(served.told.refutations) == 1
+
+
+@torch.no_grad()
+def test_what_the_batches_of_a_replaced_contract_show_counts(serve: Callable[..., Served]) -> None:
+    served, calls = serve(mixing, verify=1.0), draws(8, 1, 4)
+    served.core.call((calls[0],), None)
+    assert served.serve()
+    held = served.core.submit((row(MARK),), None)
+    served.gate.wait_entered()
+    pending = [served.core.submit((x,), None) for x in calls]
+    assert served.serve(), "nothing is known yet"
+    served.gate.open()
+    held.get()
+    for call, x in zip(pending, calls, strict=True):
+        torch.testing.assert_close(call.get(), mixing(x))
+    assert served.core.stats()["refuted"] == 1
+    assert len(served.told.refutations) == 1
+    served.expect_answers_alone(calls)
+    assert served.sizes == [1] * 8

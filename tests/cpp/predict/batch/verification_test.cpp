@@ -48,7 +48,8 @@ class VerificationTest : public ::testing::Test {
  protected:
   void verify(Mode mode, double share) {
     Contract contract = row_contract(3);
-    contract.verifier = verifier_ = std::make_shared<Verifier>(mode, share);
+    refutation_ = std::make_shared<Refutation>();
+    contract.verifier = verifier_ = std::make_shared<Verifier>(mode, share, refutation_);
     contract_ = std::make_shared<const Contract>(std::move(contract));
   }
   std::shared_ptr<CallRequest> add(const at::Tensor& input) {
@@ -82,6 +83,7 @@ class VerificationTest : public ::testing::Test {
   std::shared_ptr<ChannelStats> stats_ = std::make_shared<ChannelStats>();
   std::shared_ptr<TimedBackend> backend_ = std::make_shared<TimedBackend>(clock_);
   std::shared_ptr<BatchRunner> runner_ = std::make_shared<BatchRunner>(backend_, stats_, clock_);
+  std::shared_ptr<Refutation> refutation_;
   std::shared_ptr<Verifier> verifier_;
   std::shared_ptr<const Contract> contract_;
   std::vector<std::shared_ptr<CallRequest>> requests_;
@@ -132,7 +134,7 @@ TEST_F(VerificationTest, ADifferenceEndsMergingBeforeItsResultsGoOut) {
     run(8);
     expect_answers_alone();
     EXPECT_TRUE(verifier_->refuted());
-    EXPECT_THAT(verifier_->take_text().value(), ::testing::MatchesRegex("row [1-8] of 8: output 'y' differs by .*"));
+    EXPECT_THAT(refutation_->take_text().value(), ::testing::MatchesRegex("row [1-8] of 8: output 'y' differs by .*"));
     backend_->batches = 0;
     run(8);
     expect_answers_alone();
@@ -148,7 +150,7 @@ TEST_F(VerificationTest, TheTextNamesTheRowsOfACall) {
   add(at::full({2, 3}, 10.0F));
   run();
   expect_answers_alone();
-  EXPECT_EQ(verifier_->take_text(), "rows 3 to 4 of 4: output 'y' differs by 4.8e-02 of the largest value");
+  EXPECT_EQ(refutation_->take_text(), "rows 3 to 4 of 4: output 'y' differs by 4.8e-02 of the largest value");
 }
 
 TEST_F(VerificationTest, ACallThatRaisesAloneOnlyIsADifference) {
@@ -160,7 +162,7 @@ TEST_F(VerificationTest, ACallThatRaisesAloneOnlyIsADifference) {
   const auto good = add(at::ones({1, 3}));
   const auto bad = add(at::full({1, 3}, -1.0F));
   run();
-  EXPECT_EQ(verifier_->take_text(), "row 2 of 2: alone it raises");
+  EXPECT_EQ(refutation_->take_text(), "row 2 of 2: alone it raises");
   EXPECT_EQ(good->state(), RequestState::kSucceeded);
   EXPECT_THROW(std::rethrow_exception(bad->error()), std::invalid_argument);
 }

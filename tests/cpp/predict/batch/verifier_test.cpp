@@ -127,17 +127,29 @@ TEST(Verifier, AShareOfNothingIsNothing) {
 }
 
 TEST(Verifier, OnlyTheFirstDifferenceIsToldAndOnlyOnce) {
-  Verifier verifier(Mode::kAlarm, 0.1);
+  const auto seen = std::make_shared<Refutation>();
+  Verifier verifier(Mode::kAlarm, 0.1, seen);
   EXPECT_TRUE(verifier.may_part());
   EXPECT_FALSE(verifier.refuted());
-  EXPECT_EQ(verifier.take_text(), std::nullopt);
+  EXPECT_EQ(seen->take_text(), std::nullopt);
   EXPECT_TRUE(verifier.refute("row 3 of 8"));
   EXPECT_FALSE(verifier.refute("row 4 of 8"));
   EXPECT_TRUE(verifier.refuted());
   EXPECT_FALSE(verifier.may_part());
-  EXPECT_EQ(verifier.take_text(), "row 3 of 8");
-  EXPECT_EQ(verifier.take_text(), std::nullopt);
+  EXPECT_EQ(seen->take_text(), "row 3 of 8");
+  EXPECT_EQ(seen->take_text(), std::nullopt);
   EXPECT_TRUE(verifier.refuted());
+}
+
+TEST(Verifier, WhatOneContractsBatchesShowHoldsForTheKindsOthers) {
+  const auto seen = std::make_shared<Refutation>();
+  Verifier before(Mode::kVerify, 0, seen);
+  Verifier after(Mode::kAlarm, 0.1, seen);
+  EXPECT_TRUE(before.refute("row 3 of 8"));
+  EXPECT_TRUE(after.refuted());
+  EXPECT_FALSE(after.may_part());
+  EXPECT_FALSE(after.refute("row 1 of 4"));
+  EXPECT_EQ(seen->take_text(), "row 3 of 8");
 }
 
 TEST(Verifier, UnprovenCallsStayWhole) {
