@@ -81,6 +81,9 @@ std::shared_ptr<Contract> contract_from_python(const py::object& source, const p
   }
   contract->aliases = source.attr("aliases").cast<bool>();
   contract->call_rows = optional_size(source.attr("call_rows"));
+  if (const py::object tolerance = source.attr("tolerance"); !tolerance.is_none()) {
+    contract->tolerance = tolerance.cast<double>();
+  }
   if (!spec.is_none()) {
     const bool bare = spec.attr("is_single_tensor").cast<bool>();
     contract->result_form = std::make_shared<const PyResultForm>(bare ? nullptr : make_ref(spec));

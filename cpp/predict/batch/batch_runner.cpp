@@ -290,9 +290,9 @@ bool BatchRunner::agrees_alone(const CallRequest& call, const std::vector<double
   std::optional<std::string> seen;
   try {
     const Answer answer = answer_alone(call, context);
-    seen = answer.as_expected
-               ? difference(contract, answer.outputs, call.outputs, largest, rounding_of(call.inputs, answer.outputs))
-               : "its result has another structure";
+    seen = answer.as_expected ? difference(contract, answer.outputs, call.outputs, largest,
+                                           std::max(contract.tolerance, rounding_of(call.inputs, answer.outputs)))
+                              : "its result has another structure";
   } catch (...) {
     if (!backend_of(call).runs_module()) return false;  // a graph refuses some calls alone: nothing is known of them
     seen = "alone it raises";

@@ -89,6 +89,9 @@ struct Contract {
   // If set, only calls of exactly that many rows share a batch, and outputs have a unit a call instead of one a row.
   std::optional<std::int64_t> call_rows;
 
+  // How far rows may be from the same rows alone, as a share of the largest value, where dtypes tell of less.
+  double tolerance = 0;
+
   std::shared_ptr<const ResultForm> result_form;  // of its calls' results; null: not known
   std::shared_ptr<Verifier> verifier;             // of its batches; null: nobody looks at them
   // Batches of the module for which its rows are proven independent; null: all sizes, or the batches' backend knows.

@@ -445,3 +445,18 @@ def test_what_the_batches_of_a_replaced_contract_show_counts(serve: Callable[...
     assert len(served.told.refutations) == 1
     served.expect_answers_alone(calls)
     assert served.sizes == [1] * 8
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """As a coarser dtype may give: a batch's rows and the same rows alone are a thousandth apart."""
+    return x * (1.001 if len(x) > 1 else 1.0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("tolerance", "refuted"), [(None, 1), (1e-4, 1), (2e-3, 0)])
+def test_rows_may_be_as_far_apart_as_the_contract_says(
+    serve: Callable[..., Served], tolerance: float | None, refuted: int
+) -> None:
+    served = serve(rounded, known=dataclasses.replace(contract(), tolerance=tolerance), merging="verify")
+    served.answers(draws(8, 1, 4))
+    assert served.core.stats()["refuted"] == refuted
