@@ -345,7 +345,7 @@ class Collecting(nn.Module):
             gc.collect()
         return self.linear(x)
 gate = Gate()
-predict = torchpool.wrap(build(Collecting), example=row(), runtime=torchpool.Runtime(1))
+predict = torchpool.wrap(build(Collecting), example=row(), runtime=torchpool.Runtime(1), prove="trust")
 future = predict.submit(row(MARK))
 gate.wait_entered()
 cycle = [predict]
