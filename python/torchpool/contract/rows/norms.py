@@ -36,6 +36,19 @@ def group_norm(op: Op) -> Claims:
     return rows_of(op.operand("input"), op, range(1))
 
 
+@rule("native_group_norm", sizes=True)
+def native_group_norm(op: Op) -> Claims:
+    """As `group_norm`, given the sizes, which must be the input's own."""
+    refuse_weights_from_rows(op, "weight", "bias")
+    given = op.operand("input")
+    stated = [op.size(op.get(name)) for name in ("N", "C", "HxW")]
+    if not all(map(equal, stated, [*given.sizes[:2], product(given.sizes[2:])])):
+        mixes("native_group_norm is given other sizes than its input's")
+    if op.holds_rows(op.size(op.get("group"))):
+        mixes("the number of groups comes from the number of rows")
+    return op.each(rows_of(given, op, range(1)))
+
+
 @rule("instance_norm")
 def instance_norm(op: Op) -> Claims:
     """Over each item's channels; statistics that it keeps are those of all items."""

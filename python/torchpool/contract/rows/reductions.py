@@ -50,8 +50,9 @@ def quantile(op: Op) -> Claims:
 
 
 @rule(
-    """softmax _softmax special_softmax log_softmax _log_softmax special_log_softmax cumprod cummax cummin logcumsumexp
-    topk flip roll rot90 glu fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2
+    """softmax _softmax special_softmax _safe_softmax log_softmax _log_softmax special_log_softmax cumprod cummax cummin
+    logcumsumexp topk flip roll rot90 glu fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2
+    fft_rfft2
     fft_irfft2 fft_hfft2 fft_ihfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_hfftn fft_ihfftn fft_fftshift
     fft_ifftshift _fft_c2c _fft_r2c _fft_c2r""",
     accepts=[Packed],

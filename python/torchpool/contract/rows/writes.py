@@ -54,6 +54,12 @@ def masked_scatter(op: Op) -> Claims:
     mixes("masked_scatter takes values in the order of all rows")
 
 
+@rule("put")
+def put(op: Op) -> Claims:
+    """Never: places are counted through all rows."""
+    mixes("put writes at places that are counted through all rows")
+
+
 @rule("select_scatter slice_scatter")
 def written_part(op: Op) -> Claims:
     """A part along another dim than the rows'."""

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 from rows_sketch import Sketch, aten
+from rows_values import count, forced
 
-from torchpool.contract.rows.domain import CONST, Iota, Rows
+from torchpool.contract.rows.domain import CONST, All, Iota, Rows
 
 
 @pytest.mark.parametrize(
@@ -148,3 +149,28 @@ def test_rrelu_draws_in_train_mode_only() -> None:
     assert sketch.claim(aten.rrelu.default, x) == Rows(0)
     assert sketch.refusal_like(aten.rrelu.default, x, 0.1, 0.3, True) == "random: rrelu in train mode"
     assert torch.Tag.nondeterministic_seeded in aten.rrelu.default.tags
+
+
+def test_a_group_norm_that_is_given_the_sizes() -> None:
+    sketch = Sketch()
+    x, norm = sketch.rows(6, 5), aten.native_group_norm.default
+    given = [sketch.const(6), sketch.const(6)]
+    assert sketch.claim(norm, x, *given, count(sketch), 6, 5, 2, 1e-5) == [Rows(0)] * 3
+    folded = sketch.claimed(Rows(0, 1, 2), 2 * sketch.batch, 6, 5)
+    twice = count(sketch, 2 * sketch.batch)
+    assert sketch.claim(norm, folded, *given, twice, 6, 5, 2, 1e-5) == [Rows(0, 1, 2)] * 3
+    weighted = _group_norm(sketch, x, sketch.rows(), count(sketch), 6, 5, 2)
+    assert weighted == "mixes: the weight of native_group_norm comes from rows"
+    for stated in ([1, count(sketch, 6 * sketch.batch), 5], [count(sketch), 3, 10], [count(sketch), 6, 10]):
+        sizes = _group_norm(sketch, x, None, *stated, 2)
+        assert sizes == "mixes: native_group_norm is given other sizes than its input's"
+    channels = _group_norm(sketch, sketch.rows(3, 5, dim=1), None, 3, count(sketch), 5, 1)
+    assert channels == "mixes: native_group_norm over the rows"
+    groups = _group_norm(sketch, x, None, count(sketch), 6, 5, count(sketch))
+    assert groups == "mixes: the number of groups comes from the number of rows"
+
+
+def _group_norm(sketch: Sketch, x: Any, weight: Any, *sizes: Any) -> str:
+    found = forced(sketch, [x] * 3, aten.native_group_norm.default, x, weight, None, *sizes, 1e-5)
+    assert isinstance(found, All), found
+    return f"{found.kind}: {found.why}"

@@ -119,6 +119,7 @@ def test_quantiles() -> None:
 
 ALONG = [
     (aten.softmax.int, lambda dim: (dim,), 1),
+    (aten._safe_softmax.default, lambda dim: (dim,), 1),
     (aten.log_softmax.int, lambda dim: (dim,), 1),
     (aten.cumprod.default, lambda dim: (dim,), 1),
     (aten.cummax.default, lambda dim: (dim,), 2),

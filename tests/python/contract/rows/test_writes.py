@@ -181,6 +181,8 @@ def test_a_mask_writes_one_value() -> None:
     assert found == "mixes: rows in dim 0, 1 x rows x 2 meet rows in dim 0, 2 x rows x 1"
     several = _put(sketch, x, [None, sketch.const(5, dtype=torch.bool), sketch.rows(dtype=torch.bool)], zero)
     assert several.startswith("mixes: picks by a mask")
+    first = _put(sketch, x, [sketch.rows(dtype=torch.bool), _places(sketch, 1)], zero)
+    assert first.startswith("mixes: picks by a mask")
     single = _put(sketch, x, [sketch.rows(5, dtype=torch.bool)], sketch.claimed(Rows(0), sketch.batch, 6))
     assert single == order
 
@@ -196,3 +198,11 @@ def test_a_list_is_put_back() -> None:
     assert _put(sketch, x, [places], values) == Rows(0)
     empty = sketch.claimed(Uniform(), sketch.batch, dtype=torch.int64)
     assert _put(sketch, empty, [places], _numbers(sketch)) == Packed(0, held.order, held.rows, "inverse")
+
+
+def test_places_counted_through_all_rows_are_refused() -> None:
+    sketch = Sketch()
+    places, source = sketch.const(2, dtype=torch.int64), sketch.const(2)
+    found = sketch.refusal(aten.put.default, sketch.rows(4), places, source)
+    assert found == "mixes: put writes at places that are counted through all rows"
+    assert sketch.refusal(aten.put.default, sketch.const(9), sketch.rows(dtype=torch.int64), sketch.rows()) == found
