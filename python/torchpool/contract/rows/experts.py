@@ -65,14 +65,13 @@ def counted(op: Op) -> Claims:
         mixes(f"{op.name} counts over the rows")
     if _descends(order.node):
         mixes(f"{op.name} counts in the opposite order of the list")
-    choices = _chosen(op, order.keys)
-    own = _chosen(op, keys.node)
-    if choices is None or own is None:
+    chosen = _chosen(op, keys.node)
+    if chosen is None:
         mixes(f"{op.name} of keys that are not known to be in its range")
     if op.name == "histc":
-        low, high = op.get("min"), op.get("max")
-        if not low <= 0 or not high >= choices[1] - 1 or not low < high:
-            mixes(f"{op.name} may not count all keys: they reach from 0 to {choices[1] - 1}")
+        low, high, largest = op.get("min"), op.get("max"), chosen[1] - 1
+        if not low <= 0 or not high >= largest or not low < high:
+            mixes(f"{op.name} may not count all keys: they reach from 0 to {largest}")
     return Ends(order, "counts")
 
 
@@ -152,7 +151,7 @@ def inverse_by_writing(op: Op, target: Operand, index: Operand, values: Operand)
     places, numbers = index.claim, values.claim
     if not isinstance(places, Packed) or not isinstance(numbers, Iota):
         return None
-    counted = numbers.outer == 1 and (numbers.step == 1 or numbers.inner != 1)
+    counted = numbers.outer == 1 and numbers.step == 1
     full = target.rank == index.rank == 1 and equal(target.sizes[0], values.sizes[0])
     if places.role != "index" or not counted or not full or op.get("accumulate"):
         mixes("writes numbers to places in a list of all rows")
@@ -173,10 +172,9 @@ _AS_THEY_ARE = frozenset({
 
 def _chosen(op: Op, node: Node | None) -> tuple[Node, int] | None:
     """The value that holds these entries first, which are numbers of places, and how many places there are."""
+    assert node is not None
     exact = math.inf
-    while node is not None and node.op == "call_function":
-        if _is_written(op, node):
-            return None
+    while not _is_written(op, node):
         exact = min(exact, _largest_exact(node.meta["val"].dtype))
         if node.target is operator.getitem:
             maker, place = node.args[0], node.args[1]
@@ -196,25 +194,19 @@ def _chosen(op: Op, node: Node | None) -> tuple[Node, int] | None:
 
 
 def _places(maker: Node) -> int | None:
-    """How many entries an operator chooses among."""
-    dim = _argument(maker, "dim")
-    given = _tensor_of(maker)
-    if dim is None or given is None:
-        return None
-    size = size_of(given.meta["val"].shape[dim])
+    """How many entries an operator chooses among; along one dim, since over all dims it gives one number of all."""
+    size = size_of(_tensor_of(maker).meta["val"].shape[_argument(maker, "dim")])
     return int(size) if size.is_Integer else None
 
 
 def _is_written(op: Op, node: Node) -> bool:
     """Whether anything of the graph writes to the memory of a value."""
-    dtype = node.meta["val"].dtype
-    for other in op.memory.sharing(node):
-        held = other.meta.get("val")
-        if isinstance(held, torch.Tensor) and held.dtype != dtype and other.target is not torch.ops.aten.view.dtype:
-            continue  # one of several results: they have no memory in common
-        if any(_writes_to(user, other) for user in other.users):
-            return True
-    return False
+    sharing = op.memory.sharing(node)
+    if not any(other.target is torch.ops.aten.view.dtype for other in sharing):
+        # Other dtypes are then those of other results of one operator: they have no memory in common.
+        dtype = node.meta["val"].dtype
+        sharing = [other for other in sharing if getattr(other.meta.get("val"), "dtype", dtype) == dtype]
+    return any(_writes_to(user, other) for other in sharing for user in other.users)
 
 
 def _writes_to(user: Node, node: Node) -> bool:
@@ -237,9 +229,10 @@ def _name(node: Node) -> str:
     return node.target._schema.name.partition("::")[2] if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
-def _tensor_of(node: Node) -> Node | None:
+def _tensor_of(node: Node) -> Node:
     found = _argument(node, "self")
-    return found if isinstance(found, Node) else None
+    assert isinstance(found, Node)
+    return found
 
 
 def _argument(node: Node, name: str) -> Any:

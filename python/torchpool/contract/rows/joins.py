@@ -19,9 +19,9 @@ def join(op: Op) -> Claim:
     given = [of for of, left_out in zip(op.operands("tensors"), empty, strict=True) if not left_out]
     dim = _joined_dim(op)
     claims = [_in_result(op, of, dim) for of in given]
-    if any(isinstance(claim, Packed) for claim in claims):
-        one = claims[0]
-        if not isinstance(one, Packed) or one.dim == dim or any(claim != one for claim in claims):
+    one = next((claim for claim in claims if isinstance(claim, Packed)), None)
+    if one is not None:
+        if one.dim == dim or any(claim != one for claim in claims):
             mixes("joins a list in an order that all rows decide to something else")
         return one
     dims = op.rows_dims(op.result)
@@ -45,8 +45,9 @@ def _in_result(op: Op, of: Operand, dim: int) -> Claim:
     held = as_values(of.claim)
     if isinstance(held, Const):
         mixes("a constant is joined to rows")
-    more = isinstance(held, Rows | Packed) and of.rank < op.result.dim() and dim <= held.dim
-    return held.at(held.dim + 1) if isinstance(held, Rows | Packed) and more else held
+    if isinstance(held, Rows | Packed) and of.rank < op.result.dim() and dim <= held.dim:
+        return held.at(held.dim + 1)
+    return held
 
 
 def _as_rows(op: Op, of: Operand, dim: int) -> Rows:

@@ -9,7 +9,7 @@ import torch
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from torchpool.contract.rows.domain import All, Claim, Const, Packed, Rows, Same, Uniform, show
+from torchpool.contract.rows.domain import All, Claim, Const, Same, Uniform, show
 from torchpool.contract.rows.sizes import equal, product, sizes_of
 
 # Gives a view where it can, but its schema does not say so.
@@ -125,12 +125,9 @@ def after_write(memory: Memory, claims: dict[Node, Any], target: Node, found: Cl
     if len(always) < len(sharing):
         seen = All("a write to what is a view or a copy, as strides and the number of rows have it", "unknown")
         claims.update({other: seen for other in sharing if other not in always})
-    if one_fold and not isinstance(found, All):
-        if before == found:
-            return found
-        if isinstance(found, Const) and type(before) is Rows:
-            return before  # each row's entries are the same constants
-    if alike and isinstance(before, Uniform) and isinstance(found, Packed | Rows):
+    if one_fold and not isinstance(found, All) and before == found:
+        return found
+    if alike and isinstance(before, Uniform):
         for other in always:
             claims[other] = found
         return found

@@ -89,7 +89,7 @@ class Op:
             return [
                 Operand(claim, value, given) for claim, value in zip(self.claims[given], given.meta["val"], strict=True)
             ]
-        return [self.operand_of(item) for item in given or () if item is not None]
+        return [self.operand_of(item) for item in given if item is not None]
 
     def operand_of(self, item: Any) -> Operand:
         """Of an item of `arguments`."""

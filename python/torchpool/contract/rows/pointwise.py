@@ -9,7 +9,6 @@ import torch
 
 from torchpool.contract.rows.constants import equal_along, one_entry
 from torchpool.contract.rows.domain import (
-    CONST,
     Claim,
     Claims,
     Ends,
@@ -119,8 +118,6 @@ def combine(op: Op, operands: list[Operand], rank: int) -> Claim:
 
 def _of_constants(op: Op, operands: list[Operand], varying: list[Operand], rank: int) -> Claim:
     """Values that are one constant each stay so; with others, that have several entries, only along the rows."""
-    if not varying:
-        return CONST
     if all(one_entry(operand.sizes) for operand in operands if operand.is_const):
         return Uniform()
     sizes = {}
@@ -143,7 +140,7 @@ def _apart(first: Rows, second: Rows) -> str:
 def refuse_constant_along(operands: list[Operand], dim: int, rank: int) -> None:
     """A constant must be broadcast along the rows: entries of its own would give each row another one."""
     for operand in operands:
-        if operand.is_const and operand.is_tensor:
+        if operand.is_const:
             own = dim - (rank - operand.rank)
             if own >= 0 and not equal(operand.sizes[own], 1):
                 mixes(f"a constant has {operand.sizes[own]} entries along the rows")

@@ -128,7 +128,7 @@ def distances(op: Op) -> Claims:
 
 @rule("cosine_similarity linalg_vecdot pairwise_distance linalg_cross cross")
 def along_one_dim(op: Op) -> Claims:
-    """Of vectors along one dim, of operands that are broadcast."""
+    """Of vectors along one dim, of operands that are broadcast. The dim that is kept by `keepdim` is the last."""
     operands = [op.operand(op.first("x1", "x", "self")), op.operand(op.first("x2", "y", "other"))]
     rank = max(operand.rank for operand in operands)
     dim = op.get("dim", -1)
@@ -136,7 +136,7 @@ def along_one_dim(op: Op) -> Claims:
         unknown("a cross product that is given no dim")
     summed = dim % rank - rank
     result: list[Letter] = list(lead(rank))
-    if op.name in ("linalg_cross", "cross") or op.get("keepdim"):
+    if op.name in ("linalg_cross", "cross"):
         result[summed] = "one of its own"
     else:
         result.remove(summed)

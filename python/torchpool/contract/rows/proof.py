@@ -53,11 +53,6 @@ _RANDOM_SOMETIMES = frozenset({
     "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math", "rrelu", "lstm",
     "gru", "rnn_tanh", "rnn_relu",
 })  # fmt: skip
-_RANDOM = frozenset({
-    "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "bernoulli",
-    "multinomial", "normal", "uniform", "random", "exponential", "native_dropout", "poisson", "geometric",
-    "cauchy", "log_normal",
-})  # fmt: skip
 _SPECIAL: tuple[tuple[type, str], ...] = (
     (Iota, "computes with the number of the row"),
     (Packed, "a list in an order that all rows decide is not taken apart into rows here"),
@@ -129,7 +124,7 @@ class Proof:
     def _checked_one(self, value: Any, found: Any) -> Claim:
         if isinstance(found, list | tuple):
             return All("a rule gives several claims for one result", "unknown")
-        if not isinstance(value, torch.Tensor) or isinstance(found, All):
+        if not isinstance(value, torch.Tensor):
             return found  # type: ignore[no-any-return]  # a claim
         holding = [dim for dim, size in enumerate(value.shape) if holds(size, self.batch)]
         if isinstance(found, Rows):
@@ -215,7 +210,7 @@ class Proof:
         if name in _REBIND:
             raise Mixes(f"{target} gives a value other memory", "unknown")
         tagged = torch.Tag.nondeterministic_seeded in target.tags and name not in _RANDOM_SOMETIMES
-        if name in _RANDOM or tagged:
+        if tagged:
             raise Mixes(f"{name} draws random numbers", "random")
         if name.startswith("sym_"):
             return self._number(node)

@@ -204,7 +204,7 @@ def as_strided(op: Op) -> Claim:
     """Of a contiguous value, parts that stay within their row."""
     _refuse_in_place(op)
     of = op.operand("self")
-    if of.node is None or getattr(of.node.target, "_overloadpacket", None) is not _CONTIGUOUS:
+    if getattr(getattr(of.node, "target", None), "_overloadpacket", None) is not _CONTIGUOUS:
         unknown("as_strided of memory that is not made contiguous just before")
     if of.claim != Rows(0):
         unknown("as_strided of rows that are not the first dim, or folded")

@@ -14,8 +14,6 @@ from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 def size_of(size: Any) -> Any:
     """An int, SymInt or expression as an expression, simplified: x * d // d and (x * d + d - 1) // d are x."""
-    if isinstance(size, sympy.Basic):
-        return size
     if not isinstance(size, torch.SymInt | torch.SymFloat | torch.SymBool):
         return sympy.sympify(size)
     return _simplified(size.node.expr)
@@ -23,8 +21,6 @@ def size_of(size: Any) -> Any:
 
 @functools.cache
 def _simplified(found: Any) -> Any:
-    if found.is_Symbol or found.is_Integer:
-        return found
     return found.replace(lambda e: type(e).__name__ in ("FloorDiv", "CleanDiv"), lambda e: _divided(*e.args))
 
 
@@ -54,8 +50,6 @@ def whole(fraction: Any) -> Any | None:
     found = sympy.cancel(sympy.sympify(fraction))
     if found.has(sympy.Float):  # of ints that Python divided
         return None
-    if found.is_Integer or found.is_Symbol:
-        return found
     _, bottom = sympy.fraction(sympy.together(found))
     return found if bottom == 1 else None
 

@@ -225,13 +225,57 @@ def test_keys_that_are_written_to_are_refused() -> None:
     assert other.of(other.counts(other.keys)) == Ends(other.order, "counts")
 
 
+def _keys(sketch: Sketch, ids: Any) -> Any:
+    return _item(sketch, sketch.add(aten.sort.default, ids), 0)
+
+
+def test_a_write_to_what_was_ranked_is_none_to_its_places() -> None:
+    routed = _Routed()
+    sketch = routed.sketch
+    ranked = sketch.add(aten.topk.default, sketch.rows(EXPERTS), 1)
+    sketch.add(aten.mul_.Tensor, _item(sketch, ranked, 0), 2.0)
+    keys = _keys(sketch, routed._view(aten.reshape.default, _item(sketch, ranked, 1), [-1], Rows(0)))
+    assert isinstance(routed.of(routed.counts(keys)), Ends)
+
+
+UNKNOWN = "mixes: histc of keys that are not known to be in its range"
+
+
+@pytest.mark.parametrize("target", [aten.argmax.default, aten.argmin.default])
+def test_the_largest_entrys_place_is_a_key(target: Any) -> None:
+    routed = _Routed()
+    keys = _keys(routed.sketch, routed.sketch.add(target, routed.sketch.rows(EXPERTS), -1))
+    assert isinstance(routed.of(routed.counts(keys)), Ends)
+
+
+def test_other_whole_numbers_are_no_keys() -> None:
+    routed = _Routed()
+    sketch = routed.sketch
+    ids = sketch.rows(EXPERTS, dtype=torch.int64)
+    second = _item(sketch, sketch.add(aten.split.Tensor, ids, 1, 1), 1)
+    largest = _item(sketch, sketch.add(aten.topk.default, ids, 1), 0)
+    for column in (second, largest):
+        keys = _keys(sketch, routed._view(aten.reshape.default, column, [-1], Rows(0)))
+        assert routed.refusal(routed.counts(keys)) == UNKNOWN
+    more = _keys(sketch, sketch.add(aten.add.Tensor, routed.ids, 5))
+    assert routed.refusal(routed.counts(more)) == UNKNOWN
+
+
+def test_some_of_the_keys_are_not_counted_for_all() -> None:
+    routed = _Routed()
+    sketch = routed.sketch
+    some = _item(sketch, sketch.add(aten.topk.default, routed.chosen, 2), 0)
+    assert routed.refusal(routed.counts(some)) == "mixes: histc counts over the rows"
+
+
 def test_bits_that_are_taken_for_others_are_no_keys() -> None:
     routed = _Routed()
     sketch = routed.sketch
     view = sketch.add(aten.view.dtype, routed.ids, torch.float64)
     sketch.proof.claims[view] = Rows(0, inner=EXPERTS)
     assert routed.refusal(routed.counts(view)) == "mixes: histc counts over the rows"
-    sketch.add(aten.mul_.Tensor, view, 2)
+    folded = sketch.add(aten.view.default, view, [-1, 2])  # in whose dtype the keys' memory is written to
+    sketch.add(aten.mul_.Tensor, folded, 2)
     assert routed.refusal(routed.counts(routed.ids)) == "mixes: histc counts over the rows"
 
 
@@ -398,6 +442,11 @@ def test_writing_numbers_to_the_places_of_an_order_inverts_it() -> None:
     assert sketch.refusal(put, empty, [routed.values("index_part")], numbers()) == why
     assert sketch.refusal(put, empty, [routed.keys], numbers()) == why
     assert sketch.refusal_like(put, empty, [routed.places], sketch.claimed(Iota(0, step=4), sketch.batch)) == why
+    plain = sketch.add(aten.argsort.default, sketch.rows())
+    few = sketch.claimed(Uniform(), sketch.batch, dtype=torch.int64)
+    steps = [sketch.claimed(Iota(0, step=step), sketch.batch, dtype=torch.int64) for step in (1, 4)]
+    assert sketch.claim(put, few, [plain], steps[0]) == dataclasses.replace(sketch.of(plain), role="inverse")
+    assert sketch.refusal(put, few, [plain], steps[1]) == why
     assert sketch.refusal_like(put, empty, [routed.places], sketch.claimed(Iota(0, 2, 2), size)) == why
     longer = sketch.claimed(Uniform(), size * 2, dtype=torch.int64)
     assert sketch.refusal(put, longer, [routed.places], numbers()) == why

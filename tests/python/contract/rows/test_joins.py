@@ -57,6 +57,7 @@ LIST = "mixes: joins a list in an order that all rows decide to something else"
             0,
             "mixes: joins constants, with the number of rows in 2 dims",
         ),
+        (lambda s: [s.rows(0, dim=1), s.rows(0, dim=1)], 1, Rows(1, 2)),
         (lambda s: [s.rows(3), s.const(2, 3)], 0, CONSTANT),
         (lambda s: [s.const(2, 3), s.rows(3)], 0, CONSTANT),
         (lambda s: [s.const(0), s.rows(3)], 1, Rows(0)),
@@ -69,6 +70,13 @@ def test_joined(make: Any, dim: int, expected: Any) -> None:
     tensors = make(sketch)
     for target in (aten.cat.default, aten.concat.default, aten.concatenate.default):
         check(sketch.claim(target, tensors, dim), expected)
+
+
+def test_all_results_of_an_operator_joined() -> None:
+    sketch = Sketch()
+    halves = sketch.add(aten.split.Tensor, sketch.rows(4), 2, 1)
+    assert sketch.claim(aten.cat.default, halves, 1) == Rows(0)
+    assert sketch.claim(aten.cat.default, halves, 0) == Rows(0, 2)
 
 
 def test_lists_joined() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import pytest
@@ -195,6 +196,36 @@ def test_a_product_by_letters_has_memory_of_its_own() -> None:
     sketch.add(aten.relu_.default, product)
     assert sketch.of(product) == Rows(0)
     assert sketch.proof.writes == []
+
+
+def test_the_shape_of_a_view_comes_from_another_value() -> None:
+    sketch = Sketch()
+    x, like = (sketch.add(aten.clone.default, sketch.rows(4)) for _ in range(2))
+    assert sketch.proof.memory.roots(sketch.add(aten.view_as.default, x, like)) == {x}
+
+
+def test_a_write_to_one_of_several_results_meets_all_of_them() -> None:
+    sketch = Sketch()
+    x = sketch.add(aten.clone.default, sketch.rows(4))
+    half = sketch.add(operator.getitem, sketch.add(aten.split.Tensor, x, 2, 1), 0)
+    assert sketch.claim(aten.mul_.Tensor, half, 2.0) == Rows(0)
+    assert sketch.of(x) == Rows(0)
+
+
+def test_a_write_of_rows_in_one_fold_spoils_views_in_another() -> None:
+    sketch = Sketch()
+    zeros = sketch.add(aten.zeros.default, [count(sketch, 2 * sketch.batch)])
+    under = sketch.add(aten.view.default, zeros, [count(sketch), 2])
+    found = sketch.refusal(aten.copy_.default, zeros, sketch.claimed(Rows(0, 2), 2 * sketch.batch))
+    assert found.startswith("unknown: writes rows in dim 0, 2 x rows x 1 over uniform")
+    assert isinstance(sketch.of(under), All)
+
+
+def test_a_write_of_rows_over_entries_repeated_for_the_rows_is_not_known() -> None:
+    sketch = Sketch()
+    lines = sketch.add(aten.clone.default, same(sketch, 2, 3))
+    found = sketch.refusal(aten.add_.Tensor, lines, sketch.claimed(Rows(0, 2), 2 * sketch.batch, 3))
+    assert found.startswith("unknown: writes rows in dim 0, 2 x rows x 1 over same in dim 0")
 
 
 def test_a_list_has_the_number_of_rows_in_no_other_dim() -> None:

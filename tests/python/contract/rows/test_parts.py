@@ -45,6 +45,7 @@ def sized(sketch: Sketch, sizes: Any) -> list[Any]:
         (lambda s: uniform(s, 2 * s.batch), lambda b: [3], Uniform()),
         (lambda s: s.const(4), lambda b: [b, 1], Rows(0)),
         (lambda s: s.const(4), lambda b: [3 * b, 1], Same(0, 3)),
+        (lambda s: s.const(1), lambda b: [3 * b], Same(0, 3)),
         (lambda s: s.const(4), lambda b: [b], Rows(0, 1, 4)),
         (lambda s: s.const(4), lambda b: [3 * b], Rows(0, 3, 4)),
         (lambda s: s.const(2, 1), lambda b: [3, 1, b], Rows(2)),

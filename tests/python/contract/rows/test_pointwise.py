@@ -280,6 +280,7 @@ def test_a_write_from_the_other_dim_spoils_rows() -> None:
         ("equal", aten.equal.default, False),
         ("rrelu", aten.rrelu.default, False),
         ("mylib::add", torch.ops.quantized.add.default, False),
+        ("prims::abs", torch.ops.prims.abs.default, False),
     ],
 )
 def test_what_is_pointwise(name: str, target: Any, expected: bool) -> None:

@@ -82,6 +82,7 @@ def _refusal(target: Any, *operands: str, **more: Any) -> str:
         (aten.linalg_solve.default, ["B 3 3", "3"], 0),
         (aten.linalg_solve.default, ["B 3 3", "B 3 2"], 0),
         (aten.linalg_solve.default, ["3 3", "B 3 2"], 0),
+        (aten.linalg_solve.default, ["B 3 3", "3 2"], 0),
         (aten.cholesky_solve.default, ["B 3 2", "B 3 3"], 0),
         (aten.linalg_inv.default, ["B 3 3"], 0),
         (aten.linalg_det.default, ["2 B 3 3"], 1),
@@ -144,13 +145,15 @@ def test_a_named_dim_with_the_rows_is_refused(dim: int) -> None:
     [
         (aten.matmul.default, ["B*2 3 4", "2*B 4 5"]),
         (aten.addmm.default, ["B*2 5", "2*B 4", "4 5"]),
+        (aten.addr.default, ["B*2 4", "2*B", "4"]),
+        (aten.linear.default, ["3 4", "2*B 4", "B*2"]),
         (aten.cosine_similarity.default, ["B*2 4", "2*B 4"]),
         (aten.linalg_solve.default, ["B*2 3 3", "2*B 3 2"]),
     ],
 )
 def test_rows_that_are_folded_otherwise_are_refused(target: Any, operands: list[str]) -> None:
     found = _refusal(target, *operands)
-    assert found.startswith("mixes: rows in dim 0, ")
+    assert found.startswith("mixes: rows in dim ")
     assert "2 x rows x 1" in found
     assert "1 x rows x 2" in found
 
@@ -240,6 +243,10 @@ def test_a_distance_that_keeps_its_dim_is_none_over_the_rows() -> None:
 @pytest.mark.parametrize("name", ["linalg_qr", "linalg_svdvals"])
 def test_linear_algebra_over_the_rows_is_refused(name: str, operand: str) -> None:
     assert _refusal(getattr(aten, name).default, operand) == f"mixes: {name} over the rows"
+
+
+def test_right_sides_of_triangular_systems_are_matrices() -> None:
+    assert _refusal(aten.linalg_solve_triangular.default, "B 1 1 1", "B 1 1", upper=True) == EACH
 
 
 @pytest.mark.parametrize("right", ["3 B", "3 3 B"])

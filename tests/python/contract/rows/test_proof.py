@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from rows_sketch import Sketch, aten
+from rows_values import shaped_constant
 
 from torchpool.contract.rows import registry
 from torchpool.contract.rows.domain import CONST, All, Count, Ends, Iota, Packed, Rows, mixes
@@ -27,6 +28,8 @@ def give(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_an_operator_in_place_has_the_rule_of_its_name() -> None:
     assert rule_name(aten.add_.Tensor) == rule_name(aten.add.Tensor) == "add"
+    assert rule_name(aten.add.out) == "add"
+    assert rule_name(torch.ops.inductor.accumulate_grad_.default) == "inductor::accumulate_grad_", "says no such thing"
     assert rule_name(aten.__and__.Tensor) == "__and__"
     assert rule_name(aten.__iand__.Tensor) == "__iand__"
     assert rule_name(torch.ops.quantized.add.default) == "quantized::add"
@@ -94,6 +97,8 @@ def test_what_mixes_is_known_by_its_node() -> None:
     assert sketch.of(sketch.add(operator.getitem, several, 1)).node is several
     later = sketch.add(aten.topk.default, sketch.add(aten.neg.default, mean), 1)
     assert [one.node for one in sketch.of(later)] == [mean] * 2
+    again = sketch.add(aten.sort.default, sketch.add(aten.argsort.default, sketch.rows()))
+    assert sketch.of(again)[0].node is again
 
 
 # --- which rule -------------------------------------------------------------------------------------------------------
@@ -101,12 +106,12 @@ def test_what_mixes_is_known_by_its_node() -> None:
 
 def test_an_operator_without_a_rule_is_harmless_for_constants_only() -> None:
     sketch = Sketch()
-    x, shared, places = sketch.rows(4), sketch.const(4), sketch.const(2, dtype=torch.int64)
-    assert sketch.claim(aten.put.default, shared, places, sketch.const(2)) == CONST
-    found = sketch.claim(aten.put.default, x, places, sketch.const(2))
-    assert (found.kind, found.why) == ("unknown", "no rule for aten.put.default")
+    x, shared = sketch.rows(4), sketch.const(4)
+    assert sketch.claim(aten.diag_embed.default, shared) == CONST
+    found = sketch.claim(aten.diag_embed.default, x)
+    assert (found.kind, found.why) == ("unknown", "no rule for aten.diag_embed.default")
     mean = sketch.add(aten.mean.dim, x, [0])
-    assert sketch.claim(aten.put.default, mean, places, sketch.const(2)) == sketch.of(mean)
+    assert sketch.claim(aten.diag_embed.default, mean) == sketch.of(mean)
 
 
 def test_checks_give_nothing() -> None:
@@ -175,7 +180,45 @@ def test_a_size_that_values_decide_is_no_constant() -> None:
 
 def test_python_on_tensors_has_no_rule() -> None:
     sketch = Sketch()
-    assert sketch.claim(operator.neg, sketch.rows(4)).kind == "unknown"
+    assert sketch.claim(operator.neg, sketch.rows(4)).why == f"no rule for {operator.neg}"
+
+
+def test_a_number_that_python_makes_of_what_mixes_mixes() -> None:
+    sketch = Sketch()
+    mean = sketch.add(aten.mean.dim, sketch.rows(4), [0])
+    node = sketch.graph.call_function(len, (mean,))
+    node.meta["val"] = 4
+    assert sketch.proof.claim_of(node) == sketch.of(mean)
+
+
+def test_a_number_of_a_constant_is_constant() -> None:
+    sketch = Sketch()
+    assert sketch.claim(aten._local_scalar_dense.default, sketch.const()) == CONST
+
+
+def test_a_size_that_is_computed_is_given_to_an_operator() -> None:
+    sketch = Sketch()
+    x = sketch.rows(4)
+    rows = sketch.add(aten.sym_size.int, x, 0)
+    assert sketch.claim(aten._unsafe_view.default, x, [sketch.add(operator.mul, rows, 2), 2]) == Rows(0, 1, 2)
+
+
+def _branch(sketch: Sketch, x: Any) -> Any:
+    """The claim of an operator that runs graphs of its own, with one result."""
+    node = sketch.graph.call_function(torch.ops.higher_order.cond, (x,))
+    node.meta["val"] = (x.meta["val"],)
+    return sketch.proof.claim_of(node)
+
+
+def test_operators_that_run_graphs_are_harmless_for_constants_only() -> None:
+    sketch = Sketch()
+    x = sketch.rows(4)
+    assert _branch(sketch, sketch.const(4)) == [CONST]
+    for operand in (x, shaped_constant(sketch, sketch.batch, 4)):
+        found = _branch(sketch, operand)
+        assert (found.kind, found.why) == ("unknown", "no rule for cond")
+    mean = sketch.add(aten.mean.dim, x, [0])
+    assert _branch(sketch, mean) == [sketch.of(mean)]
 
 
 # --- writes -----------------------------------------------------------------------------------------------------------
@@ -204,8 +247,28 @@ def test_one_of_several_results_shares_their_memory() -> None:
 def test_a_write_that_mixes_spoils_even_where_its_rule_raises() -> None:
     sketch = Sketch()
     y = sketch.add(aten.clone.default, sketch.rows(4))
-    sketch.add(aten.put_.default, y, sketch.const(2, dtype=torch.int64), sketch.const(2))
-    assert sketch.of(y).why == "no rule for aten.put_.default"
+    sketch.add(aten.fill_diagonal_.default, y, 0.0)
+    assert sketch.of(y).why == "no rule for aten.fill_diagonal_.default"
+
+
+def test_a_write_to_several_tensors_spoils_each() -> None:
+    sketch = Sketch()
+    x, y = (sketch.add(aten.clone.default, sketch.rows(4)) for _ in range(2))
+    sketch.add(aten._foreach_add_.Scalar, [x, y], 1.0)
+    assert isinstance(sketch.of(x), All)
+    assert isinstance(sketch.of(y), All)
+
+
+def test_a_write_with_several_results_spoils_what_it_writes_to(give: Any) -> None:
+    with torch.library._scoped_library("rows_test", "DEF") as library:
+        library.define("halves_(Tensor(a!) x) -> (Tensor, Tensor)")
+        give("rows_test::halves", [Rows(0), Rows(0)])
+        sketch = Sketch()
+        x = sketch.add(aten.clone.default, sketch.rows(4))
+        node = sketch.graph.call_function(torch.ops.rows_test.halves_.default, (x,))
+        node.meta["val"] = [x.meta["val"]] * 2
+        sketch.proof.claim_of(node)
+        assert sketch.of(x).why == "rows_test.halves_.default writes to several tensors"
 
 
 # --- sizes that values decide -----------------------------------------------------------------------------------------
