@@ -34,7 +34,7 @@ HEAD = f"{'model':34} {'label':6} {'verdict':8} {'export s':>8} {'proof ms':>8} 
 
 def row(entry: Entry) -> tuple[str, str, float | None]:
     """The line of the table, the verdict, and the milliseconds of the proof."""
-    label = "unsafe" if entry.expect == "alone" else "safe"
+    label = "safe" if entry.safe else "unsafe"
     begin = time.perf_counter()
     try:
         exported = export(entry.build(), entry.calls())
@@ -65,7 +65,7 @@ def main(names: list[str]) -> None:
             continue
         line, kind, proof = row(entry)
         print(line, flush=True)
-        kinds["unsafe" if entry.expect == "alone" else "safe"][kind] += 1
+        kinds["safe" if entry.safe else "unsafe"][kind] += 1
         if proof is not None:
             times.append(proof)
     for label, found in kinds.items():

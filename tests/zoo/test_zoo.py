@@ -65,7 +65,7 @@ def test_the_zoo(entry: Entry, examples: int, record_property: Callable[[str, An
     # The oracle is a model of its own: one that has run before may hide what its first run changes.
     model, oracle, calls = entry.build(), entry.build(), entry.calls()
     expected = [eager(oracle, *args, **kwargs) for args, kwargs in map(as_call, calls)]
-    by_graph = entry.expect == "graph"  # required: wrap() raises where there can be no graph
+    by_graph = entry.expect in ("graph", "lifted")  # required: wrap() raises where there can be no graph
     backend = "graph" if by_graph else "auto"
     with torchpool.wrap(model, example=calls[:examples] or None, pad=entry.pad, backend=backend) as predict:
         _call_from_threads(predict, calls, expected)
@@ -78,9 +78,11 @@ def test_the_zoo(entry: Entry, examples: int, record_property: Callable[[str, An
                 record_property("calls", predict.stats()["accepted"])
                 record_property("fell_back", predict.stats()["fell_back"])
         merged = predict.stats()["batch_rows"]["max"] > 1
-        if entry.expect != "graph":  # whose workers may be done with each call before the next one comes
-            assert merged == (entry.expect != "alone"), predict.explain()
-        assert backend == entry.expect, predict.explain()
+        assert by_graph or not merged, predict.explain()  # its workers may be done with each call before the next one
+        assert backend == ("graph" if by_graph else "alone"), predict.explain()
+        if by_graph:
+            kinds = {contract.rows.kind for contract in predict.explain().contracts if contract.rows is not None}
+            assert kinds == {"proven" if entry.expect == "graph" else "lifted"}, predict.explain()
         stats = predict.stats()
         assert not by_graph or stats["fell_back"] < stats["accepted"], predict.explain()
     args, kwargs = as_call(calls[0])

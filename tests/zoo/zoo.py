@@ -41,9 +41,15 @@ class Entry:
     name: str
     model: Callable[[], nn.Module]
     calls: Callable[[], Calls]
-    expect: Literal["graph", "python", "alone"] = "graph"
-    """What serves it: a backend, in shared batches, or its own calls one at a time."""
+    expect: Literal["graph", "lifted", "no graph", "alone"] = "graph"
+    """What serves it: a graph, in shared batches, as it is or lifted, since its rows meet; or its own calls one at a
+    time, as it is safe to batch but has no graph, or because its rows meet or it has state."""
     pad: Mapping[str, float] | None = None
+
+    @property
+    def safe(self) -> bool:
+        """Its rows do not meet, and it has no state."""
+        return self.expect in ("graph", "no graph")
 
     def build(self) -> nn.Module:
         """The model in eval mode, with the same weights each time."""

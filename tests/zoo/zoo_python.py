@@ -253,10 +253,10 @@ CONTROL_FLOW = [
     Entry("loop over a size", InChunks, sequences(4)),
     Entry("sizes from sizes", Folded, sequences(4)),
     Entry("options", WithOption, lambda: [{"x": x, "scale": 2.0, "how": "tanh"} for x in sequences(4)()]),
-    Entry("branch on data, harmless", IfAny, _masks, expect="python"),
+    Entry("branch on data, harmless", IfAny, _masks, expect="no graph"),
     Entry("branch on data", IfPositive, _rows, expect="alone"),
-    Entry("rows that influence each other", Centred, _rows, expect="alone"),
-    Entry("loop over rows", RowByRow, _rows, expect="python"),
+    Entry("rows that influence each other", Centred, _rows, expect="lifted"),
+    Entry("loop over rows", RowByRow, _rows, expect="no graph"),
 ]
 
 OUTPUTS = [
@@ -273,11 +273,11 @@ OUTPUTS = [
 STATE = [
     Entry("counter in a buffer", Counting, _rows, expect="alone"),
     Entry("scratch buffer", Scratch, sequences(4), expect="alone"),
-    Entry("hooks at the first call", LazyHooks, _rows, expect="python"),
+    Entry("hooks at the first call", LazyHooks, _rows, expect="no graph"),
     Entry("writes in place", InPlace, sequences(4)),
     Entry("contexts in forward", Modes, _rows),
     Entry("numpy in forward", ByNumpy, _rows),
-    Entry("number from a tensor", ByItem, _rows, expect="python"),
+    Entry("number from a tensor", ByItem, _rows, expect="no graph"),
 ]
 
 MODELS = [*CONTROL_FLOW, *OUTPUTS, *STATE]
