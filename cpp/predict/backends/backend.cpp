@@ -2,6 +2,10 @@
 
 #include <ATen/autocast_mode.h>
 #include <c10/core/GradMode.h>
+#include <c10/util/Exception.h>
+
+#include <new>
+#include <string_view>
 
 namespace torchpool {
 
@@ -13,6 +17,22 @@ AmbientTorchScope::AmbientTorchScope(const AmbientState* state) {
   // outlive a change of the weights.
   at::autocast::set_autocast_cache_enabled(false);
   c10::GradMode::set_enabled(false);
+}
+
+bool is_out_of_memory(const std::exception_ptr& error) noexcept {
+  try {
+    std::rethrow_exception(error);
+  } catch (const ModelError& raised) {
+    return raised.out_of_memory();
+  } catch (const std::bad_alloc&) {
+    return true;
+  } catch (const c10::OutOfMemoryError&) {
+    return true;
+  } catch (const c10::Error& raised) {  // of torch's allocator on the CPU, which has no type of its own
+    return std::string_view(raised.what_without_backtrace()).find("can't allocate memory") != std::string_view::npos;
+  } catch (...) {
+    return false;
+  }
 }
 
 }  // namespace torchpool

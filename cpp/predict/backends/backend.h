@@ -59,6 +59,9 @@ class ModelError : public std::exception {
   virtual bool out_of_memory() const noexcept = 0;
 };
 
+// Whether it says that memory is full, of the model or of torch's allocators.
+bool is_out_of_memory(const std::exception_ptr& error) noexcept;
+
 // Several workers may call run() at once. run() may drop the tensors that are handed over.
 class Backend {
  public:

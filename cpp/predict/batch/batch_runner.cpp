@@ -1,17 +1,13 @@
 #include "predict/batch/batch_runner.h"
 
 #include <ATen/core/grad_mode.h>
-#include <c10/util/Exception.h>
 #include <c10/util/StringUtil.h>
 
 #include <algorithm>
-#include <new>
-#include <string_view>
 #include <utility>
 
 #include "core/sync/error.h"
 #include "predict/batch/collate.h"
-#include "predict/batch/difference.h"
 #include "predict/batch/split.h"
 #include "predict/batch/thread_scope.h"
 #include "predict/graph/guard.h"
@@ -84,22 +80,6 @@ bool can_run_in_parts(const CallRequest& request) {
 // Whether a result is built as those of the call's kind, as far as both are known.
 bool has_form_of(const CallRequest& request, const BackendResult& result) noexcept {
   return !result.form || !request.result_form || result.form->same_as(*request.result_form);
-}
-
-bool is_out_of_memory(const std::exception_ptr& error) noexcept {
-  try {
-    std::rethrow_exception(error);
-  } catch (const ModelError& raised) {
-    return raised.out_of_memory();
-  } catch (const std::bad_alloc&) {
-    return true;
-  } catch (const c10::OutOfMemoryError&) {
-    return true;
-  } catch (const c10::Error& raised) {  // of torch's allocator on the CPU, which has no type of its own
-    return std::string_view(raised.what_without_backtrace()).find("can't allocate memory") != std::string_view::npos;
-  } catch (...) {
-    return false;
-  }
 }
 
 }  // namespace
@@ -206,100 +186,49 @@ BackendResult BatchRunner::run_backend(const CallRequest& like, std::vector<at::
 
 // Whatever the contract says, a batch is taken apart only where each call's part is there. A model may leave out rows
 // for their values, which no contract knows of.
-void BatchRunner::run_together(Members members, Round& round) {
-  at::NoGradGuard no_grad;
-  set_intra_op_threads(round.context.cores);
+std::optional<BatchRunner::Whole> BatchRunner::run_whole(Members members, WorkerContext& context) {
   const CallRequest& first = *members.front();
   const Contract& contract = *first.contract;
   std::vector<Member> parts;
   parts.reserve(members.size());
-  std::int64_t rows = 0;
+  Whole whole;
   for (const auto& member : members) {
     member->check_unwritten();
     parts.push_back({&member->inputs, &member->shape});
-    rows += member->shape.rows;
+    whole.rows += member->shape.rows;
   }
-  std::vector<std::int64_t> padded_to;
   const TimePoint start = clock_.now();
-  std::vector<at::Tensor> inputs = collate(contract, parts, padded_to);
-  if (!holds_for(contract, inputs)) {
-    inputs.clear();
-    run_members_apart(members, round);
-    return;
-  }
-  BackendResult result = run_backend(first, std::move(inputs), round.context);
-  const Duration took = clock_.now() - start;
-  const bool fits = has_form_of(first, result) && !misfit(contract, result.outputs, rows, padded_to);
-  round.context.leave_gate();
-  if (!fits) {
-    result = {};
-    run_members_apart(members, round);
-    return;
-  }
-  std::int64_t row = 0;
-  for (const auto& member : members) {
-    member->outputs = split(contract, result.outputs, member->shape, padded_to, row, rows);
-    if (result.form) member->result_form = result.form;
-    row += member->shape.rows;
-  }
-  if (contract.verifier &&
-      !agrees_alone(members, result.outputs, {rows, padded_to, members.size(), took, backend_of(first).runs_module()},
-                    round.context)) {
-    result = {};
-    run_members_apart(members, round);
-    return;
-  }
-  result.outputs.clear();
-  for (const auto& member : members) member->succeed();
+  std::vector<at::Tensor> inputs = collate(contract, parts, whole.padded_to);
+  if (!holds_for(contract, inputs)) return std::nullopt;
+  whole.result = run_backend(first, std::move(inputs), context);
+  whole.took = clock_.now() - start;
+  const bool fits =
+      has_form_of(first, whole.result) && !misfit(contract, whole.result.outputs, whole.rows, whole.padded_to);
+  context.leave_gate();
+  if (!fits) return std::nullopt;
+  return whole;
 }
 
-// Runs calls of a batch alone, too, as its verifier wants, and compares what it gave them. False where that is not
-// known to be right: then they are all to be answered by runs alone.
-bool BatchRunner::agrees_alone(Members members, const std::vector<at::Tensor>& outputs, const Verifier::Batch& batch,
-                               WorkerContext& context) {
-  Verifier& verifier = *members.front()->contract->verifier;
-  const Verifier::Sample sample = verifier.choose(batch);
-  if (sample.count == 0) return true;
-  context.typical = false;
-  const TimePoint start = clock_.now();
-  const std::vector<double> largest = largest_finite(outputs);
-  std::int64_t row = 0;
-  std::int64_t agreed = 0;
-  bool right = true;
-  for (std::size_t i = 0; right && i < sample.first + sample.count; ++i) {
-    const CallRequest& call = *members[i];
-    const std::int64_t rows = call.shape.rows;
-    if (i >= sample.first) {
-      const std::string which = rows == 1 ? c10::str("row ", row + 1, " of ", batch.rows)
-                                          : c10::str("rows ", row + 1, " to ", row + rows, " of ", batch.rows);
-      right = agrees_alone(call, largest, which, context);
-      const bool empty =
-          std::all_of(call.outputs.begin(), call.outputs.end(), [](const auto& output) { return output.numel() == 0; });
-      if (right && !empty) agreed += rows;
+void BatchRunner::run_together(Members members, Round& round) {
+  at::NoGradGuard no_grad;
+  set_intra_op_threads(round.context.cores);
+  const Contract& contract = *members.front()->contract;
+  std::optional<Whole> whole = run_whole(members, round.context);
+  if (whole) {
+    std::int64_t row = 0;
+    for (const auto& member : members) {
+      member->outputs = split(contract, whole->result.outputs, member->shape, whole->padded_to, row, whole->rows);
+      if (whole->result.form) member->result_form = whole->result.form;
+      row += member->shape.rows;
     }
-    row += rows;
+    if (contract.verifier && !agrees_alone(members, *whole, round.context)) whole.reset();
   }
-  verifier.record(batch, sample, agreed, clock_.now() - start);
-  stats_->verified_rows.fetch_add(static_cast<std::uint64_t>(agreed), std::memory_order_relaxed);
-  return right;
-}
-
-bool BatchRunner::agrees_alone(const CallRequest& call, const std::vector<double>& largest, const std::string& which,
-                               WorkerContext& context) {
-  const Contract& contract = *call.contract;
-  std::optional<std::string> seen;
-  try {
-    const Answer answer = answer_alone(call, context);
-    seen = answer.as_expected ? difference(contract, answer.outputs, call.outputs, largest,
-                                           std::max(contract.tolerance, rounding_of(call.inputs, answer.outputs)))
-                              : "its result has another structure";
-  } catch (...) {
-    if (!backend_of(call).runs_module()) return false;  // a graph refuses some calls alone: nothing is known of them
-    seen = "alone it raises";
+  if (!whole) {
+    run_members_apart(members, round);
+    return;
   }
-  if (!seen) return true;
-  if (contract.verifier->refute(which + ": " + *seen)) stats_->refuted.fetch_add(1, std::memory_order_relaxed);
-  return false;
+  whole.reset();
+  for (const auto& member : members) member->succeed();
 }
 
 void BatchRunner::run_alone(CallRequest& request, Round& round) {

@@ -3,7 +3,9 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -61,10 +63,32 @@ class BatchRunner : public BatchHandler, public std::enable_shared_from_this<Bat
   void run_members_apart(Members members, Round& round) noexcept;
   void run_together(Members members, Round& round);
   void run_alone(CallRequest& request, Round& round);
-  bool agrees_alone(Members members, const std::vector<at::Tensor>& outputs, const Verifier::Batch& batch,
-                    WorkerContext& context);
-  bool agrees_alone(const CallRequest& call, const std::vector<double>& largest, const std::string& which,
-                    WorkerContext& context);
+  // What a batch was run to.
+  struct Whole {
+    BackendResult result;
+    std::vector<std::int64_t> padded_to;
+    std::int64_t rows = 0;
+    Duration took{};
+  };
+  // Nothing where calls' parts are not in it, or where rows may meet for all that is proven.
+  std::optional<Whole> run_whole(Members members, WorkerContext& context);
+
+  // Runs calls of a batch alone, too, as its verifier wants, and compares what it gave them. False where that is not
+  // known to be right: then they are all to be answered by runs alone.
+  bool agrees_alone(Members members, Whole& whole, WorkerContext& context);
+  bool members_agree(Members members, Whole& whole, const Verifier::Sample& sample, std::int64_t& agreed,
+                     WorkerContext& context);
+  bool member_agrees(Members members, std::size_t index, std::int64_t row, const std::vector<double>& largest,
+                     const Whole& whole, WorkerContext& context);
+  using Alone = std::optional<Answer>;  // empty: the module raises
+  // Throws where nothing is known of the call alone: a graph refuses some, and others have no room.
+  Alone ask_alone(const CallRequest& call, WorkerContext& context);
+  static std::optional<std::string> difference_from(const CallRequest& call, const Alone& alone,
+                                                    const std::vector<at::Tensor>& outputs,
+                                                    const std::vector<double>& largest);
+  static bool same(const CallRequest& call, const Alone& one, const Alone& other);
+  bool differs_again(Members members, std::size_t index, std::int64_t row, const Alone& before, WorkerContext& context);
+
   bool run_in_parts(CallRequest& request, std::int64_t max_rows, WorkerContext& context);
   Answer answer_alone(const CallRequest& request, WorkerContext& context);
   std::int64_t most_rows(std::int64_t extent) const noexcept;

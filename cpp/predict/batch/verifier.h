@@ -68,8 +68,10 @@ class Verifier {
   bool refute(std::string text) { return refutation_->refute(std::move(text)); }
   bool refuted() const noexcept { return refutation_->refuted(); }
 
+  // Whether calls may share batches unless the contrary is seen.
+  bool proven() const noexcept { return mode_ == Mode::kAlarm; }
   // Whether a call's rows may be taken for independent of each other, too.
-  bool may_part() const noexcept { return mode_ == Mode::kAlarm && !refuted(); }
+  bool may_part() const noexcept { return proven() && !refuted(); }
 
  private:
   struct SizeClass {

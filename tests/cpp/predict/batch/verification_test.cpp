@@ -181,6 +181,80 @@ TEST_F(VerificationTest, WhatAGraphCannotRunAloneIsNotKnownAndGoesToTheFallback)
   EXPECT_EQ(stats_->verified_rows, 0U);
 }
 
+TEST_F(VerificationTest, WeightsThatAreWrittenToBetweenTheRunsRefuteNothing) {
+  for (const Mode mode : {Mode::kVerify, Mode::kAlarm}) {
+    backend_->model = [this](const at::Tensor& x) { return x * (backend_->runs == 1 ? 2 : 3); };
+    verify(mode, 1);
+    run(8);
+    expect_answers_alone();
+    EXPECT_FALSE(verifier_->refuted());
+  }
+}
+
+TEST_F(VerificationTest, WeightsThatKeepMovingRefuteNothing) {
+  backend_->model = [this](const at::Tensor& x) { return x + 0.1 * backend_->runs; };
+  verify(Mode::kAlarm, 1);
+  for (int batch = 0; batch < 5; ++batch) {
+    run(8);
+    EXPECT_FALSE(verifier_->refuted());
+    for (const auto& request : requests_) EXPECT_EQ(request->state(), RequestState::kSucceeded);
+  }
+}
+
+TEST_F(VerificationTest, ACallThatIsWrittenToMeanwhileRefutesNothing) {
+  verify(Mode::kVerify, 1);
+  const auto call = add(at::rand({1, 3}));
+  call->versions = {static_cast<std::int64_t>(call->inputs[0]._version())};
+  const auto other = add(at::rand({1, 3}));
+  backend_->model = [&](const at::Tensor& x) {
+    if (backend_->runs == 1) call->inputs[0].add_(1);
+    return backend_->runs == 1 ? x * 3 : x * 2;
+  };
+  run();
+  EXPECT_FALSE(verifier_->refuted());
+  EXPECT_EQ(call->state(), RequestState::kFailed);
+  EXPECT_TRUE(at::allclose(other->outputs[0], other->inputs[0] * 2));
+}
+
+TEST_F(VerificationTest, WhatHasNoRoomAloneIsNotKnown) {
+  for (const Mode mode : {Mode::kVerify, Mode::kAlarm}) {
+    backend_->model = [this](const at::Tensor& x) {
+      if (backend_->runs == 2) throw std::bad_alloc();
+      return x * 2;
+    };
+    verify(mode, 1);
+    run(8);
+    for (const auto& request : requests_) {
+      ASSERT_EQ(request->state(), RequestState::kSucceeded);
+      EXPECT_TRUE(at::allclose(request->outputs[0], request->inputs[0] * 2));
+    }
+    EXPECT_FALSE(verifier_->refuted());
+    EXPECT_EQ(backend_->runs, mode == Mode::kVerify ? 10 : 2) << "what is proven needs no run alone";
+  }
+}
+
+// Tensors without memory are such; they can be taken apart.
+TEST_F(VerificationTest, OutputsThatCannotBeComparedRefuteNothingAndCostNothingOfTheShare) {
+  const auto model = backend_->model;
+  const auto without_memory = [&](const at::Tensor& x) { return model(x).to(at::kMeta); };
+  verify(Mode::kAlarm, 0.1);
+  backend_->model = without_memory;
+  for (int batch = 0; batch < 10; ++batch) {
+    run(8);
+    EXPECT_EQ(backend_->runs, 1);
+    EXPECT_EQ(requests_[7]->state(), RequestState::kSucceeded);
+  }
+  backend_->model = model;
+  run(8);
+  EXPECT_EQ(backend_->runs, 2) << "the tenth batch's look has given back its part of the share";
+  EXPECT_FALSE(verifier_->refuted());
+  backend_->model = without_memory;
+  verify(Mode::kVerify, 1);
+  run(8);
+  EXPECT_EQ(backend_->runs, 9) << "what is not proven is answered alone";
+  EXPECT_FALSE(verifier_->refuted());
+}
+
 TEST_F(VerificationTest, ResultsWithoutValuesProveNothing) {
   backend_->model = [](const at::Tensor& x) { return x.narrow(1, 0, 0); };
   verify(Mode::kVerify, 0);
