@@ -5,175 +5,28 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import torch
 from programs import Captured
-from support import MARK, Gate, build, draw, draws, row
+from served import Served, contract, of_any_length, opening
+from support import MARK, build, draw, draws, row
 from torch import nn
 
-import torchpool
 from torchpool import _core
-from torchpool.call import tree
 from torchpool.capture.lower import lower
-from torchpool.contract import Contract, RowsVerdict
-from torchpool.contract.contract import InputSpec, OutputSpec
+from torchpool.contract import RowsVerdict
 from torchpool.contract.shape_checks import ShapeCheck
-
-Model = Callable[[torch.Tensor], Any]
-
-
-def contract(call_rows: int | None = None, **output: Any) -> Contract:
-    """Of x (rows, 4) and an output with its rows in dim 0, unless `output` says otherwise."""
-    spec = {"name": "y", "batch_dim": 0, "trims": (), "stacked": False, **output}
-    return Contract(
-        mode="merge",
-        reason=None,
-        serial=False,
-        inputs=(InputSpec("x", torch.float32, "cpu", 0, False, ("batch", 4), None),),
-        outputs=(OutputSpec(**spec),),
-        padded=frozenset(),
-        aliases=False,
-        row_seconds=None,
-        checks=(),
-        call_rows=call_rows,
-        rows=RowsVerdict("proven", "rows proven independent"),
-    )
-
-
-class Told:
-    """A learner that knows already, and keeps what it is told."""
-
-    def __init__(self, model: Model, known: Contract, merging: str) -> None:
-        self._model, self._known, self._merging = model, known, merging
-        self.number = 0
-        self.kinds: list[int] = []
-        self.mismatches: list[str] = []
-        self.refutations: list[str] = []
-        self.moved = 0
-
-    def spec(self) -> tree.TreeSpec:
-        return tree.flatten(self._model(row(0)))[1]
-
-    def learn(self, kind_id: int, names: list[str], args: Any, kwargs: Any) -> Any:
-        self.number += 1
-        self.kinds.append(kind_id)
-        return "merge", self._known, self.spec(), False, self.number, self._merging
-
-    def mismatch(self, kind_id: int, names: list[str], args: Any, kwargs: Any, message: str, is_length: bool) -> Any:
-        self.mismatches.append(message)
-        return self._model(*args), self.learn(kind_id, names, args, kwargs)
-
-    def own(self, result: Any) -> Any:
-        return result
-
-    def may_have_state(self) -> bool:
-        return False
-
-    def refuted(self, kind_id: int, text: str) -> None:
-        assert kind_id in self.kinds
-        self.refutations.append(text)
-
-    def installed(self, kind_id: int, number: int) -> None:
-        assert number == self.number
-
-    def weights_moved(self, kind_id: int) -> None:
-        self.moved += 1
-
-    def forget(self) -> None:
-        self.kinds.clear()
-
-
-class Served:
-    """A predictor of the extension with one worker, which a gate holds until its calls are queued."""
-
-    def __init__(
-        self, model: Model, known: Contract | None = None, merging: str = "no", verify: float = 0.0, first: int = 32
-    ) -> None:
-        self.model, self.gate, self.sizes = model, Gate(), list[int]()
-        self.told = Told(model, known or contract(), merging)
-        self.runtime = torchpool.Runtime(1)
-        options: dict[str, Any] = {"queue_rows": 1000, "queue_bytes": 1 << 30, "reject": False, "max_delay": 0.0}
-        self.core = _core.Predictor(
-            self.runtime._core,
-            self._run,
-            self.told,
-            name="served",
-            first_batch=first,
-            max_batch=first,
-            weight=1.0,
-            modules=[model] if isinstance(model, nn.Module) else [],
-            by_graph=True,
-            verify=verify,
-            **options,
-        )
-        self.core.learn((row(0),), None)
-
-    def _run(self, x: torch.Tensor) -> Any:
-        if bool((x == MARK).any()):
-            self.gate.pass_through()
-            return self.model(torch.zeros_like(x))
-        self.sizes.append(len(x))
-        return self.model(x)
-
-    def serve(
-        self,
-        graph: _core.GraphBackend | None = None,
-        known: Contract | None = None,
-        number: int = 1,
-        by_module: bool = False,
-        kind: int = 0,
-    ) -> bool:
-        return self.core.serve(kind, number, known or contract(), self.told.spec(), graph, 32, 32, by_module)
-
-    def answers(self, calls: list[torch.Tensor], held_by: torch.Tensor | None = None) -> list[Any]:
-        """Of calls that wait together until the worker comes for them, which the call `held_by` holds in the module."""
-        mark = row(MARK) if held_by is None else held_by
-        for x in calls:  # a call of sizes that are new to the module waits for all that runs
-            self.core.call((x,), None)
-        self.gate = Gate()
-        self.sizes.clear()
-        held = self.core.submit((mark,), None)
-        self.gate.wait_entered()
-        pending = [self.core.submit((x,), None) for x in calls]
-        self.gate.open()
-        held.get()
-        return [call.get() for call in pending]
-
-    def expect_answers_alone(self, calls: list[torch.Tensor], held_by: torch.Tensor | None = None) -> None:
-        for answer, x in zip(self.answers(calls, held_by), calls, strict=True):
-            got, spec = tree.flatten(answer)
-            want, own_spec = tree.flatten(self.model(x))
-            assert spec == own_spec
-            for one, other in zip(got, want, strict=True):
-                torch.testing.assert_close(one, other)
-
-    def close(self) -> None:
-        self.gate.open()
-        self.core.close(True)
-        self.runtime.close()
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Served]]:
-    opened: list[Served] = []
-
-    def make(*args: Any, **options: Any) -> Served:
-        opened.append(Served(*args, **options))
-        return opened[-1]
-
-    yield make
-    for served in opened:
-        served.close()
+    with opening() as make:
+        yield make
 
 
 def double(x: torch.Tensor) -> torch.Tensor:
     return x * 2
-
-
-def mixing(x: torch.Tensor) -> torch.Tensor:
-    return x + 0.1 * x.sum()
 
 
 @torch.no_grad()
@@ -255,40 +108,6 @@ def test_folded_rows_reach_their_calls(serve: Callable[..., Served]) -> None:
     assert served.sizes == [4, 4, 3], "in parts"
 
 
-@torch.no_grad()
-def test_a_difference_ends_merging_and_is_told_once(serve: Callable[..., Served]) -> None:
-    served = serve(mixing, merging="verify")
-    served.expect_answers_alone(draws(8, 1, 4))
-    assert served.sizes[0] == 8
-    served.expect_answers_alone(draws(8, 1, 4))
-    assert served.sizes == [1] * 8
-    assert served.core.stats()["refuted"] == 1
-    (text,) = served.told.refutations
-    assert text.startswith("row 1 of 8: output 'y' differs by ")
-
-
-@torch.no_grad()
-def test_a_difference_is_told_to_whoever_asks(serve: Callable[..., Served]) -> None:
-    for ask in (lambda core: core.stats(), lambda core: core.tell_refuted()):
-        served = serve(mixing, merging="verify")
-        served.expect_answers_alone(draws(8, 1, 4))
-        assert served.told.refutations == []
-        ask(served.core)
-        ask(served.core)
-        assert len(served.told.refutations) == 1
-
-
-@torch.no_grad()
-def test_a_proven_kind_is_looked_at_in_a_share_of_the_time(serve: Callable[..., Served]) -> None:
-    for share in (1.0, 0.0):
-        served = serve(mixing, verify=share)
-        assert served.serve()
-        answers = served.answers(draws(8, 1, 4))
-        right = all(torch.allclose(y, mixing(x)) for y, x in zip(answers, draws(8, 1, 4), strict=True))
-        assert right == (share == 1.0)
-        assert served.core.stats()["refuted"] == (1 if share else 0)
-
-
 class Linear(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -311,11 +130,6 @@ class Scaled(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.scale
-
-
-def of_any_length() -> Contract:
-    known = contract()
-    return dataclasses.replace(known, inputs=(dataclasses.replace(known.inputs[0], sizes=("batch", "length")),))
 
 
 @torch.no_grad()
@@ -410,53 +224,3 @@ def test_what_a_proven_graph_does_not_take_merges_on_the_users_word_only(
     assert served.sizes == [], "by the graph"
     served.expect_answers_alone(draws(3, 1, 6), held_by=torch.full((1, 6), MARK))
     assert served.sizes == module_sizes
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("merging", ["no", "verify"])
-def test_what_was_refuted_never_merges_again(serve: Callable[..., Served], merging: str) -> None:
-    served, calls = serve(mixing, merging=merging, verify=1.0), draws(8, 1, 4)
-    assert served.serve()
-    served.expect_answers_alone(calls)
-    for _ in range(3):
-        assert not served.serve()
-    assert torch.equal(served.core.call((torch.ones(1, 5),), None), mixing(torch.ones(1, 5)))  # learns anew
-    assert served.told.number == 2
-    assert not served.serve(number=2)
-    served.expect_answers_alone(calls)
-    assert served.sizes == [1] * 8
-    assert len(served.told.refutations) == 1
-
-
-@torch.no_grad()
-def test_what_the_batches_of_a_replaced_contract_show_counts(serve: Callable[..., Served]) -> None:
-    served, calls = serve(mixing, verify=1.0), draws(8, 1, 4)
-    served.core.call((calls[0],), None)
-    assert served.serve()
-    held = served.core.submit((row(MARK),), None)
-    served.gate.wait_entered()
-    pending = [served.core.submit((x,), None) for x in calls]
-    assert served.serve(), "nothing is known yet"
-    served.gate.open()
-    held.get()
-    for call, x in zip(pending, calls, strict=True):
-        torch.testing.assert_close(call.get(), mixing(x))
-    assert served.core.stats()["refuted"] == 1
-    assert len(served.told.refutations) == 1
-    served.expect_answers_alone(calls)
-    assert served.sizes == [1] * 8
-
-
-def rounded(x: torch.Tensor) -> torch.Tensor:
-    """As a coarser dtype may give: a batch's rows and the same rows alone are a thousandth apart."""
-    return x * (1.001 if len(x) > 1 else 1.0)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize(("tolerance", "refuted"), [(None, 1), (1e-4, 1), (2e-3, 0)])
-def test_rows_may_be_as_far_apart_as_the_contract_says(
-    serve: Callable[..., Served], tolerance: float | None, refuted: int
-) -> None:
-    served = serve(rounded, known=dataclasses.replace(contract(), tolerance=tolerance), merging="verify")
-    served.answers(draws(8, 1, 4))
-    assert served.core.stats()["refuted"] == refuted
