@@ -75,7 +75,8 @@ class Lifted:
         self.model, self.call = model.eval(), list(call)
         stated = candidate(call, len(self.alone(self.call)), rows, stacked=stacked, free=free)
         samples = [self.call, *more]
-        source = Source.of(model, model, (call, {}), samples, stated, dtype, proof_needed=True)
+        units = 1 if stacked else len(call[0])
+        source = Source.of(model, model, (call, {}), samples, stated, dtype, proof_needed=True, rows=units)
         self.programs: Programs = programs_of(source)
         self.contract = proven_contract(stated, self.programs.rows, "rows influence each other")
         bound = self.programs.bound(model, self.programs.plain.checks)
@@ -293,7 +294,7 @@ def test_two_inputs_of_several_rows() -> None:
 def test_another_type_to_compute_in() -> None:
     model = build(lambda: Model(MIXING["less the mean"]))
     lifted = Lifted(model, draw(4, 8), rows=4, dtype=torch.bfloat16)
-    _, wrong = compare_calls(lifted.backend, lifted.alone, [lifted.call], lifted.contract, torch.bfloat16)
+    _, wrong = compare_calls(lifted.backend, lifted.alone, [lifted.call], lifted.contract, [], torch.bfloat16)
     assert wrong is None
 
 
@@ -363,7 +364,7 @@ def test_a_model_that_tells_one_row_from_several_is_found_out_by_numbers() -> No
         return own.one(x) if x.shape[0] == 1 else own.other(x) - x.mean(0)
 
     lifted = Lifted(build(lambda: Model(other_for_one)), draw(1, 8), rows=1)
-    _, wrong = compare_calls(lifted.backend, lifted.alone, [lifted.call], lifted.contract, None)
+    _, wrong = compare_calls(lifted.backend, lifted.alone, [lifted.call], lifted.contract, [], None)
     assert wrong is not None and wrong.startswith("call 0 of 1")
 
 

@@ -12,8 +12,6 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 import torch
 
-from torchpool.contract.rows.sizes import equal
-
 Size = Any
 """An int, or a sympy expression over the free sizes."""
 
@@ -157,6 +155,8 @@ def agree(first: Claim, second: Claim) -> Claim | None:
         return first
     if not isinstance(first, Rows) or not isinstance(second, Rows) or first.dim != second.dim:
         return None
+    from torchpool.contract.rows.sizes import equal  # sympy takes a while, and whoever writes a rule needs none of it
+
     if equal(first.outer * first.inner, second.outer * second.inner):
         if type(first) is Same:
             return second
