@@ -90,16 +90,15 @@ void BoundLearner::learn(CallKind& kind, const py::tuple& args, const py::object
 }
 
 py::object BoundLearner::settle_mismatch(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) {
-  stats_->accepted.fetch_add(1, std::memory_order_relaxed);
-  stats_->inlined.fetch_add(1, std::memory_order_relaxed);
-  // Counted as failed until it has not.
-  stats_->failed.fetch_add(1, std::memory_order_relaxed);
   const Mismatch& mismatch = *call.mismatch;
   const bool is_length = mismatch.kind == Mismatch::Kind::kFixedDim;
-  const auto settled = py::tuple(
-      learner_.attr("mismatch")(call.kind->id, call.kind->form->names(), args, kwargs, mismatch.message, is_length));
-  stats_->failed.fetch_sub(1, std::memory_order_relaxed);
-  stats_->succeeded.fetch_add(1, std::memory_order_relaxed);
+  py::tuple settled;
+  {
+    InlineCount count(*stats_);
+    settled =
+        learner_.attr("mismatch")(call.kind->id, call.kind->form->names(), args, kwargs, mismatch.message, is_length);
+    count.succeeded();
+  }
   if (!settled[1].is_none()) install(*call.kind, settled[1]);
   return settled[0];
 }

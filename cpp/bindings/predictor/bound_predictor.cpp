@@ -1,6 +1,8 @@
 #include "bindings/predictor/bound_predictor.h"
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "bindings/awaited/awaited_call.h"
 #include "bindings/predictor/predictor_stats.h"
@@ -9,8 +11,9 @@ namespace torchpool {
 
 namespace {
 
-constexpr double kDrainSlice = 0.01;  // seconds between two looks
-constexpr int kMostSlices = 2000;     // 20 s
+constexpr double kDrainSlice = 0.01;                         // seconds between two looks at the channels
+constexpr Duration kLook = std::chrono::milliseconds(1);     // between two looks at calls on their callers' threads
+constexpr Duration kLongestWait = std::chrono::seconds(20);  // without any progress
 
 }  // namespace
 
@@ -40,28 +43,57 @@ py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs,
   return run_queued(call, args, kwargs, options);
 }
 
+// A call with a deadline does not wait for others: it is queued, so that its deadline can end it whatever the module
+// does.
 bool BoundPredictor::settles_here(const PreparedCall& call, const CallOptions& options) const {
   return call.mismatch || (call.new_sizes && !options.deadline && !must_run_inline());
 }
 
-// Other threads' calls go on meanwhile: as many are waited for as there were, whichever these are. Not for ever: a call
-// may itself wait for what the calling thread is to do next.
-void BoundPredictor::wait_for_earlier() {
+// In flight is what was accepted and is not resolved, in a channel or on its caller's thread. Other threads' calls go
+// on meanwhile: as many are waited for as there were, whichever these are. Not for ever: a call may itself wait for
+// what the calling thread is to do next.
+void BoundPredictor::wait_for_earlier(std::uint64_t turn) {
   const std::uint64_t before = stats_->accepted.load(std::memory_order_relaxed);
   std::uint64_t resolved = stats_->resolved();
-  int slices = 0;  // without any progress
-  while (resolved < before && slices < kMostSlices && !channels_.wait_drained(kDrainSlice)) {
+  TimePoint until = Clock::steady().now() + kLongestWait;
+  while ((resolved < before || *settling_.begin() < turn) && Clock::steady().now() < until) {
+    if (channels_.wait_drained(kDrainSlice)) {  // what is left runs on its callers' threads
+      {
+        const GilRelease release;
+        std::this_thread::sleep_for(kLook);
+      }
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    }
     const std::uint64_t now = stats_->resolved();
-    slices = now == resolved ? slices + 1 : 0;
+    if (now != resolved) until = Clock::steady().now() + kLongestWait;
     resolved = now;
   }
 }
 
 py::object BoundPredictor::settle(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) {
-  if (call.new_sizes) call.kind->note_sizes(call.flat.leaves);
-  if (call.new_sizes && !must_run_inline()) {
-    wait_for_earlier();
+  if (!call.new_sizes) return answer_here(call, args, kwargs);
+  struct Turn {
+    std::set<std::uint64_t>& settling;
+    const std::uint64_t number;
+    ~Turn() { settling.erase(number); }
+  };
+  std::optional<Turn> turn;
+  if (!must_run_inline() && !InlineRunner::runs_here()) {
+    settling_.insert(next_turn_);
+    turn.emplace(settling_, next_turn_++);
+    wait_for_earlier(turn->number);
   }
+  try {
+    py::object result = answer_here(call, args, kwargs);
+    call.kind->note_sizes(call.flat.leaves);
+    return result;
+  } catch (...) {
+    call.kind->note_sizes(call.flat.leaves);
+    throw;
+  }
+}
+
+py::object BoundPredictor::answer_here(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) {
   return call.mismatch ? learner_.settle_mismatch(call, args, kwargs) : inline_.run(call, args, kwargs);
 }
 

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -82,7 +83,8 @@ class BoundPredictor final : public MeasuredPredictor {
   bool settles_here(const PreparedCall& call, const CallOptions& options) const;
   // Answers it after all calls that came before: these are to find the module as it was.
   py::object settle(const PreparedCall& call, const py::tuple& args, const py::object& kwargs);
-  void wait_for_earlier();
+  py::object answer_here(const PreparedCall& call, const py::tuple& args, const py::object& kwargs);
+  void wait_for_earlier(std::uint64_t turn);
   py::object run_queued(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                         const CallOptions& options);
   py::object future_of_inline(const PreparedCall& call, const py::tuple& args, const py::object& kwargs);
@@ -98,6 +100,9 @@ class BoundPredictor final : public MeasuredPredictor {
   CallReader reader_;
   InlineRunner inline_;
   RequestMaker requests_;
+  // Calls of sizes that are new to the module, in the order in which they came: one at a time is answered.
+  std::set<std::uint64_t> settling_;
+  std::uint64_t next_turn_ = 0;
 };
 
 void register_predictor(py::module_& module);

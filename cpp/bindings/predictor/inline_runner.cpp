@@ -15,11 +15,17 @@ namespace {
 // From one thread to another and back takes 20 to 50 us on an AMD EPYC.
 constexpr Duration kHandOver = std::chrono::microseconds(20);
 
+thread_local int runs_of_this_thread = 0;
+
 }  // namespace
 
 InlineRunner::InlineRunner(std::shared_ptr<BoundRuntime> runtime, py::object target, const BoundLearner& learner,
                            std::shared_ptr<ChannelStats> stats)
     : runtime_(std::move(runtime)), target_(std::move(target)), learner_(learner), stats_(std::move(stats)) {}
+
+bool InlineRunner::runs_here() noexcept {
+  return runs_of_this_thread > 0;
+}
 
 // Null, with the Python error set, where the module raises.
 py::object InlineRunner::try_plain(const py::tuple& args, const py::object& kwargs) const {
@@ -28,7 +34,9 @@ py::object InlineRunner::try_plain(const py::tuple& args, const py::object& kwar
   const IntraOpScope one_thread(runtime_->inline_allowed() ? 0 : 1);
   std::atomic<int>& running = runtime_->running_here();
   running.fetch_add(1, std::memory_order_relaxed);
+  ++runs_of_this_thread;
   PyObject* result = PyObject_Call(target_.ptr(), args.ptr(), kwargs.is_none() ? nullptr : kwargs.ptr());
+  --runs_of_this_thread;
   running.fetch_sub(1, std::memory_order_relaxed);
   return py::reinterpret_steal<py::object>(result);
 }
@@ -65,18 +73,19 @@ py::object InlineRunner::try_graph(const PreparedCall& call, Channel& channel, I
   }
   running.fetch_sub(1, std::memory_order_relaxed);
   channel.record_inline(size, took, kind);
-  for (auto* counter : {&stats_->accepted, &stats_->inlined, &stats_->succeeded}) {
-    counter->fetch_add(1, std::memory_order_relaxed);
-  }
   return static_cast<const PyResultForm&>(*call.contract->result_form).rebuild(outputs);
 }
 
 py::object InlineRunner::run(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const {
-  stats_->accepted.fetch_add(1, std::memory_order_relaxed);
-  stats_->inlined.fetch_add(1, std::memory_order_relaxed);
+  InlineCount count(*stats_);
+  return run_counted(call, args, kwargs, count);
+}
+
+py::object InlineRunner::run_counted(const PreparedCall& call, const py::tuple& args, const py::object& kwargs,
+                                     InlineCount& count) const {
   py::object result = try_plain(args, kwargs);
-  (result ? stats_->succeeded : stats_->failed).fetch_add(1, std::memory_order_relaxed);
   if (!result) learner_.refuse(call, args, kwargs);
+  count.succeeded();
   if (call.kind && call.kind->aliases) return learner_.own(result);
   return result;
 }
@@ -91,10 +100,14 @@ py::object InlineRunner::run_if_idle(const PreparedCall& call, Channel& channel,
   const InlineKind kind = tiny ? InlineKind::kTiny : InlineKind::kAllCores;
   const InlineLease lease = runtime_->core().try_inline(channel, kind);
   if (!lease) return {};
+  InlineCount count(*stats_);
   if (call.graph) {
-    if (py::object result = try_graph(call, channel, kind)) return result;
+    if (py::object result = try_graph(call, channel, kind)) {
+      count.succeeded();
+      return result;
+    }
   }
-  return run(call, args, kwargs);
+  return run_counted(call, args, kwargs, count);
 }
 
 }  // namespace torchpool

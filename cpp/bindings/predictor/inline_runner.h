@@ -16,6 +16,10 @@ class InlineRunner {
   InlineRunner(std::shared_ptr<BoundRuntime> runtime, py::object target, const BoundLearner& learner,
                std::shared_ptr<ChannelStats> stats);
 
+  // Whether the module runs on this thread for a call of it: a call that the module makes of its own must not wait for
+  // that one.
+  static bool runs_here() noexcept;
+
   // By the module itself. Raises what it raises, or the typed error for it.
   py::object run(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const;
   // The same, or by the call's graph, if nothing runs or waits on `channel`, the call's own; else null.
@@ -27,6 +31,8 @@ class InlineRunner {
 
  private:
   py::object try_plain(const py::tuple& args, const py::object& kwargs) const;
+  py::object run_counted(const PreparedCall& call, const py::tuple& args, const py::object& kwargs,
+                         InlineCount& count) const;
   py::object try_graph(const PreparedCall& call, Channel& channel, InlineKind kind) const;
 
   std::shared_ptr<BoundRuntime> runtime_;

@@ -55,4 +55,13 @@ std::uint64_t ChannelStats::resolved() const noexcept {
          cancelled.load(std::memory_order_relaxed) + expired.load(std::memory_order_relaxed);
 }
 
+InlineCount::InlineCount(ChannelStats& stats) noexcept : stats_(stats) {
+  stats_.accepted.fetch_add(1, std::memory_order_relaxed);
+  stats_.inlined.fetch_add(1, std::memory_order_relaxed);
+}
+
+InlineCount::~InlineCount() {
+  (succeeded_ ? stats_.succeeded : stats_.failed).fetch_add(1, std::memory_order_relaxed);
+}
+
 }  // namespace torchpool

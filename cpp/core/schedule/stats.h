@@ -32,7 +32,8 @@ class Histogram {
   std::atomic<std::uint64_t> max_{0};
 };
 
-// accepted == succeeded + failed + cancelled + expired once every request is resolved, on every way out.
+// Every one of them only grows. accepted == succeeded + failed + cancelled + expired once every request is resolved, on
+// every way out.
 struct ChannelStats {
   std::atomic<std::uint64_t> accepted{0};
   std::atomic<std::uint64_t> succeeded{0};
@@ -57,6 +58,20 @@ struct ChannelStats {
   std::atomic<std::uint64_t> refuted{0};        // times that batches were found to differ from the same calls run alone
   std::uint64_t resolved() const noexcept;
   void record_batch(const BatchSize& size) noexcept;
+};
+
+// Counts a call that runs on its caller's own thread: as accepted, and at its end as failed unless it has succeeded.
+class InlineCount {
+ public:
+  explicit InlineCount(ChannelStats& stats) noexcept;
+  ~InlineCount();
+  InlineCount(const InlineCount&) = delete;
+  InlineCount& operator=(const InlineCount&) = delete;
+  void succeeded() noexcept { succeeded_ = true; }
+
+ private:
+  ChannelStats& stats_;
+  bool succeeded_ = false;
 };
 
 }  // namespace torchpool

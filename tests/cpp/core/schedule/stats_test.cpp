@@ -66,5 +66,26 @@ TEST(ChannelStatsTest, ResolvedAddsUpAllWaysOut) {
   EXPECT_EQ(stats.resolved(), 1111u);
 }
 
+TEST(InlineCountTest, ACallIsUnderWayUntilItsOutcomeIsKnown) {
+  ChannelStats stats;
+  {
+    InlineCount count(stats);
+    EXPECT_EQ(stats.accepted, 1u);
+    EXPECT_EQ(stats.inlined, 1u);
+    EXPECT_EQ(stats.resolved(), 0u);
+    count.succeeded();
+    EXPECT_EQ(stats.resolved(), 0u);
+  }
+  EXPECT_EQ(stats.succeeded, 1u);
+  EXPECT_THROW(
+      {
+        const InlineCount count(stats);
+        throw std::invalid_argument("refused");
+      },
+      std::invalid_argument);
+  EXPECT_EQ(stats.failed, 1u);
+  EXPECT_EQ(stats.accepted, stats.resolved());
+}
+
 }  // namespace
 }  // namespace torchpool::testing
