@@ -68,6 +68,7 @@ py::object BoundPredictor::future_of_inline(const PreparedCall& call, const py::
   try {
     return finished_future(call.new_sizes ? settle(call, args, kwargs) : inline_.run(call, args, kwargs));
   } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_Exception)) throw;  // an interrupt is the submitter's
     return finished_future(error.value(), true);
   }
 }

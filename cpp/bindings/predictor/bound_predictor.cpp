@@ -115,6 +115,7 @@ Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, 
     try {
       return Pending(settles_here(call, options) ? settle(call, args, kwargs) : inline_.run(call, args, kwargs));
     } catch (py::error_already_set& error) {
+      if (!error.matches(PyExc_Exception)) throw;  // an interrupt is the submitter's
       return Pending::failed(error.value());
     }
   }

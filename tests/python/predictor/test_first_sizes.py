@@ -115,3 +115,19 @@ def test_a_call_counts_when_its_outcome_is_known(serve: Callable[..., Served]) -
     assert seen == [(0, 1), (0, 1)]
     stats = served.core.stats()
     assert (stats["accepted"], stats["succeeded"], stats["failed"]) == (2, 1, 1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("known", [contract(), of_any_length()], ids=["mismatch", "fits"])
+def test_an_interrupt_reaches_who_submits(serve: Callable[..., Served], known: Contract) -> None:
+    def model(x: torch.Tensor) -> torch.Tensor:
+        if x.size(1) > 4:
+            raise KeyboardInterrupt
+        return x * 2
+
+    served = serve(model, known=known)
+    with pytest.raises(KeyboardInterrupt):
+        served.core.submit((torch.ones(1, 5),), None)
+    with pytest.raises(KeyboardInterrupt):
+        served.core.submit_future((torch.ones(1, 6),), None, 0, None)
+    assert served.core.stats()["failed"] == 2
