@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -131,3 +132,27 @@ def test_an_interrupt_reaches_who_submits(serve: Callable[..., Served], known: C
     with pytest.raises(KeyboardInterrupt):
         served.core.submit_future((torch.ones(1, 6),), None, 0, None)
     assert served.core.stats()["failed"] == 2
+
+
+@torch.no_grad()
+def test_an_interrupt_ends_the_wait_for_the_calls_before(serve: Callable[..., Served]) -> None:
+    model, submits = Watched(held=6), threading.Event()
+    served = serve(model, known=of_any_length())
+    model.log.clear()
+
+    def interrupt() -> None:
+        assert submits.wait(HANG)
+        _thread.interrupt_main()
+
+    threads = [threading.Thread(target=lambda: served.core.call((torch.ones(1, 6),), None))]
+    threads[0].start()
+    model.gate.wait_entered()
+    threads.append(threading.Thread(target=interrupt))
+    threads[1].start()
+    with pytest.raises(KeyboardInterrupt):
+        served.core.submit((torch.ones(1, 5), submits.set())[:1], None)
+    model.gate.open()
+    for thread in threads:
+        thread.join(HANG)
+        assert not thread.is_alive()
+    assert model.log == [("in", 6), ("out", 6)]
