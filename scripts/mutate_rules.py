@@ -31,7 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "torchpool.contract.rows"
 TESTS = ROOT / "tests" / "python" / "contract" / "rows"
 NO_CHECKS = ("__init__", "all_rules")  # they only import
-NO_UNIT_TESTS = ("test_audit.py", "test_traps.py", "test_own_rules.py", "test_random_graphs.py")  # they run what is checked
+# They run what is checked, on models and at random.
+NO_UNIT_TESTS = ("test_audit.py", "test_traps.py", "test_own_rules.py", "test_random_graphs.py")
 REFUSES = frozenset({"mixes", "unknown", "random"})
 TIMES = 10  # as long as all tests on the whole module: a mutant that takes more comes to no end
 PASSED, FAILED, INTERRUPTED, BROKEN, NONE_RAN = 0, 1, 2, 3, 5  # pytest's exit codes

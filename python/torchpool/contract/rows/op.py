@@ -84,7 +84,7 @@ class Op:
 
     def operands(self, name: str) -> list[Operand]:
         """An argument that is a list of tensors; Nones are left out."""
-        given = self.arguments.get(name)
+        given: Any = self.arguments.get(name)
         if isinstance(given, Node):  # the results of another operator, all of them
             return [
                 Operand(claim, value, given) for claim, value in zip(self.claims[given], given.meta["val"], strict=True)
