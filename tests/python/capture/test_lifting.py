@@ -75,8 +75,8 @@ class Lifted:
         self.model, self.call = model.eval(), list(call)
         stated = candidate(call, len(self.alone(self.call)), rows, stacked=stacked, free=free)
         samples = [self.call, *more]
-        units = 1 if stacked else len(call[0])
-        source = Source.of(model, model, (call, {}), samples, stated, dtype, proof_needed=True, rows=units)
+        own = 1 if stacked else call[0].shape[0]
+        source = Source.of(model, model, (call, {}), samples, stated, dtype, proof_needed=True, rows=own)
         self.programs: Programs = programs_of(source)
         self.contract = proven_contract(stated, self.programs.rows, "rows influence each other")
         bound = self.programs.bound(model, self.programs.plain.checks)
@@ -95,6 +95,11 @@ class Lifted:
         found = self.backend.run(joined(calls, self.contract), plain=plain)
         pairs = list(zip(found, self.contract.outputs, strict=True))
         return [[part_of(one, spec, number, len(calls)) for one, spec in pairs] for number in range(len(calls))]
+
+    def compared(self, dtype: torch.dtype | None) -> str | None:
+        """What is wrong with calls of a batch, as it is found out before a graph serves."""
+        checks = self.programs.plain.checks
+        return compare_calls(self.backend, self.alone, [self.call], self.contract, checks, dtype)[1]
 
     def assert_as_alone(self, most: int = 7) -> None:
         """Batches of 1 to 7 calls of ordinary and of odd values give each call what it gets alone."""
@@ -300,7 +305,7 @@ def test_two_inputs_of_several_rows() -> None:
 def test_another_type_to_compute_in() -> None:
     model = build(lambda: Model(MIXING["less the mean"]))
     lifted = Lifted(model, draw(4, 8), rows=4, dtype=torch.bfloat16)
-    _, wrong = compare_calls(lifted.backend, lifted.alone, [lifted.call], lifted.contract, [], torch.bfloat16)
+    wrong = lifted.compared(torch.bfloat16)
     assert wrong is None
 
 
@@ -370,7 +375,7 @@ def test_a_model_that_tells_one_row_from_several_is_found_out_by_numbers() -> No
         return own.one(x) if x.shape[0] == 1 else own.other(x) - x.mean(0)
 
     lifted = Lifted(build(lambda: Model(other_for_one)), draw(1, 8), rows=1)
-    _, wrong = compare_calls(lifted.backend, lifted.alone, [lifted.call], lifted.contract, [], None)
+    wrong = lifted.compared(None)
     assert wrong is not None and wrong.startswith("call 0 of 1")
 
 

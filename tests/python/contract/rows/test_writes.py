@@ -158,6 +158,7 @@ def test_writes_that_reach_other_rows_are_refused() -> None:
     column = _numbers(sketch, 1)
     assert _put(sketch, sketch.rows(9), [column, _ids(sketch)], zero) == each
     assert _put(sketch, x, [None, numbers], zero) == "mixes: picks by the number of the row"
+    assert _put(sketch, sketch.rows(dtype=torch.int64), [_ids(sketch)], numbers) == among
     assert _put(sketch, sketch.const(5, 6), [_ids(sketch)], sketch.rows(6)) == "mixes: writes over const"
     same = sketch.claimed(Same(0, 2), sketch.batch * 2, 5)
     assert _put(sketch, same, [None, _places(sketch, 1)], zero) == "mixes: writes over same in dim 0, 2 x rows x 1"
