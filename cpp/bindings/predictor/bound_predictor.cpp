@@ -11,9 +11,9 @@ namespace torchpool {
 
 namespace {
 
-constexpr double kDrainSlice = 0.01;                         // seconds between two looks at the channels
-constexpr Duration kLook = std::chrono::milliseconds(1);     // between two looks at calls on their callers' threads
-constexpr Duration kLongestWait = std::chrono::seconds(20);  // without any progress
+constexpr double kDrainSlice = 0.01;                        // seconds between two looks at the channels
+constexpr Duration kLook = std::chrono::milliseconds(1);    // between two looks at calls on their callers' threads
+constexpr Duration kLongestWait = std::chrono::seconds(3);  // without any progress
 
 }  // namespace
 

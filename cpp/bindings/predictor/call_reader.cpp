@@ -62,7 +62,10 @@ bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, Prepa
 void CallReader::read(const py::tuple& args, const py::object& kwargs, PreparedCall& call) {
   for (;;) {
     const bool known = try_read(args, kwargs, call);
-    if (!known) learner_.learn(*call.kind, args, kwargs);
+    if (!known) {
+      learner_.learn(*call.kind, args, kwargs);
+      call.kind->note_sizes(call.flat.leaves);  // it was run with them to learn from
+    }
     if (!call.kind || call.kind->route != Route::kLearning) {
       if (!known) fit(call);
       return;

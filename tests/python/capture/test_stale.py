@@ -133,7 +133,8 @@ def test_refresh_learns_a_changed_model_anew(change: Any, runtime: torchpool.Run
     predict = torchpool.wrap(model, example=draw(1, 4), runtime=runtime)
     change(model)
     predict.refresh()
-    predict(draw(1, 4))
+    for rows in (1, 2):
+        predict(draw(rows, 4))
     batches_together(predict, runtime, [(draw(1 + i % 2, 4, seed=i),) for i in range(6)])
     predict.ready(HANG)
     [contract] = predict.explain().contracts
