@@ -184,9 +184,10 @@ class Proof:
             written = node.all_input_nodes
         try:
             found = self._apply(node, target, name, arguments)
-        except Mixes as problem:
+        except Exception as problem:
+            mixes = problem if isinstance(problem, Mixes) else Mixes(f"the rule of {target} fails", "unknown")
             for place in written:
-                self._write(node, place, All(problem.why, problem.kind, node))
+                self._write(node, place, All(mixes.why, mixes.kind, node))
             raise
         if len(written) == 1 and not isinstance(found, list):
             return self._write(node, written[0], self._checked(node, found))

@@ -204,6 +204,13 @@ def test_the_shape_of_a_view_comes_from_another_value() -> None:
     assert sketch.proof.memory.roots(sketch.add(aten.view_as.default, x, like)) == {x}
 
 
+def test_a_view_of_computed_sizes_shares_memory() -> None:
+    sketch = Sketch()
+    x = sketch.add(aten.clone.default, sketch.rows(4))
+    view = sketch.add(aten._unsafe_view.default, x, [count(sketch, 2 * sketch.batch), 2])
+    assert x in sketch.proof.memory.roots(view)
+
+
 def test_a_write_to_one_of_several_results_meets_all_of_them() -> None:
     sketch = Sketch()
     x = sketch.add(aten.clone.default, sketch.rows(4))

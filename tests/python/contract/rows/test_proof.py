@@ -251,6 +251,14 @@ def test_a_write_that_mixes_spoils_even_where_its_rule_raises() -> None:
     assert sketch.of(y).why == "no rule for aten.fill_diagonal_.default"
 
 
+def test_a_write_spoils_even_where_its_rule_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    sketch = Sketch()
+    monkeypatch.setitem(registry._RULES, "tanh", registry.Entry(lambda op: op.claims[None], (), False))
+    x = sketch.add(aten.clone.default, sketch.rows(4))
+    assert sketch.claim(aten.tanh_.default, x).why == "the rule of aten.tanh_.default fails: KeyError: None"
+    assert sketch.of(x) == All("the rule of aten.tanh_.default fails", "unknown", sketch.of(x).node)
+
+
 def test_a_write_to_several_tensors_spoils_each() -> None:
     sketch = Sketch()
     x, y = (sketch.add(aten.clone.default, sketch.rows(4)) for _ in range(2))
