@@ -159,6 +159,7 @@ def test_a_write_to_what_is_a_view_of_one_row_only_spoils_what_it_is_a_view_of(a
         lambda s, x: s.add(aten.contiguous.default, x),
         lambda s, x: s.add(aten.transpose.int, x, 0, 1),
         lambda s, x: s.add(aten.to.dtype, x, torch.float32),
+        lambda s, x: s.add(aten.unsqueeze.default, s.add(aten.transpose.int, x, 0, 1), 0),
     ],
 )
 def test_a_write_to_a_view_of_any_number_of_rows_keeps_claims(again: Any) -> None:
