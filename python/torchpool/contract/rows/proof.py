@@ -294,6 +294,6 @@ def _arguments(node: Node, target: torch._ops.OpOverload) -> dict[str, Any]:
     bound: dict[str, Any] = dict(zip((argument.name for argument in schema), node.args, strict=False))
     bound.update(node.kwargs)
     for argument in schema:
-        if argument.name not in bound and argument.has_default_value():
+        if argument.name not in bound:  # what has no default is always given
             bound[argument.name] = argument.default_value
     return bound

@@ -10,8 +10,11 @@ from torchpool.contract.rows.sizes import equal, from_values, holds, size_of, wh
 
 
 def test_divisions_without_a_rest_are_taken_out() -> None:
-    batch = Sketch().batch
+    sketch = Sketch()
+    batch, length = sketch.batch, sketch.length(5)
     rows = batch.node.expr
+    assert size_of(batch * length // length) == rows
+    assert size_of((batch * length + length - 1) // length) == rows, "rounded up"
     assert size_of(batch * 4 // 4) == rows
     assert size_of((batch * 4 + 3) // 4) == rows, "rounded up"
     assert size_of((batch * 12 + 3) // 4) == 3 * rows
