@@ -5,8 +5,8 @@
 
 #include "bindings/interpreter/waiting.h"
 #include "core/machine/topology.h"
-#include "predict/batch/thread_scope.h"
 #include "core/sync/mutex.h"
+#include "predict/batch/thread_scope.h"
 
 namespace torchpool {
 

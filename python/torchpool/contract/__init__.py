@@ -9,6 +9,7 @@ from torchpool.contract import refusal
 from torchpool.contract.batch_size import choose_first_batch, first_and_most
 from torchpool.contract.contract import Contract, InputSpec, OutputSpec, Reason, RowsVerdict
 from torchpool.contract.refusal import brief
+from torchpool.contract.rounding import tolerance
 from torchpool.contract.shape_checks import (
     Leaves,
     ProofSample,
@@ -24,7 +25,6 @@ from torchpool.contract.shape_checks import (
     with_lengths,
     with_rows,
 )
-from torchpool.contract.tolerance import tolerance
 from torchpool.contract.train_mode import mode_matters
 
 __all__ = [
