@@ -94,7 +94,7 @@ def index_put(op: Op) -> Claims:
 
 def _masked(target: Operand, dim: int, mask: Operand, values: Operand) -> Claims:
     """One value wherever a mask says so: as `masked_fill`."""
-    if not values.is_const or not equal(product(values.sizes), 1):
+    if not equal(product(values.sizes), 1):
         mixes("writes by a mask: which value an entry gets depends on how many the mask has in the rows before")
     letters = list(range(target.rank))
     return by_letters([(target, letters), (mask, letters[dim:][: mask.rank])], letters, "writes among")

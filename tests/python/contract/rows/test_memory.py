@@ -160,6 +160,7 @@ def test_a_write_to_what_is_a_view_of_one_row_only_spoils_what_it_is_a_view_of(a
         lambda s, x: s.add(aten.transpose.int, x, 0, 1),
         lambda s, x: s.add(aten.to.dtype, x, torch.float32),
         lambda s, x: s.add(aten.unsqueeze.default, s.add(aten.transpose.int, x, 0, 1), 0),
+        lambda s, x: s.add(aten.to.dtype, s.add(aten.transpose.int, x, 0, 1), torch.float32),
     ],
 )
 def test_a_write_to_a_view_of_any_number_of_rows_keeps_claims(again: Any) -> None:
@@ -177,6 +178,22 @@ def test_a_copy_of_a_constant_that_is_expanded_may_be_written_to() -> None:
     copied = sketch.add(aten.contiguous.default, lines)
     assert sketch.claim(aten.add_.Tensor, copied, sketch.rows(4)) == Rows(0)
     assert isinstance(sketch.of(line), All), "the copy of one row is none"
+
+
+def test_another_shape_of_a_constant_that_is_expanded_may_be_a_view() -> None:
+    sketch = Sketch()
+    lines = sketch.add(aten.expand.default, sketch.add(aten.zeros.default, [4]), [count(sketch), 4])
+    again = sketch.add(aten.reshape.default, lines, [count(sketch), 1, 4])
+    assert isinstance(sketch.claim(aten.add_.Tensor, again, sketch.rows(1, 4)), All)
+
+
+def test_what_is_contiguous_already_is_no_copy() -> None:
+    sketch = Sketch()
+    zeros = sketch.add(aten.zeros.default, [count(sketch, 2 * sketch.batch)])
+    under = sketch.add(aten.view.default, zeros, [count(sketch), 2])
+    again = sketch.add(aten.contiguous.default, zeros)
+    assert isinstance(sketch.claim(aten.copy_.default, again, sketch.claimed(Rows(0, 2), 2 * sketch.batch)), All)
+    assert isinstance(sketch.of(under), All)
 
 
 def test_a_constant_that_gets_the_memory_of_another_is_refused() -> None:

@@ -229,6 +229,13 @@ def test_other_places_are_not_divided(role: str) -> None:
     assert sketch.refusal(aten.floor_divide.default, node, 2) == "mixes: computes with places in a list of all rows"
 
 
+def test_places_are_not_divided_by_what_only_values_say() -> None:
+    sketch = Sketch()
+    node, _ = _list(sketch, "index", 6)
+    found = sketch.refusal(aten.floor_divide.default, node, sketch.const(dtype=torch.int64))
+    assert found == "mixes: computes with places in a list of all rows"
+
+
 def test_a_list_along_two_dims_is_refused() -> None:
     sketch = Sketch()
     by = order(sketch)

@@ -173,6 +173,7 @@ def test_a_mask_writes_one_value() -> None:
     assert _put(sketch, x, [sketch.rows(5, dtype=torch.bool)], sketch.const(1)) == Rows(0)
     assert _put(sketch, sketch.rows(5, dim=1), [None, sketch.rows(dtype=torch.bool)], zero) == Rows(1)
     assert _put(sketch, x, [None, sketch.const(5, dtype=torch.bool)], zero) == Rows(0)
+    assert _put(sketch, x, [None, sketch.const(5, dtype=torch.bool)], sketch.rows(1, 6)) == Rows(0)
     order = "mixes: writes by a mask: which value an entry gets depends on how many the mask has in the rows before"
     assert _put(sketch, x, [sketch.rows(5, dtype=torch.bool)], sketch.const(6)) == order
     assert _put(sketch, x, [sketch.rows(5, dtype=torch.bool)], sketch.rows(6)) == order
