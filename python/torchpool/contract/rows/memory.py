@@ -103,8 +103,8 @@ def _is_contiguous(value: Any) -> bool:
 
 
 def _is_alike(first: Node, second: Node) -> bool:
-    one, other = first.meta["val"], second.meta["val"]
-    return isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and one.shape == other.shape
+    """Whether both are one tensor of the same shape."""
+    return bool(getattr(first.meta["val"], "shape", None) == getattr(second.meta["val"], "shape", ...))
 
 
 def after_write(memory: Memory, claims: dict[Node, Any], target: Node, found: Claim) -> Claim:
