@@ -149,9 +149,11 @@ def test_an_interrupt_ends_the_wait_for_the_calls_before(serve: Callable[..., Se
     model.gate.wait_entered()
     threads.append(threading.Thread(target=interrupt))
     threads[1].start()
-    with pytest.raises(KeyboardInterrupt):
-        served.core.submit((torch.ones(1, 5), submits.set())[:1], None)
-    model.gate.open()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            served.core.submit((torch.ones(1, 5), submits.set())[:1], None)
+    finally:
+        model.gate.open()
     for thread in threads:
         thread.join(HANG)
         assert not thread.is_alive()
