@@ -331,7 +331,7 @@ class Graphs:
         if served is None:
             return
         if not served.runner.serve(kind.id, kind.number, built.contract, built.spec, backend, first, most, by_module):
-            captured.reason = "other calls were learned from meanwhile"
+            captured.reason = "other calls were learned from meanwhile, or rows of a batch were seen to differ"
             return
         captured.backend = None if by_module else backend
         served.grow_batch(first, most)  # the look-ahead of maps follows it
