@@ -245,7 +245,12 @@ def graph_of(source: Source, program: ExportedProgram, *, free: bool) -> Graph:
     _keep_user_outputs(flat, signature.output_specs)
     graph_edit.simplify(flat)
     weights = _bind_weights(source, program, flat)
-    graph_edit.refuse_unsupported(flat)
+    try:
+        graph_edit.refuse_unsupported(flat)
+    except CaptureError as error:
+        # An operator in Python is the module's to run. Its calls may be merged where the proof holds for all sizes.
+        proven = rows if rows.verdict.kind == "proven" and not (checks or frozen) else None
+        raise CaptureError(str(error), rows.verdict if proven is None else proven.verdict, proven) from error
     _restore_dtypes(flat, weights, given, source)
     module = torch.fx.GraphModule(nn.Module(), flat)
     graph_edit.protect_inputs(module)

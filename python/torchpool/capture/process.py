@@ -24,7 +24,7 @@ from typing import NoReturn
 import torch
 
 from torchpool import _core
-from torchpool.capture.program import CaptureError, Programs
+from torchpool.capture.program import CaptureError, Programs, ProvenRows
 from torchpool.capture.source import Source
 from torchpool.contract import RowsVerdict, brief
 
@@ -84,11 +84,11 @@ def _receive(reader: Connection, child: int, wanted: Callable[[], bool]) -> Prog
                 used, last_moved = spent, now
             elif now - last_moved > _IDLE_SECONDS:
                 raise _Stuck
-        programs, error, rows = pickle.loads(reader.recv_bytes())
+        programs, error, rows, proven = pickle.loads(reader.recv_bytes())
     except EOFError:
         raise CaptureError(f"the process that captured it ended without a word ({_fate(child)})") from None
     if error is not None:
-        raise CaptureError(error, rows)
+        raise CaptureError(error, rows, proven)
     assert isinstance(programs, Programs)
     return programs
 
@@ -126,15 +126,15 @@ def _serve(writer: Connection, source: Source) -> NoReturn:
         os._exit(1)
 
 
-def _answer(source: Source) -> tuple[Programs | None, str | None, RowsVerdict | None]:
+def _answer(source: Source) -> tuple[Programs | None, str | None, RowsVerdict | None, ProvenRows | None]:
     try:
         from torchpool.capture.programs import programs_of  # torch.export takes a second to import
 
-        return programs_of(source), None, None
+        return programs_of(source), None, None, None
     except CaptureError as error:
-        return None, str(error), error.rows
+        return None, str(error), error.rows, error.proven
     except Exception as error:
-        return None, f"capturing failed: {brief(error, 2)}", None
+        return None, f"capturing failed: {brief(error, 2)}", None, None
 
 
 def _let_go(keep: int) -> None:

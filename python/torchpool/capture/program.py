@@ -18,10 +18,12 @@ BODY = "for each batch:"  # the title, in a listing, of the instructions that ea
 class CaptureError(Exception):
     """The module cannot be served by the graph backend; says why."""
 
-    def __init__(self, why: str, rows: RowsVerdict | None = None) -> None:
+    def __init__(self, why: str, rows: RowsVerdict | None = None, proven: ProvenRows | None = None) -> None:
         super().__init__(why)
         self.rows = rows
         """What was found out about its rows; None where the capture did not come that far."""
+        self.proven = proven
+        """Where the rows of all calls that fit the contract are proven, and the module itself may serve them."""
 
 
 @dataclass(frozen=True)

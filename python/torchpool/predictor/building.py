@@ -57,12 +57,16 @@ class CapturedKind:
 class Built:
     """A graph that was compared with the module."""
 
-    backend: _core.GraphBackend
+    backend: _core.GraphBackend | None
+    """None: no graph can serve what is proven on it, so that the module does."""
+    run: Callable[[Leaves], Any]
+    """The backend's, or the module's."""
     contract: Contract
     """With the outputs' rows as they were proven."""
     spec: tree.TreeSpec
     """Of the results."""
-    specialised: tuple[str, ...]
+    notes: tuple[str, ...]
+    """What holds for the graph, such as lengths that it is frozen to."""
     difference: Difference
 
 
@@ -102,7 +106,13 @@ def build(
         proof_needed=proof_needed,
         rows=kind.rows,
     )
-    programs = capture_elsewhere(source, wanted)
+    try:
+        programs = capture_elsewhere(source, wanted)
+    except CaptureError as error:
+        if not proof_needed or error.proven is None:
+            raise
+        contract = proven_contract(kind.contract, error.proven, kind.contradicted)
+        return Built(None, eager, contract, source.spec, (f"none, the module serves them: {error}",), Difference())
     contract = proven_contract(kind.contract, programs.rows, kind.contradicted)
     narrow = programs.plain.checks
     wrong: str | None = None
@@ -117,7 +127,7 @@ def build(
         if wrong is None:
             if programs.rows.call_rows is not None:
                 _refuse_slower(backend, eager, kind.samples[0], contract)
-            return Built(backend, contract, source.spec, programs.specialised, difference)
+            return Built(backend, backend.run, contract, source.spec, programs.specialised, difference)
     raise CaptureError(f"the captured graph is not equal to the module: {wrong}", programs.rows.verdict)
 
 

@@ -43,7 +43,7 @@ class Runner(Protocol):
         number: int,
         contract: Contract,
         spec: tree.TreeSpec,
-        graph: _core.GraphBackend,
+        graph: _core.GraphBackend | None,
         first_batch: int,
         max_batch: int,
         by_module: bool = False,
@@ -310,8 +310,8 @@ class Graphs:
             text = f"{rows.text}; the module is called" if rows else "the module is called"
             found = rows and replace(rows, kind="mixes", text=text)
             raise CaptureError(f"{text}, which keeps rows of a batch apart only where they are proven to be", found)
-        captured.rows, captured.contract, captured.notes = built.contract.rows, built.contract, built.specialised
-        if dtype is not None:
+        captured.rows, captured.contract, captured.notes = built.contract.rows, built.contract, built.notes
+        if dtype is not None and built.backend is not None:
             off = built.difference
             text = f"computed in {dtype}: differs by {off.largest:.1e} of the largest value, {off.mean:.1e} on average"
             captured.notes = (text, *captured.notes)
@@ -321,11 +321,11 @@ class Graphs:
         served = self._served()
         if served is None or built is None:
             return
-        by_module = served.by_module or kind.ambient
+        backend = built.backend
+        by_module = served.by_module or kind.ambient or backend is None
         most = served.max_batch
         del served
-        sample, backend = kind.samples[0], built.backend
-        chosen = choose_first_batch(backend.run, sample, built.contract) if most is None else most
+        chosen = choose_first_batch(built.run, kind.samples[0], built.contract) if most is None else most
         first, most = first_and_most(chosen, most)
         served = self._served()
         if served is None:
