@@ -91,10 +91,8 @@ def _sharing(roots: _Roots, node: Node) -> list[Node]:
     return [other for other, of_other in roots.items() if of_other & roots[node]]
 
 
-def _is_contiguous(value: Any) -> bool:
+def _is_contiguous(value: torch.Tensor) -> bool:
     """Whether it is so for any number of rows."""
-    if not isinstance(value, torch.Tensor):
-        return False
     sizes = sizes_of(value)
     return all(
         equal(size, 1) or equal(stride, product(sizes[dim + 1 :]))

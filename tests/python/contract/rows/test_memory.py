@@ -160,6 +160,9 @@ def test_a_write_to_what_is_a_view_of_one_row_only_spoils_what_it_is_a_view_of(a
         lambda s, x: s.add(aten.transpose.int, x, 0, 1),
         lambda s, x: s.add(aten.to.dtype, x, torch.float32),
         lambda s, x: s.add(aten.unsqueeze.default, s.add(aten.transpose.int, x, 0, 1), 0),
+        lambda s, x: s.add(
+            aten.reshape.default, s.add(aten.transpose.int, s.add(aten.unsqueeze.default, x, 3), 2, 3), [-1, 3]
+        ),
         lambda s, x: s.add(aten.to.dtype, s.add(aten.transpose.int, x, 0, 1), torch.float32),
     ],
 )
