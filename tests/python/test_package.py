@@ -11,7 +11,8 @@ import torchpool
 
 def test_the_package_lists_its_public_names_only() -> None:
     assert dir(torchpool) == sorted(torchpool.__all__)
-    assert not [name for name in torchpool.__all__ if isinstance(getattr(torchpool, name), types.ModuleType)]
+    modules = [name for name in torchpool.__all__ if isinstance(getattr(torchpool, name), types.ModuleType)]
+    assert modules == ["rows"], "of modules only those that are meant to be reached as torchpool.<name>"
 
 
 def test_wrap_is_the_function() -> None:
