@@ -8,7 +8,16 @@ import torch
 from rows_sketch import Sketch
 from torch.fx import Node
 
-from torchpool.contract.rows.domain import CONST, Count, Iota, Order, Packed, Rows, Same, Uniform
+from torchpool.contract.rows.domain import CONST, All, Count, Iota, Order, Packed, Rows, Same, Uniform
+
+
+def check(found: Any, expected: Any) -> None:
+    """`expected`: a claim, or why there is none."""
+    if isinstance(expected, str):
+        assert isinstance(found, All), found
+        assert f"{found.kind}: {found.why}" == expected
+    else:
+        assert found == expected
 
 
 def folded(sketch: Sketch, outer: int, inner: int, *rest: Any) -> Node:

@@ -184,7 +184,7 @@ def samples_for_proof(
     for label, one, rows in (*((*other, 1) for other in others), ("length 1", shortest, 1), ("length 1", shortest, 2)):
         leaves = with_rows(one, contract, rows)
         inside = allows(checks, leaves)
-        if (inside or (widen and allows(from_one(checks), leaves))) and _takes(run, leaves):
+        if (inside or (widen and allows(from_one(checks), leaves))) and takes(run, leaves):
             found.append(ProofSample(label, leaves, not inside))
     return found
 
@@ -198,10 +198,10 @@ def _different(run: Callable[[Leaves], Any], leaves: Leaves, contract: Contract,
         else leaf
         for leaf, spec in zip(leaves, contract.inputs, strict=True)
     ]
-    return different if _takes(run, different) else leaves
+    return different if takes(run, different) else leaves
 
 
-def _takes(run: Callable[[Leaves], Any], leaves: Leaves) -> bool:
+def takes(run: Callable[[Leaves], Any], leaves: Leaves) -> bool:
     """Whether eager runs on sizes made up here; the reason for a refusal does not matter."""
     try:
         with torch.no_grad():

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import torch
 
-from torchpool.call import Call, tree
+from torchpool.call import tree
 from torchpool.contract import Contract, Leaves, Reason, RowsVerdict
 
 # What the extension is told: route, contract of a merge route, spec of the results, whether results must be copied, a
@@ -68,27 +66,3 @@ class Kind:
             verdict = RowsVerdict("refuted", self.refuted)
             return replace(self.contract, mode="alone", reason=self.refuted, code=Reason.ROWS, rows=verdict)
         return self.candidate if self.candidate is not None and self.merging == "no" else self.contract
-
-
-class GraphMaker(Protocol):
-    """Makes graphs of kinds of calls, behind the calls, and proves their rows independent."""
-
-    def learned(
-        self,
-        kind_id: int,
-        number: int,
-        call: Call,
-        samples: Sequence[Leaves],
-        candidate: Contract,
-        contradicted: str | None,
-        rows: int,
-    ) -> None:
-        """A kind of call was learned, under this number. `contradicted`: why its rows cannot be independent. `rows`: of
-        a call."""
-
-    def prove_now(self, kind_id: int, number: int) -> str | None:
-        """Waits for the proof of what was learned under this number; why there is none, if so. None, too, where another
-        thread has learned more of the kind meanwhile, which proves that."""
-
-    def failed(self, kind_id: int) -> bool:
-        """Whether there is no proof, and will be none."""

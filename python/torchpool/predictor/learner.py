@@ -25,7 +25,8 @@ from torchpool.call import (
 )
 from torchpool.contract import Contract, Leaves, Reason, choose_first_batch, refusal, tolerance
 from torchpool.contract.probe import Found, find
-from torchpool.predictor.kinds import MERGING_UNPROVEN, GraphMaker, Kind, Learned
+from torchpool.predictor.graphs import Graphs
+from torchpool.predictor.kinds import MERGING_UNPROVEN, Kind, Learned
 from torchpool.predictor.refusals import tells_refusals
 from torchpool.predictor.samples import alike, copies, few_rows, rows_of, same_names, same_sizes, shaped_like
 
@@ -55,7 +56,7 @@ class Learner:
         dtype: torch.dtype | None = None,
         tensors_only: bool = False,
         on_first_batch: Callable[[int], None] | None = None,
-        graphs: GraphMaker | None = None,
+        graphs: Graphs | None = None,
     ) -> None:
         """`run_plain` runs the target as it is. `tensors_only`: who runs merged calls can give back nothing else than
         tensors. `on_first_batch` is told a good number of rows, `graphs` each kind of call whose rows may be proven

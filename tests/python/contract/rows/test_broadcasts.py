@@ -7,20 +7,11 @@ from typing import Any
 import pytest
 import torch
 from rows_sketch import Sketch, aten
-from rows_values import count, folded, listed, numbers, order, uniform
+from rows_values import check, count, folded, listed, numbers, order, uniform
 
 from torchpool.contract.rows.domain import All, Iota, Packed, Rows, Same, Uniform
 
 CUT = "mixes: a reshape cuts through rows"
-
-
-def check(found: Any, expected: Any) -> None:
-    """`expected`: a claim, or why there is none."""
-    if isinstance(expected, str):
-        assert isinstance(found, All), found
-        assert f"{found.kind}: {found.why}" == expected
-    else:
-        assert found == expected
 
 
 @pytest.mark.parametrize(

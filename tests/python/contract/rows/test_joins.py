@@ -6,19 +6,9 @@ from typing import Any
 
 import pytest
 from rows_sketch import Sketch, aten
-from rows_values import folded, listed, numbers, order, same, uniform
+from rows_values import check, folded, listed, numbers, order, same, uniform
 
-from torchpool.contract.rows.domain import All, Packed, Rows, Same
-
-
-def check(found: Any, expected: Any) -> None:
-    """`expected`: a claim, or why there is none."""
-    if isinstance(expected, str):
-        assert isinstance(found, All), found
-        assert f"{found.kind}: {found.why}" == expected
-    else:
-        assert found == expected
-
+from torchpool.contract.rows.domain import Packed, Rows, Same
 
 LAYOUTS = "mixes: joins rows of different layouts"
 BLOCKS = "mixes: joins rows of different layouts, one behind the other"

@@ -7,20 +7,11 @@ from typing import Any
 import pytest
 import torch
 from rows_sketch import Sketch, aten
-from rows_values import count, folded, forced, listed, numbers, order, same, uniform
+from rows_values import check, count, folded, forced, listed, numbers, order, same, uniform
 
-from torchpool.contract.rows.domain import CONST, All, Iota, Packed, Rows, Same, Uniform
+from torchpool.contract.rows.domain import CONST, Iota, Packed, Rows, Same, Uniform
 
 END = 2**63 - 1
-
-
-def check(found: Any, expected: Any) -> None:
-    """`expected`: a claim, or why there is none."""
-    if isinstance(expected, str):
-        assert isinstance(found, All), found
-        assert f"{found.kind}: {found.why}" == expected
-    else:
-        assert found == expected
 
 
 def sized(sketch: Sketch, sizes: Any) -> list[Any]:
