@@ -24,7 +24,7 @@ from torch.fx.node import map_arg
 
 from torchpool.contract.probe.perturb import Layout
 from torchpool.contract.rows.domain import All, Rows
-from torchpool.contract.rows.sizes import size_of
+from torchpool.contract.rows.sizes import from_values, size_of
 
 _ROWS = 4
 
@@ -115,8 +115,15 @@ class RandomGraph:
         return self._counts[times]
 
     def pick(self, fits: Callable[[torch.Tensor], bool] = lambda value: True, late: float = 0.5) -> Node:
-        """A value of which something is claimed, most often one of the last."""
-        found = [node for node in self.values if not isinstance(self.sketch.of(node), All) and fits(node.meta["val"])]
+        """A value of which something is claimed, most often one of the last; none that is as long as values say, of
+        which torch cannot tell in advance what it fits."""
+        found = [
+            node
+            for node in self.values
+            if not isinstance(self.sketch.of(node), All)
+            and not any(from_values(size) for size in node.meta["val"].shape)
+            and fits(node.meta["val"])
+        ]
         if not found:
             raise Unfit
         return self.draw.choice(found[-6:] if self.draw.random() < late else found)

@@ -86,7 +86,9 @@ def picked_by_a_mask(g: RandomGraph) -> None:
     if g.draw.random() < 0.3:
         g.add(aten.ones_like.default, g.add(aten.masked_select.default, value, mask))
     else:
-        g.add(aten.index_put_.default, value, [mask], g.pick(lambda other: other.is_floating_point(), 0.3))
+        # Of as many values as a mask picks no other row would have the same number.
+        single = g.pick(lambda other: other.is_floating_point() and all(size == 1 for size in other.shape), 0.3)
+        g.add(aten.index_put_.default, value, [mask], single)
 
 
 @_maker

@@ -29,9 +29,9 @@ def test_claims_of_random_graphs_are_true(seed: int) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("first", range(_SEEDS, 2000, 20))
+@pytest.mark.parametrize("first", range(_SEEDS, 1000, 10))
 def test_claims_of_many_random_graphs_are_true(first: int) -> None:
-    wrong = {seed: _wrong(seed, "random", "scales", "not a number") for seed in range(first, first + 20)}
+    wrong = {seed: _wrong(seed, "random", "scales", "not a number") for seed in range(first, first + 10)}
     assert {seed: found for seed, found in wrong.items() if found} == {}
 
 
