@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import rows_traps_odd  # noqa: F401  # enters its models
 import rows_traps_places  # noqa: F401
 import rows_traps_values  # noqa: F401
 import torch
+from benchmarks.lifting import Experts
 from support import build, draw
 from torch import Tensor, nn
 
@@ -149,25 +149,6 @@ class Quantised(nn.Module):
         return self.head((h / step).round() * step)
 
 
-class Capacity(nn.Module):
-    """Experts that take their share of the tokens each; those beyond pass by unchanged."""
-
-    def __init__(self, count: int = 4, width: int = 16) -> None:
-        super().__init__()
-        self.gate = nn.Linear(width, count)
-        self.experts = nn.ModuleList(nn.Linear(width, width) for _ in range(count))
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = x.flatten(0, 1)
-        chosen = nn.functional.one_hot(self.gate(tokens).argmax(-1), len(self.experts))
-        place = (chosen.cumsum(0) - 1) * chosen
-        kept = chosen * (place < math.ceil(tokens.shape[0] / len(self.experts)))
-        out = tokens
-        for number, expert in enumerate(self.experts):
-            out = out + kept[:, number : number + 1] * expert(tokens)
-        return out.view_as(x)
-
-
 class Scaled(nn.Linear):
     """A linear layer on an input that is brought to the range of the whole tensor."""
 
@@ -249,7 +230,7 @@ def test_one_scale_for_all_activations() -> None:
 
 
 def test_experts_with_a_capacity() -> None:
-    lifted = Lifted(build(Capacity), draw(1, 12, 16), rows=1)
+    lifted = Lifted(build(Experts), draw(1, 12, 16), rows=1)
     assert "cumsum" in lifted.text
     lifted.assert_as_alone()
 
