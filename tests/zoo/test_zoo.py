@@ -1,4 +1,4 @@
-"""Every model of the zoo gives what it gives in eager, from several threads and mapped, and is served as expected."""
+"""Every model of the zoo gives what it gives in eager, from threads, mapped and submitted, served as expected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torchpool
 from torchpool.call.arguments import as_call
 
 MODELS = [*zoo_text.MODELS, *zoo_media.MODELS, *zoo_torch.MODELS, *zoo_python.MODELS]
-THREADS = 4
+THREADS = 8
 
 pytestmark = [
     pytest.mark.graphs,
@@ -54,6 +54,12 @@ def _map(predict: torchpool.Predictor, calls: Calls, expected: list[Any]) -> Non
         assert_same(result, want)
 
 
+def _submit(predict: torchpool.Predictor, calls: Calls, expected: list[Any]) -> None:
+    taken = [as_call(call) for call in calls]
+    for future, want in zip([predict.submit(*args, **kwargs) for args, kwargs in taken], expected, strict=True):
+        assert_same(future.result(HANG), want)
+
+
 # From its first calls every third model learns only: each widening captures anew, which takes its time.
 WAYS = [(entry, 2) for entry in MODELS] + [(entry, 0) for entry in MODELS[::3]]
 
@@ -71,6 +77,7 @@ def test_the_zoo(entry: Entry, examples: int, record_property: Callable[[str, An
         _call_from_threads(predict, calls, expected)
         assert predict.ready(HANG)
         _map(predict, calls * 4, expected * 4)
+        _submit(predict, calls * 2, expected * 2)
         backend = served_by(predict)
         if examples:
             record_property("served_by", backend)  # for the summary of conftest

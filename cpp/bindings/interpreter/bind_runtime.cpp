@@ -93,6 +93,7 @@ void register_runtime(py::module_& module) {
   module.def("after_fork_in_child", [] {
     set_main_thread();
     set_up_spinning();
+    take_back_lent_cores();
     GilReclaimer::instance().after_fork_in_child();
   });
   module.def(
@@ -108,6 +109,8 @@ void register_runtime(py::module_& module) {
       "True on a thread that must not wait for another call: a worker, or one that runs callbacks.");
   module.def("set_intra_op_threads", &set_intra_op_threads, py::arg("threads"),
              "Of the calling thread only, unlike torch.set_num_threads.");
+  module.def("lend_cores", &lend_cores, py::arg("more"),
+             "Calls on their callers' threads leave that many cores more to others; fewer, where it is negative.");
 }
 
 }  // namespace torchpool

@@ -30,10 +30,11 @@ bool InlineRunner::runs_here() noexcept {
 // Null, with the Python error set, where the module raises.
 py::object InlineRunner::try_plain(const py::tuple& args, const py::object& kwargs) const {
   at::NoGradGuard no_grad;
-  // A forked child's first OpenMP region on a thread that had one before the fork waits for threads that are gone.
-  const IntraOpScope one_thread(runtime_->inline_allowed() ? 0 : 1);
   std::atomic<int>& running = runtime_->running_here();
-  running.fetch_add(1, std::memory_order_relaxed);
+  const int others = running.fetch_add(1, std::memory_order_relaxed);
+  // A forked child's first OpenMP region on a thread that had one before the fork waits for threads that are gone.
+  const int threads = !runtime_->inline_allowed() ? 1 : runs_here() ? 0 : share_of_cores(others + 1);
+  const IntraOpScope scope(threads);
   ++runs_of_this_thread;
   PyObject* result = PyObject_Call(target_.ptr(), args.ptr(), kwargs.is_none() ? nullptr : kwargs.ptr());
   --runs_of_this_thread;

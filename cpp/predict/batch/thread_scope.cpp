@@ -3,6 +3,9 @@
 #include <ATen/Parallel.h>
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <atomic>
+
 namespace torchpool {
 
 namespace {
@@ -21,6 +24,8 @@ Function* find_torch_symbol(const char* name) {
   return torch == nullptr ? nullptr : reinterpret_cast<Function*>(dlsym(torch, name));
 }
 
+std::atomic<int> lent_cores{0};
+
 void set_now(int threads) {
   static auto* const set_omp = find_torch_symbol<void(int)>("omp_set_num_threads");
   static auto* const set_mkl = find_torch_symbol<int(int)>("MKL_Set_Num_Threads_Local");
@@ -37,6 +42,20 @@ void set_intra_op_threads(int threads) {
   if (current == 0) at::get_num_threads();
   set_now(threads);
   current = threads;
+}
+
+void lend_cores(int more) {
+  lent_cores.fetch_add(more, std::memory_order_relaxed);
+}
+
+void take_back_lent_cores() {
+  lent_cores.store(0, std::memory_order_relaxed);
+}
+
+int share_of_cores(int calls) {
+  const int lent = lent_cores.load(std::memory_order_relaxed);
+  if (calls <= 1 && lent == 0) return 0;
+  return std::max(1, (at::get_num_threads() - lent) / std::max(1, calls));
 }
 
 IntraOpScope::IntraOpScope(int threads) {

@@ -18,6 +18,7 @@ from torchpool.call.arguments import (
     values,
 )
 from torchpool.call.futures import Future, without_our_frame
+from torchpool.call.intra_op import one_intra_op_thread
 
 __all__ = [
     "Ambient",
@@ -27,6 +28,7 @@ __all__ = [
     "as_call",
     "futures",
     "must_stay_here",
+    "one_intra_op_thread",
     "parameter_names",
     "readable_names",
     "replace_tensors",

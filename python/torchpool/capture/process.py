@@ -62,9 +62,11 @@ def _capture_once(source: Source, wanted: Callable[[], bool]) -> Programs:
                 raise CaptureError(f"the process cannot be forked to capture in: {error.strerror}") from error
             if child == 0:
                 _serve(writer, source)
+        _core.lend_cores(1)
         try:
             return _receive(reader, child, wanted)
         finally:
+            _core.lend_cores(-1)
             _end(child)
 
 

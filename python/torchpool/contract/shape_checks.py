@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -52,6 +52,8 @@ class ProofSample(NamedTuple):
 
     label: str
     leaves: Leaves
+    expected: Leaves
+    """What eager gives for them."""
     beyond: bool
     """The checks refuse it, as export takes size 1 for special: where it agrees, `from_one` may widen them."""
 
@@ -150,7 +152,7 @@ def allows(checks: Sequence[ShapeCheck | ShapeEqual], leaves: Sequence[torch.Ten
 
 
 def samples_for_proof(
-    run: Callable[[Leaves], Any],
+    run: Callable[[Leaves], Leaves],
     samples: Sequence[Leaves],
     contract: Contract,
     checks: Sequence[ShapeCheck | ShapeEqual],
@@ -164,12 +166,15 @@ def samples_for_proof(
     """
     sample = samples[0]
     if contract.mode != "merge":
-        return [ProofSample("the sample", [leaf.detach().clone() for leaf in sample], False)]
-    found = [
-        ProofSample(f"{rows} rows", leaves, False)
-        for rows in _PROOF_ROWS
-        if allows(checks, leaves := _different(run, with_rows(sample, contract, rows), contract, rows))
-    ]
+        return [ProofSample("the sample", [leaf.detach().clone() for leaf in sample], _run(run, sample), False)]
+    found = []
+    for rows in _PROOF_ROWS:
+        if allows(checks, same := with_rows(sample, contract, rows)):
+            leaves = _different(same, contract, rows)
+            expected = taken(run, leaves)
+            if expected is None:
+                leaves, expected = same, _run(run, same)
+            found.append(ProofSample(f"{rows} rows", leaves, expected, False))
     lengths = lengths_of(sample, contract)
     if not lengths:
         return found
@@ -184,28 +189,30 @@ def samples_for_proof(
     for label, one, rows in (*((*other, 1) for other in others), ("length 1", shortest, 1), ("length 1", shortest, 2)):
         leaves = with_rows(one, contract, rows)
         inside = allows(checks, leaves)
-        if (inside or (widen and allows(from_one(checks), leaves))) and takes(run, leaves):
-            found.append(ProofSample(label, leaves, not inside))
+        if (inside or (widen and allows(from_one(checks), leaves))) and (expected := taken(run, leaves)) is not None:
+            found.append(ProofSample(label, leaves, expected, not inside))
     return found
 
 
-def _different(run: Callable[[Leaves], Any], leaves: Leaves, contract: Contract, rows: int) -> Leaves:
-    """The batch with rows that differ, where eager takes these."""
+def _different(leaves: Leaves, contract: Contract, rows: int) -> Leaves:
+    """The batch with rows that differ, which eager need not take."""
     scales = torch.tensor([(1.0, 0.7, 1.1, 0.45, 1.3)[row % 5] for row in range(rows)])
-    different = [
+    return [
         leaf * scales.to(leaf.device, leaf.dtype).view(-1, *[1] * (leaf.dim() - 1 - spec.batch_dim))
         if spec.batch_dim is not None and leaf.is_floating_point()
         else leaf
         for leaf, spec in zip(leaves, contract.inputs, strict=True)
     ]
-    return different if takes(run, different) else leaves
 
 
-def takes(run: Callable[[Leaves], Any], leaves: Leaves) -> bool:
-    """Whether eager runs on sizes made up here; the reason for a refusal does not matter."""
+def taken(run: Callable[[Leaves], Leaves], leaves: Leaves) -> Leaves | None:
+    """What eager gives for inputs made up here; None where it refuses them, whatever the reason."""
     try:
-        with torch.no_grad():
-            run([leaf.clone() for leaf in leaves])
+        return _run(run, leaves)
     except Exception:
-        return False
-    return True
+        return None
+
+
+def _run(run: Callable[[Leaves], Leaves], leaves: Sequence[torch.Tensor]) -> Leaves:
+    with torch.no_grad():
+        return run([leaf.detach().clone() for leaf in leaves])

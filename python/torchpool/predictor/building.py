@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from torchpool import _core
-from torchpool.call import Call, replace_tensors, tree
+from torchpool.call import Call, one_intra_op_thread, replace_tensors, tree
 from torchpool.capture import (
     CaptureError,
     Difference,
@@ -121,7 +121,7 @@ def build(
         backend = _core.GraphBackend(bound.packed, bound.plain)
         if programs.rows.call_rows is None:
             samples = samples_for_proof(eager, kind.samples, contract, bound.plain.checks, widen=widen)
-            difference, wrong = compare(backend, eager, samples, dtype)
+            difference, wrong = compare(backend, samples, dtype)
         else:
             difference, wrong = compare_calls(backend, eager, kind.samples, contract, bound.plain.checks, dtype)
         if wrong is None:
@@ -178,13 +178,8 @@ def _refuse_slower(
         run()
         return time.perf_counter() - start
 
-    # One thread, as a worker has for small batches: on a busy machine two wait for each other for milliseconds.
-    before = torch.get_num_threads()
-    _core.set_intra_op_threads(1)
-    try:
+    with one_intra_op_thread():  # as a worker has for small batches
         times = [(seconds(lambda: backend.run(many)), seconds(lambda: eager(one))) for _ in range(_TIMED_RUNS)]
-    finally:
-        _core.set_intra_op_threads(before)
     together, alone = min(pair[0] for pair in times), min(pair[1] for pair in times) * _TIMED_CALLS
     if together >= alone:
         assert contract.rows is not None

@@ -288,7 +288,10 @@ class Learner:
             n: dim for n, dim in self._batch.items() if n not in self._arguments or n in kind.names
         }
         try:
-            found = find(run, samples, kind.names, module=self._module, pad=pad, batch=batch)
+            found = find(
+                run, samples, kind.names, module=self._module, pad=pad, batch=batch,
+                proof_follows=self._merging == "no" and self._graphs is not None,
+            )  # fmt: skip
         except Exception as error:
             if not any(error is own for own in raised):
                 raise

@@ -23,12 +23,16 @@ def prove_at_length(
     lengths: Mapping[str, int],
     sizes: Sequence[int],
     known: Sequence[RowProof],
+    *,
+    proof_follows: bool = False,
 ) -> RowProof:
     """Row independence for `calls` of equal lengths; raises Unsafe, also where the axes are not `known`'s."""
     where = f" at {', '.join(f'{s}={n}' for s, n in lengths.items())}" if known else ""
     shared = [i for i, dim in enumerate(layout.dims) if dim is None]
     alike = [call for call in calls if all(torch.equal(call[i], calls[0][i]) for i in shared)]
-    proof = RowProver(runner, layout, stated, where).prove(alike[:_MAX_ALIKE], sizes, calls)
+    proof = RowProver(runner, layout, stated, where).prove(
+        alike[:_MAX_ALIKE], sizes, calls, leaks=not (known and proof_follows)
+    )
     if known and proof.axes != known[0].axes:
         text = f"batch axes of the outputs are {proof.axes}{where}, but {known[0].axes} in the first sample"
         raise Unsafe("output axes", text, stage=2)
@@ -45,8 +49,11 @@ class LengthFinder:
         stated: Mapping[str, int],
         pads: Mapping[str, Number],
         sizes: Sequence[int],
+        *,
+        proof_follows: bool = False,
     ) -> None:
         self.runner, self.layout, self.stated, self.pads, self.sizes = runner, layout, stated, pads, sizes
+        self.proof_follows = proof_follows
 
     def find(self, samples: Sequence[Leaves], proofs: Sequence[RowProof]) -> Ragged:
         """The sizes of the inputs, and the padding that was proven; `why_not` where there is none to use."""
@@ -91,9 +98,12 @@ class LengthFinder:
             return None
         ragged = find_ragged(calls, self.layout)
         more = [
-            prove_at_length(self.runner, self.layout, self.stated, [call], ragged.lengths(call), self.sizes, proofs)
+            prove_at_length(
+                self.runner, self.layout, self.stated, [call], ragged.lengths(call), self.sizes, proofs,
+                proof_follows=self.proof_follows,
+            )
             for call in calls[1:]
-        ]
+        ]  # fmt: skip
         self._pad(ragged, [*proofs, *more])
         return ragged
 

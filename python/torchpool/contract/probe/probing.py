@@ -58,13 +58,15 @@ def find(
     batch: Mapping[str, int | None] | None = None,
     max_seconds: float = 20.0,
     max_bytes: int = 1 << 30,
+    proof_follows: bool = False,
 ) -> Found:
     """The batching contract of a model, as far as numbers tell.
 
     `run` calls the model eagerly on the tensors of one call and returns its raw output. `calls` holds one or
     more sample calls of equal structure, each a list of tensors named by `names`; dims that differ between
     them vary. `module` is watched for state and train mode, and left as it was, as are samples and random
-    states. `pad` states values for right-padding, `batch` the batch dim of inputs or outputs by name (None:
+    states. `proof_follows`: nothing is merged by what is found before a graph has proven it, so that rows are tried
+    less often. `pad` states values for right-padding, `batch` the batch dim of inputs or outputs by name (None:
     shared). About `max_seconds` and `max_bytes` of tensors are spent at most.
 
     Raises what the model raises on a sample; ValueError for samples that do not match, unknown names, and a
@@ -77,7 +79,7 @@ def find(
     random, state = RandomState(), ModuleState(module)
     runner = Runner(run, names, state, samples, max_seconds, max_bytes)
     try:
-        found = _Probe(runner, samples, pad, batch, random).find()
+        found = _Probe(runner, samples, pad, batch, random, proof_follows).find()
     finally:
         state.restore()
         random.restore()
@@ -121,8 +123,10 @@ class _Probe:
         pad: dict[str, Number],
         batch: dict[str, int | None],
         random: RandomState,
+        proof_follows: bool,
     ) -> None:
         self.runner, self.samples, self.pad, self.batch, self.random = runner, samples, pad, batch, random
+        self.proof_follows = proof_follows
         self.first: Outcome | None = None
         self.again: Outcome | None = None
         self.stated_outputs: dict[str, int] = {}
@@ -185,7 +189,9 @@ class _Probe:
         self._check_repeat(first)
         self._check_outputs(first)
         layout, proofs = self._find_layout()
-        finder = LengthFinder(runner, layout, self.stated_outputs, self.pad, self._sizes()[:2])
+        finder = LengthFinder(
+            runner, layout, self.stated_outputs, self.pad, self._sizes()[:2], proof_follows=self.proof_follows
+        )
         ragged = finder.find(self.samples, proofs)
         self._check_state(proofs[0])
         inputs = [self._input(i, layout, ragged) for i in range(len(runner.names))]
@@ -273,7 +279,8 @@ class _Probe:
     def _sizes(self) -> tuple[int, ...]:
         """Batch sizes to try: fewer where the model is slow or its tensors are large."""
         assert self.again is not None
-        sizes: tuple[int, ...] = (1, 2, 3, 5)
+        # A graph that is to be proven is compared with the module at more rows than these.
+        sizes: tuple[int, ...] = (1, 2, 3) if self.proof_follows else (1, 2, 3, 5)
         while len(sizes) > 2:
             rows = sum(sizes) + 5 * sizes[-1]
             late = self.again.seconds * rows > self.runner.seconds_left / 2
@@ -320,7 +327,12 @@ class _Probe:
         for lengths, calls in list(by_length.items())[:_MAX_LENGTHS]:
             some = sizes if not proofs else sizes[:2]
             known = dict(lengths)
-            proofs.append(prove_at_length(self.runner, layout, self.stated_outputs, calls, known, some, proofs))
+            proofs.append(
+                prove_at_length(
+                    self.runner, layout, self.stated_outputs, calls, known, some, proofs,
+                    proof_follows=self.proof_follows,
+                )
+            )  # fmt: skip
         return proofs
 
     def _check_state(self, proof: RowProof) -> None:

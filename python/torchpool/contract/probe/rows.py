@@ -47,11 +47,13 @@ class RowProver:
         self.folds: dict[int, list[Fold]] = {}
         """Per output those that no run has refuted yet."""
 
-    def prove(self, calls: Sequence[Leaves], sizes: Sequence[int], others: Sequence[Leaves] = ()) -> RowProof:
+    def prove(
+        self, calls: Sequence[Leaves], sizes: Sequence[int], others: Sequence[Leaves] = (), *, leaks: bool = True
+    ) -> RowProof:
         """Runs the rows of `calls` (of equal shapes but for the rows), and variations of them, merged.
 
         `sizes` are the batch sizes to try, ascending from 1. Whole calls are compared too, those of `others`
-        among them: calls whose shared inputs hold something else.
+        among them: calls whose shared inputs hold something else. `leaks`: whether to change other rows, too.
         """
         top = sizes[-1]
         for other in calls:
@@ -74,7 +76,7 @@ class RowProver:
                 self._compare_call(by_rows[rows], rows)
         scales = f"{self.noise:.2g} of the largest value at {', '.join(map(str, sizes))} rows"
         self.runner.record(f"merged equals separate{self.where}", True, scales)
-        seconds = self._check_leaks(sizes[-1])
+        seconds = self._check_leaks(sizes[-1]) if leaks else self.merged[sizes[-1]].seconds
         folds = tuple(self._fold(j) for j in range(len(self.axes)))
         return RowProof(self.axes, folds, self.units, self.own, seconds / sizes[-1])
 
@@ -91,7 +93,7 @@ class RowProver:
             tries = [vary(self.runner.names, self.layout, row, k, *kind) for kind in kinds] + [row]
         for attempt in tries:
             try:
-                own = self.runner(attempt)
+                own = self.runner.again(attempt) if attempt is row else self.runner(attempt)
             except Unsafe:
                 raise
             except Exception as error:
