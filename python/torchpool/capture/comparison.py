@@ -79,6 +79,8 @@ def compare(
                 found = backend.run(sample.leaves, plain=plain)
             except Exception as error:
                 return difference, f"it fails with {sample.label}: {error}"
+            if len(found) != len(sample.expected):
+                return difference, f"it gives {len(found)} tensors with {sample.label}, the module {len(sample.expected)}"
             for index, (ours, reference) in enumerate(zip(found, sample.expected, strict=True)):
                 wrong = difference.add(ours, reference, tolerance)
                 if wrong is not None:
@@ -117,6 +119,8 @@ def compare_calls(
             except Exception as error:
                 return difference, f"it fails with {count} calls: {error}"
             for number in range(count):
+                if len(found) != len(expected[number]):
+                    return difference, f"it gives {len(found)} tensors for a call, the module {len(expected[number])}"
                 for index, reference in enumerate(expected[number]):
                     ours = part_of(found[index], contract.outputs[index], number, count)
                     wrong = difference.add(ours, reference, tolerance)

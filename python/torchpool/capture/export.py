@@ -41,6 +41,7 @@ from torchpool.contract import (
 )
 
 _NOT_OWN = ("/torch/", "/torchpool/")
+_SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 @dataclass
@@ -138,13 +139,15 @@ class _Closed(Exception):
 def _capture(source: Source, *, free: bool) -> Graph:
     leaves = capture_shapes.example(source.samples, source.contract, free=free)
     first: Exception | None = None
-    for strict in (False, True):
+    # Strict export gives the tensors only: it does not show where the values beside them come from.
+    beside = any(value is not None for _, value in source.spec.constants())
+    for strict in (False,) if beside else (False, True):
         for all_buffers in (False,) if source.dtype is None else (False, True):
             # In a context of its own: an export that ends early may leave values there that would break the next one.
             attempt = functools.partial(_attempt, source, leaves, free=free, strict=strict, all_buffers=all_buffers)
             try:
                 return contextvars.copy_context().run(attempt)
-            except (CaptureError, NotExpressible):
+            except (CaptureError, NotExpressible, _Closed):
                 raise
             except Exception as error:
                 # Whatever export or the module raises only means that this way is closed.
@@ -168,9 +171,10 @@ def _export(source: Source, leaves: Leaves, *, free: bool, strict: bool, all_buf
     def pick(result: Any) -> tuple[Any, ...]:
         found, structure = tree.flatten(result)
         if structure != source.spec:
-            raise CaptureError(
-                "the result holds more than tensors in a fixed structure (a number that depends on sizes, or an object)"
-            )
+            text = "the result holds more than tensors in a fixed structure (a value that depends on others, an object)"
+            if free and any(isinstance(value, _SYMBOLS) for _, value in structure.constants()):
+                raise _Closed(text)  # at one length it may be the same for all calls
+            raise CaptureError(text)
         return tuple(found)
 
     wrapper = (_Wrapper if strict else _Traced)(

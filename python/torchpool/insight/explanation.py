@@ -124,6 +124,8 @@ class KindRecord:
     """The contract with which calls are merged, as it was proven."""
     merging: str = "no"
     """Before a proof: "no", "trust" or "verify"."""
+    unshown: str | None = None
+    """Why results may hold values that belong to one call, so that only a proven graph may merge: in words."""
     refuted: str | None = None
     """Merged rows differed from the same rows alone: in words."""
     seconds: float = 0.0
@@ -165,6 +167,8 @@ class KindRecord:
             notes.insert(0, f"{calls} are served by the module itself, not by a graph: {self.no_graph}")
         if self.contract is None:
             notes.append(f"{calls} run alone: {self.reason}")
+        if self.unshown is not None and not told:
+            notes.append(f"{calls} share batches by a proven graph only: {self.unshown}")
         if self.not_widened is not None:
             notes.append(f"{calls} of other sizes run alone: {self.not_widened}")
         return notes

@@ -45,6 +45,8 @@ class CapturedKind:
     """Why its rows cannot be independent: then only a lifted graph may serve it."""
     rows: int
     """Of a call; samples may have been cut to fewer."""
+    proof_needed: bool
+    """Its calls are merged only once their rows are proven independent, whatever holds for others."""
     ambient: bool
     """Its calls are made under autocast: the module serves them, as far as they are proven without."""
     context: contextvars.Context
@@ -85,10 +87,15 @@ def build(
     graph whose rows may meet is in the way, too.
     """
 
+    others: list[tree.TreeSpec] = []  # of results that are put together in another way than the first
+
     def run(leaves: Leaves) -> Leaves:
         args, kwargs = replace_tensors(kind.call, leaves)
         with torch.no_grad():
-            return tree.flatten(target(*args, **kwargs))[0]
+            found, spec = tree.flatten(target(*args, **kwargs))
+        if spec != source.spec:
+            others.append(spec)
+        return found
 
     def eager(leaves: Leaves) -> Leaves:
         # The graph is captured where no context variable is set: if it is right under the caller's, these do not count.
@@ -117,6 +124,7 @@ def build(
     narrow = programs.plain.checks
     wrong: str | None = None
     for widen in (True, False) if programs.starts_at_two else (False,):
+        others.clear()
         bound = programs.bound(module, from_one(narrow) if widen else narrow)
         backend = _core.GraphBackend(bound.packed, bound.plain)
         if programs.rows.call_rows is None:
@@ -124,6 +132,7 @@ def build(
             difference, wrong = compare(backend, samples, dtype)
         else:
             difference, wrong = compare_calls(backend, eager, kind.samples, contract, bound.plain.checks, dtype)
+        wrong = wrong if not others else "its result, or a value in it that is no tensor, is another for other calls"
         if wrong is None:
             if programs.rows.call_rows is not None:
                 _refuse_slower(backend, eager, kind.samples[0], contract)

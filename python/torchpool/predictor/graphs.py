@@ -157,8 +157,10 @@ class Graphs:
         candidate: Contract,
         contradicted: str | None,
         rows: int,
+        proof_needed: bool,
     ) -> None:
-        """A kind of call was learned: its capture begins once the extension has taken it over."""
+        """A kind of call was learned: its capture begins once the extension has taken it over. `proof_needed`: also
+        where others are merged without."""
         args, kwargs = replace_tensors(call, samples[0])
         kind = CapturedKind(
             id=kind_id,
@@ -168,6 +170,7 @@ class Graphs:
             contract=candidate,
             contradicted=contradicted,
             rows=rows,
+            proof_needed=proof_needed,
             ambient=torch.is_autocast_enabled("cpu"),
             context=contextvars.copy_context(),
             started=time.monotonic(),
@@ -298,7 +301,7 @@ class Graphs:
             return None
         if written := served.runner.volatile_attributes:
             raise CaptureError(f"the module writes to itself when it runs, which a graph would not do: {written[0]}")
-        target, dtype, needed = served.target, served.dtype, served.proof_needed
+        target, dtype, needed = served.target, served.dtype, served.proof_needed or kind.proof_needed
         by_module = served.by_module or kind.ambient
         del served
         built = build(target, module, kind, dtype, proof_needed=needed, wanted=lambda: self._wanted(kind))

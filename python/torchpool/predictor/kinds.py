@@ -40,6 +40,8 @@ class Kind:
     """Of the first call, whose sample may have been cut."""
     merging: str = "no"
     """Before a proof: "no", "trust" or "verify"."""
+    unshown: str | None = None
+    """Why results may hold values that belong to one call, so that only a graph may merge: in words."""
     refuted: str | None = None
     """Rows of calls that were merged differed from the same calls alone: in words."""
 

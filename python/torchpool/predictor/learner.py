@@ -24,7 +24,7 @@ from torchpool.call import (
     values,
 )
 from torchpool.contract import Contract, Leaves, Reason, choose_first_batch, refusal, tolerance
-from torchpool.contract.probe import Found, find
+from torchpool.contract.probe import Found, find, unshown
 from torchpool.predictor.graphs import Graphs
 from torchpool.predictor.kinds import MERGING_UNPROVEN, Kind, Learned
 from torchpool.predictor.refusals import tells_refusals
@@ -118,7 +118,8 @@ class Learner:
             contradicted = kind.reason if kind.route != "merge" else None
             if contradicted is None and candidate.call_rows is not None:
                 contradicted = "earlier calls have shown that they meet"
-            self._graphs.learned(kind_id, number, call, kind.samples, candidate, contradicted, kind.rows)
+            needed = kind.unshown is not None
+            self._graphs.learned(kind_id, number, call, kind.samples, candidate, contradicted, kind.rows, needed)
         if self._prove == "required":
             none = self._graphs is None or route != "merge"
             reason = kind.reason if none or self._graphs is None else self._graphs.prove_now(kind_id, number)
@@ -315,17 +316,18 @@ class Learner:
         contract, candidate = found.contract, found.candidate
         route = "merge" if contract.mode == "merge" else "serial" if contract.serial else "parallel"
         spec = found.spec
-        if spec is None and self._tensors_only and route == "merge":  # otherwise each batch brings its own
-            spec = tree.flatten(self._run_plain(*call))[1]
-        if self._tensors_only and route == "merge" and spec is not None:
-            fixed = [(name, value) for name, value in spec.constants() if value is not None]
-            if fixed:
-                name, kind_of = fixed[0][0], type(fixed[0][1]).__name__
-                text = f"output {name!r} is a {kind_of}, no tensor, which the torchscript backend cannot give back"
-                contract = dataclasses.replace(contract, mode="alone", reason=text, code=Reason.RESULTS)
-                route, spec, candidate = "parallel", None, None
         # A contract that counts calls is for a lifted graph: the module itself would let their rows meet.
         merging = self._merging if contract.mode == "merge" and contract.call_rows is None else "no"
+        kind.unshown = None
+        if merging != "no":
+            if spec is None:
+                spec = tree.flatten(self._run_plain(*call))[1]
+            kind.unshown = unshown(self._target, self._module, spec, lambda: self._run_plain(*call))
+        if kind.unshown is not None:
+            merging = "no"  # a graph shows where such values come from
+            if self._graphs is None:
+                contract = dataclasses.replace(contract, mode="alone", reason=kind.unshown, code=Reason.RESULTS)
+                route, spec, candidate = "parallel", None, None
         if contract.mode == "merge" and merging == "no" and self._graphs is None:
             text = _NO_GRAPH.format("a ScriptModule" if self._tensors_only else "a plain callable")
             contract = dataclasses.replace(contract, mode="alone", reason=text, code=Reason.ROWS)

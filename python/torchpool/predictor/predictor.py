@@ -224,6 +224,7 @@ def _record(kind: Kind, captured: Captured | None) -> KindRecord:
         rows=found.rows,
         merged=found.contract,
         merging=kind.merging,
+        unshown=kind.unshown,
         refuted=kind.refuted,
         seconds=found.seconds,
     )

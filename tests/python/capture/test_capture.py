@@ -321,14 +321,23 @@ def test_operator_of_python_is_refused_by_name() -> None:
     assert "torchpool_tests.double.default" in _refused(Model().eval(), draw(1, 4))
 
 
-def test_number_that_depends_on_sizes_is_refused() -> None:
+def test_number_that_depends_on_rows_is_refused() -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return {"y": x * 2, "rows": x.shape[0]}
+
+    contract = merging("batch", "s0", 4)
+    assert "more than tensors" in _refused(Model().eval(), *sequences(6, 9), contract=contract)
+
+
+def test_number_that_depends_on_lengths_is_captured_at_one_length() -> None:
     class Model(nn.Module):
         def forward(self, x: Tensor) -> Any:
             return {"y": x * 2, "length": x.shape[1]}
 
-    model = Model().eval()
-    contract = merging("batch", "s0", 4)
-    assert "more than tensors" in _refused(model, *sequences(6, 9), contract=contract)
+    graph = Captured(Model().eval(), *sequences(6, 9), contract=merging("batch", "s0", 4)).graph
+    assert ShapeCheck(0, 1, 6, 6) in graph.checks
+    assert "lengths cannot be left free: the result holds more than tensors" in graph.specialised[0]
 
 
 def test_what_is_no_module_in_eval_mode_is_refused() -> None:
