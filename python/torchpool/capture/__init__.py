@@ -1,13 +1,15 @@
 """From a module to a program that the extension runs without Python.
 
-`source` says what is to be captured, or why it cannot be. `process` forks a child for it, in which `programs` goes the
-way: `export` (torch.export of a `module_copy`, with the free sizes of `shapes` and the ops of `rnn_op`), `row_proof`,
-`passes` over the graph, `lower` to the plain data of `program`. Where rows meet, `lifted` has the graph written anew by
-`lifting` (with the operators of `per_call`), exported and proven once more. `comparison` holds the program against the
-module. torch.export takes a second to import: nothing imports it but what the child runs.
+`source` says what is to be captured, or why it cannot be (`eval_twin`: since train mode changes it). `process` forks a
+child for it, in which `programs` goes the way: `export` (torch.export of a `module_copy`, with the free sizes of
+`shapes` and the ops of `rnn_op`), `row_proof`, `passes` over the graph, `lower` to the plain data of `program`. Where
+rows meet, `lifted` has the graph written anew by `lifting` (with the operators of `per_call`), exported and proven once
+more. `comparison` holds the program against the module. torch.export takes a second to import: nothing imports it but
+what the child runs.
 """
 
 from torchpool.capture.comparison import Difference, compare, compare_calls
+from torchpool.capture.eval_twin import same_in_eval
 from torchpool.capture.process import capture_elsewhere
 from torchpool.capture.program import BODY, CaptureError, ProvenRows
 from torchpool.capture.source import Source, refuse_hooks
@@ -22,4 +24,5 @@ __all__ = [
     "compare",
     "compare_calls",
     "refuse_hooks",
+    "same_in_eval",
 ]

@@ -11,6 +11,7 @@ from torch import nn
 
 from torchpool.call import Call, replace_tensors, tree
 from torchpool.capture import module_copy
+from torchpool.capture.eval_twin import same_in_eval
 from torchpool.capture.program import CaptureError
 from torchpool.contract import Contract, Leaves, brief, mode_matters
 
@@ -53,6 +54,8 @@ class Source:
         method = _method(target, module)
         _refuse(module, samples, contract, dtype)
         args, kwargs = replace_tensors(call, samples[0])
+        if mode_matters(module) and not same_in_eval(target, module, (args, kwargs)):
+            raise CaptureError("part of the module is in train mode, which changes what it computes")
         with torch.no_grad():
             results, spec = tree.flatten(target(*args, **kwargs))
         dtypes = tuple(leaf.dtype for leaf in results)
@@ -101,8 +104,6 @@ def _refuse(module: nn.Module, samples: Sequence[Leaves], contract: Contract, dt
     for part in module.modules():
         if type(part).__module__.startswith("torch._dynamo"):
             raise CaptureError("torch.compile has compiled it")
-    if mode_matters(module):
-        raise CaptureError("part of the module is in train mode, which may change what it computes")
     for tensor in [*samples[0], *module.parameters(), *module.buffers()]:
         if tensor.device.type != "cpu" or tensor.layout != torch.strided:
             raise CaptureError(f"only dense tensors on the CPU are supported, not {tensor.layout} on {tensor.device}")

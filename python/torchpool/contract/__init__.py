@@ -26,7 +26,7 @@ from torchpool.contract.shape_checks import (
     with_lengths,
     with_rows,
 )
-from torchpool.contract.train_mode import mode_matters
+from torchpool.contract.train_mode import mode_matters, mode_surely_matters
 
 __all__ = [
     "Contract",
@@ -46,6 +46,7 @@ __all__ = [
     "joined",
     "lengths_of",
     "mode_matters",
+    "mode_surely_matters",
     "part_of",
     "refusal",
     "samples_for_proof",

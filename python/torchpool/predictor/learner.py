@@ -23,10 +23,12 @@ from torchpool.call import (
     tree,
     values,
 )
+from torchpool.capture import same_in_eval
 from torchpool.contract import Contract, Leaves, Reason, choose_first_batch, refusal, tolerance
 from torchpool.contract.probe import Found, find, unshown
 from torchpool.predictor.graphs import Graphs
 from torchpool.predictor.kinds import MERGING_UNPROVEN, Kind, Learned
+from torchpool.predictor.lazy_weights import LazyWeights
 from torchpool.predictor.refusals import tells_refusals
 from torchpool.predictor.samples import alike, copies, few_rows, rows_of, same_names, same_sizes, shaped_like
 
@@ -63,6 +65,7 @@ class Learner:
         independent."""
         self._target = target
         self._module = module
+        self._lazy = LazyWeights(module)
         self._run_plain = run_plain
         self._examples = list(examples)
         self._batch = batch
@@ -90,6 +93,7 @@ class Learner:
     def learn(self, kind_id: int, paths: list[str], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Learned:
         """How calls like this one are served. Raises what the model raises, or a typed error, when it refuses it."""
         call: Call = (args, kwargs or {})
+        self._lazy.make(lambda: self._run_plain(*call))
         leaves = [leaf.detach() for leaf in tensors(call)]
         kind = self._kind(paths, call, leaves)
         if (refused := self._refusals.get(kind.key)) is not None:
@@ -129,7 +133,7 @@ class Learner:
 
     def may_have_state(self) -> bool:
         """Whether the model must not be run by others while it is probed: a probe puts its buffers back."""
-        return self._module is not None and next(self._module.buffers(), None) is not None
+        return self._module is not None and (next(self._module.buffers(), None) is not None or self._lazy.missing())
 
     @tells_refusals
     def mismatch(
@@ -288,11 +292,14 @@ class Learner:
         batch = self._batch and {
             n: dim for n, dim in self._batch.items() if n not in self._arguments or n in kind.names
         }
+        search = functools.partial(
+            find, run, samples, kind.names, module=self._module, pad=pad, batch=batch,
+            proof_follows=self._merging == "no" and self._graphs is not None,
+        )  # fmt: skip
         try:
-            found = find(
-                run, samples, kind.names, module=self._module, pad=pad, batch=batch,
-                proof_follows=self._merging == "no" and self._graphs is not None,
-            )  # fmt: skip
+            found = search()
+            if found.contract.refused and not found.contract.serial and same_in_eval(self._target, self._module, call):
+                found = search(blame_mode=False)
         except Exception as error:
             if not any(error is own for own in raised):
                 raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from support import draw
@@ -27,6 +29,67 @@ class DropsByFunction(nn.Module):
             return nn.functional.dropout(y)
 
         return drop(x)
+
+
+class Fits(nn.Module):
+    """Sets the mode, and does not ask for it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def fit(self) -> None:
+        self.train()
+        self(torch.ones(1))
+        self.eval()
+
+    def train(self, mode: bool = True) -> Fits:
+        self.training = mode
+        return super().train(mode)
+
+
+def _int8() -> nn.Module:
+    """Dynamically and statically quantised layers in train mode."""
+    static = nn.Sequential(torch.ao.quantization.QuantStub(), nn.Conv1d(1, 2, 3), torch.ao.quantization.DeQuantStub())
+    static.qconfig = torch.ao.quantization.default_qconfig  # type: ignore[assignment]
+    static = torch.ao.quantization.prepare(static.eval())
+    static(torch.ones(1, 1, 8))
+    dynamic = nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 3))
+    return nn.ModuleList(
+        [torch.ao.quantization.convert(static), torch.ao.quantization.quantize_dynamic(dynamic)]
+    ).train()
+
+
+def _exported(module: nn.Module) -> nn.Module:
+    return torch.export.export(module, (torch.ones(2, 3),)).module()
+
+
+def _traced(module: nn.Module) -> nn.Module:
+    traced: nn.Module = torch.jit.trace(module, torch.ones(2, 3), check_trace=False)
+    return traced
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("make", "matters"),
+    [
+        (Fits, False),
+        (_int8, False),
+        (lambda: _exported(nn.Sequential(nn.Linear(3, 3), nn.Dropout()).eval()), False),
+        (lambda: _exported(nn.Sequential(nn.Linear(3, 3), nn.Dropout())), False),  # its graph has the mode
+        (lambda: torch.fx.symbolic_trace(nn.Sequential(nn.Linear(3, 3), nn.Dropout())), True),
+        (lambda: _traced(nn.Sequential(nn.Linear(3, 3), nn.Dropout())), False),
+        (lambda: torch.jit.script(nn.Sequential(nn.Linear(3, 3))), False),
+        (lambda: torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.0))), False),
+        (lambda: torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.Dropout())), True),
+        (lambda: torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))), True),
+        (lambda: torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval()), False),
+        (lambda: torch.jit.script(nn.LSTM(3, 3)), False),
+        (lambda: torch.jit.script(nn.LSTM(3, 3, 2, dropout=0.1)), True),
+    ],
+)
+@pytest.mark.usefixtures("seeded")
+def test_modules_that_were_made_of_others(make: Callable[[], nn.Module], matters: bool) -> None:
+    assert mode_matters(make()) is matters
 
 
 @pytest.mark.parametrize(

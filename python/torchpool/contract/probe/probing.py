@@ -59,6 +59,7 @@ def find(
     max_seconds: float = 20.0,
     max_bytes: int = 1 << 30,
     proof_follows: bool = False,
+    blame_mode: bool = True,
 ) -> Found:
     """The batching contract of a model, as far as numbers tell.
 
@@ -67,7 +68,8 @@ def find(
     them vary. `module` is watched for state and train mode, and left as it was, as are samples and random
     states. `proof_follows`: nothing is merged by what is found before a graph has proven it, so that rows are tried
     less often. `pad` states values for right-padding, `batch` the batch dim of inputs or outputs by name (None:
-    shared). About `max_seconds` and `max_bytes` of tensors are spent at most.
+    shared). About `max_seconds` and `max_bytes` of tensors are spent at most. `blame_mode`: whether train mode may be
+    why a check fails.
 
     Raises what the model raises on a sample; ValueError for samples that do not match, unknown names, and a
     `batch` that the proof contradicts. A model in train mode that fails a check gives a contract whose
@@ -79,7 +81,7 @@ def find(
     random, state = RandomState(), ModuleState(module)
     runner = Runner(run, names, state, samples, max_seconds, max_bytes)
     try:
-        found = _Probe(runner, samples, pad, batch, random, proof_follows).find()
+        found = _Probe(runner, samples, pad, batch, random, proof_follows, blame_mode).find()
     finally:
         state.restore()
         random.restore()
@@ -124,9 +126,10 @@ class _Probe:
         batch: dict[str, int | None],
         random: RandomState,
         proof_follows: bool,
+        blame_mode: bool,
     ) -> None:
         self.runner, self.samples, self.pad, self.batch, self.random = runner, samples, pad, batch, random
-        self.proof_follows = proof_follows
+        self.proof_follows, self.blame_mode = proof_follows, blame_mode
         self.first: Outcome | None = None
         self.again: Outcome | None = None
         self.stated_outputs: dict[str, int] = {}
@@ -142,8 +145,7 @@ class _Probe:
             if not self.runner.checks or self.runner.checks[-1].passed:
                 self.runner.record(failure.check, False, failure.reason)
             code, reason = Reason.CHECK, failure.reason
-            mode = self.runner.state.mode_matters or (self.runner.state.training and failure.serial)
-            if mode and failure.check not in _NOT_THE_MODE:
+            if self.blame_mode and self.runner.state.mode_matters and failure.check not in _NOT_THE_MODE:
                 code, reason = Reason.TRAIN_MODE, f"model is in train mode (call model.eval() first): {reason}"
             if self.batch:
                 raise ValueError(f"batch={self.batch} fails the check {failure.check!r}: {reason}") from failure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 import sys
 from collections import deque
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchpool.contract.probe.parts import is_dense, same_parts
 from torchpool.contract.train_mode import mode_matters
 
 _BASE_ATTRIBUTES = frozenset(vars(nn.Module()))
@@ -55,9 +57,7 @@ class ModuleState:
     """A copy of everything in a module that a forward pass can move; `restore` puts it back in place."""
 
     def __init__(self, module: nn.Module | None) -> None:
-        parts = [] if module is None else list(module.modules())
-        self.training = any(getattr(part, "training", False) for part in parts)  # frozen scripts have none
-        self.mode_matters = module is not None and self.training and mode_matters(module)
+        self.mode_matters = module is not None and mode_matters(module)
         self._buffers: list[tuple[str, torch.Tensor, torch.Tensor, dict[str, Any] | None]] = []
         self._parameters: list[tuple[str, torch.Tensor, int, torch.Tensor | None]] = []
         self._attributes: list[tuple[str, dict[str, Any], str, Any, Any]] = []
@@ -122,7 +122,9 @@ class ModuleState:
             if now is None or now.shape != saved.shape or now.dtype != saved.dtype:
                 return f"buffer {name}", float("inf")
             if not _same(now, saved):
-                return f"buffer {name}", float((now.double() - saved.double()).abs().max())
+                return f"buffer {name}", float((now.double() - saved.double()).abs().max()) if is_dense(
+                    now
+                ) else math.inf
         for name, parameter, version, kept in self._parameters:
             if _version(parameter) != version and (kept is None or not _same(parameter, kept)):
                 return f"parameter {name}", float("inf" if kept is None else (parameter.detach() - kept).abs().max())
@@ -172,6 +174,8 @@ def _version(tensor: torch.Tensor) -> int:
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if not is_dense(a) or not is_dense(b):
+        return same_parts(a, b)
     if torch.equal(a, b):
         return True
     if a.shape != b.shape or a.dtype != b.dtype or not (a.is_floating_point() or a.is_complex()):
