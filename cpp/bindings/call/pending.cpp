@@ -1,12 +1,17 @@
 #include "bindings/call/pending.h"
 
 #include <algorithm>
+#include <thread>
 
 #include "bindings/executor/pool_worker.h"
 #include "bindings/predictor/python_backend.h"
 #include "core/sync/error.h"
 
 namespace torchpool {
+
+namespace {
+constexpr Duration kLook = std::chrono::milliseconds(1);
+}
 
 bool cancel_in(const std::weak_ptr<Channel>& weak, CallRequest& request) noexcept {
   std::shared_ptr<Channel> channel = weak.lock();
@@ -59,6 +64,14 @@ bool Pending::wait(std::optional<double> timeout) {
   return wait_for(*request_, channel_, timeout ? after_seconds(*timeout) : kNever);
 }
 
+bool Pending::wait_left() {
+  if (!request_) return !error_;
+  const GilRelease release;
+  // Somebody else waits for its completion, which takes one thread only.
+  while (!request_->done() || request_->in_module.load()) std::this_thread::sleep_for(kLook);
+  return request_->state() != RequestState::kFailed;
+}
+
 py::object Pending::get() {
   wait(std::nullopt);
   return result();
@@ -82,6 +95,7 @@ void register_pending(py::module_& module) {
       .def("cancelled", &Pending::cancelled)
       .def("cancel", &Pending::cancel)
       .def("wait", &Pending::wait, py::arg("timeout") = py::none())
+      .def("wait_left", &Pending::wait_left)
       .def("get", &Pending::get)
       .def("result", &Pending::result);
 }

@@ -29,6 +29,9 @@ class Pending {
   // Waits with the interpreter's lock released; false when `timeout` seconds passed first. On the main thread signals
   // are handled meanwhile: a KeyboardInterrupt cancels the request and is raised.
   bool wait(std::optional<double> timeout);
+  // Waits until it is done, and no worker runs it any more: one that has expired may still be run. False when the model
+  // refused it.
+  bool wait_left();
   // result(), once it is done.
   py::object get();
   // The model's own output, or what it raised. Requires done().

@@ -40,7 +40,7 @@ void register_predictor(py::module_& module) {
   const auto options = [](int priority, std::optional<double> deadline) {
     CallOptions asked;
     asked.priority = priority;
-    asked.deadline = deadline;
+    if (deadline) asked.deadline = after_seconds(*deadline);  // now: learning, and all else that comes first, counts
     return asked;
   };
   const py::class_<MeasuredPredictor, std::shared_ptr<MeasuredPredictor>> measured(module, "MeasuredPredictor",
@@ -120,6 +120,8 @@ void register_predictor(py::module_& module) {
           py::arg("args"), py::arg("kwargs"), py::arg("priority") = 0, py::arg("deadline") = py::none(),
           py::arg("dynamic") = false, py::arg("chunk") = 0)
       .def("learn", &BoundPredictor::learn_from, py::arg("args"), py::arg("kwargs"))
+      .def("settle_promise", &BoundPredictor::settle_promise, py::arg("kind_id"), py::arg("args"), py::arg("kwargs"),
+           py::arg("learn"))
       .def("run_plain", &BoundPredictor::run_plain, py::arg("args"), py::arg("kwargs"))
       .def("set_batch", &BoundPredictor::set_batch, py::arg("first"), py::arg("most"))
       .def("serve", &BoundPredictor::serve, py::arg("kind_id"), py::arg("number"), py::arg("contract"), py::arg("spec"),

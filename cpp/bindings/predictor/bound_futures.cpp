@@ -7,8 +7,8 @@ namespace torchpool {
 
 py::object BoundPredictor::submit_future(const py::tuple& args, const py::object& kwargs, const CallOptions& options) {
   PreparedCall call;
-  reader_.read(args, kwargs, call);
-  if (call.mismatch) return finished_future(settle(call, args, kwargs));
+  reader_.read(args, kwargs, call, options.deadline);
+  if (call.mismatch && settles_here(call, options)) return finished_future(settle(call, args, kwargs));
   if (must_run_inline() || call.ambient.must_run_here || settles_here(call, options)) {
     return future_of_inline(call, args, kwargs);
   }
@@ -56,7 +56,7 @@ void BoundPredictor::hand_over(const py::object& future, const py::tuple& args, 
     let_go(future.ptr());
   };
   PreparedCall call;
-  reader_.read(args, kwargs, call);
+  reader_.read(args, kwargs, call, options.deadline);
   const PendingCall* pending = fields_of(future.ptr())->call;
   if (pending == nullptr || pending->settling) return;  // cancelled or expired meanwhile
   if (settles_here(call, options)) return end(settle(call, args, kwargs));
@@ -97,7 +97,7 @@ void BoundPredictor::start_future(PreparedCall& call, const py::tuple& args, con
   }
   attach(future.ptr(), request, channel);
   try {
-    requests_.admit(request, *channel, full);
+    requests_.admit(call, request, channel, full);
   } catch (...) {
     if (request->try_withdraw()) {
       request->forget_notified();

@@ -90,17 +90,78 @@ void BoundLearner::learn(CallKind& kind, const py::tuple& args, const py::object
 }
 
 py::object BoundLearner::settle_mismatch(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) {
-  const Mismatch& mismatch = *call.mismatch;
-  const bool is_length = mismatch.kind == Mismatch::Kind::kFixedDim;
   py::tuple settled;
   {
     InlineCount count(*stats_);
-    settled =
-        learner_.attr("mismatch")(call.kind->id, call.kind->form->names(), args, kwargs, mismatch.message, is_length);
+    settled = ask_mismatch(call, args, kwargs);
     count.succeeded();
   }
   if (!settled[1].is_none()) install(*call.kind, settled[1]);
   return settled[0];
+}
+
+py::tuple BoundLearner::ask_mismatch(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const {
+  const Mismatch& mismatch = *call.mismatch;
+  const bool is_length = mismatch.kind == Mismatch::Kind::kFixedDim;
+  return learner_.attr("mismatch")(call.kind->id, call.kind->form->names(), args, kwargs, mismatch.message, is_length);
+}
+
+void BoundLearner::widen(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) {
+  const py::tuple settled = ask_mismatch(call, args, kwargs);
+  call.kind->widens = !settled[1].is_none();
+  if (call.kind->widens) install(*call.kind, settled[1]);
+}
+
+PyRef BoundLearner::refusal(const PreparedCall& call) const {
+  const py::object message = call.mismatch ? py::object(py::str(call.mismatch->message)) : py::object(py::none());
+  return make_ref(learner_.attr("refusal")(call.kind->id, call.kind->form->names(), message));
+}
+
+void BoundLearner::learn_promised(CallKind& kind, const py::tuple& args, const py::object& kwargs, bool wanted) {
+  if (!wanted) {
+    kind.route = Route::kUnknown;
+    kinds_.remove(kind);
+    return;
+  }
+  try {
+    learn(kind, args, kwargs);
+  } catch (py::error_already_set& error) {
+    kind.failure = make_ref(error.value());
+    throw;
+  }
+}
+
+LearnPromise::LearnPromise(BoundLearner& learner, const PreparedCall& call) : learner_(learner), kind_(call.kind) {
+  for (const at::Tensor& leaf : call.flat.leaves) inputs_.push_back(leaf.detach().clone());
+}
+
+std::shared_ptr<LearnPromise> LearnPromise::to_learn(BoundLearner& learner, const PreparedCall& call) {
+  std::shared_ptr<LearnPromise> promise(new LearnPromise(learner, call));
+  call.kind->route = Route::kLearning;
+  call.kind->learning_thread = 0;
+  return promise;
+}
+
+std::shared_ptr<LearnPromise> LearnPromise::to_widen(BoundLearner& learner, const PreparedCall& call) {
+  CallKind& kind = *call.kind;
+  if (call.mismatch->kind != Mismatch::Kind::kFixedDim || kind.widening || !kind.widens) return nullptr;
+  std::shared_ptr<LearnPromise> promise(new LearnPromise(learner, call));
+  kind.widening = true;
+  return promise;
+}
+
+LearnPromise::~LearnPromise() {
+  if (!kind_) return;
+  kind_->widening = false;
+  if (!kind_->promised()) return;
+  kind_->route = Route::kUnknown;
+  learner_.kinds().remove(*kind_);
+}
+
+void LearnPromise::keep(const py::object& answered) {
+  const auto [args, kwargs] = kind_->form->build(inputs_);
+  inputs_.clear();
+  if (learner_.learn_behind(*kind_, answered, args, kwargs)) kind_.reset();
 }
 
 void BoundLearner::refuse(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const {

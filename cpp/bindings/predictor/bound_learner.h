@@ -20,9 +20,13 @@ class BoundLearner {
 
   CallKinds& kinds() noexcept { return kinds_; }
   void learn(CallKind& kind, const py::tuple& args, const py::object& kwargs);
+  // The same for a kind that was promised to be learned or widened. `learn` false: it will not be.
+  void learn_promised(CallKind& kind, const py::tuple& args, const py::object& kwargs, bool learn);
   // A call that departs from what earlier ones had in common. The learner runs it through the module itself: if the
   // module takes it, the answer is right and the contract may be widened; if not, the caller gets a typed error.
   py::object settle_mismatch(const PreparedCall& call, const py::tuple& args, const py::object& kwargs);
+  // The same for a promise, which has had the call answered.
+  void widen(const PreparedCall& call, const py::tuple& args, const py::object& kwargs);
   // Raises for a call that the module refused with the Python error that is set.
   [[noreturn]] void refuse(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const;
   // From now on calls of this kind are merged under `contract`, which is the graph's where there is one; `by_module`:
@@ -46,8 +50,19 @@ class BoundLearner {
   void saw_opaque(const OpaqueArgument& argument) const { learner_.attr("saw_opaque")(argument.path, argument.type); }
   void weights_moved(const CallKind& kind) const { learner_.attr("weights_moved")(kind.id); }
   bool may_have_state() const { return learner_.attr("may_have_state")().cast<bool>(); }
+  // Whether a call may be answered before its kind is learned: not where the user wants a proof first.
+  bool answers_unlearned() const { return learner_.attr("answers_unlearned").cast<bool>(); }
+  // What a call is told that the module refuses, see CallRequest::refusal: it is of a kind that is not known yet, or
+  // departs from its contract.
+  PyRef refusal(const PreparedCall& call) const;
+  // Hands a call to the thread that learns behind calls; false where there can be none.
+  bool learn_behind(const CallKind& kind, const py::object& answered, const py::object& args,
+                    const py::object& kwargs) const {
+    return learner_.attr("learn_behind")(kind.id, answered, args, kwargs).cast<bool>();
+  }
 
  private:
+  py::tuple ask_mismatch(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const;
   void install(CallKind& kind, const py::tuple& learned);
   std::shared_ptr<Verifier> make_verifier(const CallKind& kind, Merging merging) const;
 
@@ -57,6 +72,28 @@ class BoundLearner {
   std::shared_ptr<ChannelStats> stats_;
   PyRef own_;
   CallKinds kinds_;
+};
+
+// That a kind is learned, or widened, behind a call that does not wait for that. Unless it is kept, whoever comes next
+// learns. Every method, the destructor too, requires the interpreter's lock.
+class LearnPromise {
+ public:
+  // From a call of a kind that nothing is known of.
+  static std::shared_ptr<LearnPromise> to_learn(BoundLearner& learner, const PreparedCall& call);
+  // From one that departs from its kind's contract. Null where that teaches nothing, or somebody has promised it.
+  static std::shared_ptr<LearnPromise> to_widen(BoundLearner& learner, const PreparedCall& call);
+  ~LearnPromise();
+  LearnPromise(const LearnPromise&) = delete;
+  LearnPromise& operator=(const LearnPromise&) = delete;
+  // Begins once `answered`, a Pending, is over and no worker runs it any more; None: at once.
+  void keep(const py::object& answered);
+
+ private:
+  LearnPromise(BoundLearner& learner, const PreparedCall& call);
+
+  BoundLearner& learner_;
+  std::shared_ptr<CallKind> kind_;
+  std::vector<at::Tensor> inputs_;  // copies: the caller may write to its own as soon as it has the result
 };
 
 }  // namespace torchpool

@@ -31,7 +31,7 @@ BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, const py::
 
 py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs, const CallOptions& options) {
   PreparedCall call;
-  reader_.read(args, kwargs, call);
+  reader_.read(args, kwargs, call, options.deadline);
   if (settles_here(call, options)) return settle(call, args, kwargs);
   // Nested: a worker that waited for another call could wait for itself. Torch modes and functorch cannot move.
   if (must_run_inline() || call.ambient.must_run_here) return inline_.run(call, args, kwargs);
@@ -43,10 +43,9 @@ py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs,
   return run_queued(call, args, kwargs, options);
 }
 
-// A call with a deadline does not wait for others: it is queued, so that its deadline can end it whatever the module
-// does.
 bool BoundPredictor::settles_here(const PreparedCall& call, const CallOptions& options) const {
-  return call.mismatch || (call.new_sizes && !options.deadline && !must_run_inline());
+  if (must_run_inline()) return call.mismatch.has_value();
+  return !options.deadline && (call.mismatch || call.new_sizes);
 }
 
 // In flight is what was accepted and is not resolved, in a channel or on its caller's thread. Other threads' calls go
@@ -101,7 +100,7 @@ py::object BoundPredictor::run_queued(PreparedCall& call, const py::tuple& args,
                                       const CallOptions& options) {
   const std::shared_ptr<Channel> channel = channels_.of(call);
   const auto request = requests_.make(call, args, kwargs, options, {}, false);
-  requests_.admit(request, *channel, Full::kByPolicy);
+  requests_.admit(call, request, channel, Full::kByPolicy);
   wait_for(*request, channel, kNever);  // a deadline resolves the request itself
   return take_result(*request);
 }
@@ -109,8 +108,8 @@ py::object BoundPredictor::run_queued(PreparedCall& call, const py::tuple& args,
 Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
                                const Notify& notify, Full full) {
   PreparedCall call;
-  reader_.read(args, kwargs, call);
-  if (call.mismatch) return Pending(settle(call, args, kwargs));
+  reader_.read(args, kwargs, call, options.deadline);
+  if (call.mismatch && settles_here(call, options)) return Pending(settle(call, args, kwargs));
   if (must_run_inline() || call.ambient.must_run_here || settles_here(call, options)) {
     try {
       return Pending(settles_here(call, options) ? settle(call, args, kwargs) : inline_.run(call, args, kwargs));
@@ -125,7 +124,7 @@ Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, 
   // Before it is admitted: it may be done, and its object looked at, before this call returns.
   if (!notify.object.is_none()) notify.object.attr("_pending") = py::cast(pending);
   try {
-    requests_.admit(request, *channel, full);
+    requests_.admit(call, request, channel, full);
   } catch (...) {
     if (request->try_withdraw()) request->forget_notified();
     throw;
@@ -145,7 +144,7 @@ py::object BoundPredictor::start(const py::tuple& args, const py::object& kwargs
   pending.request = requests_.make(call, args, kwargs, options, {awaited, true}, true);
   pending.channel = channel;
   try {
-    requests_.admit(pending.request, *channel,
+    requests_.admit(call, pending.request, channel,
                     !line_up && requests_.rejects_when_full() ? Full::kReject : Full::kLineUp);
   } catch (...) {
     if (pending.request->try_withdraw()) pending.request->forget_notified();
@@ -157,6 +156,24 @@ py::object BoundPredictor::start(const py::tuple& args, const py::object& kwargs
 void BoundPredictor::learn_from(const py::tuple& args, const py::object& kwargs) {
   PreparedCall call;
   reader_.read(args, kwargs, call);
+}
+
+void BoundPredictor::settle_promise(std::int64_t id, const py::tuple& args, const py::object& kwargs, bool learn) {
+  const std::shared_ptr<CallKind> kind = learner_.kinds().find(id);
+  if (!kind) return;  // forgotten meanwhile
+  if (kind->promised()) {
+    learner_.learn_promised(*kind, args, kwargs, learn);
+    FlatCall flat;
+    flatten_call(args.ptr(), kwargs.is_none() ? nullptr : kwargs.ptr(), flat);
+    kind->note_sizes(flat.leaves);
+    return;
+  }
+  if (!kind->widening) return;
+  kind->widening = false;
+  if (!learn) return;
+  PreparedCall call;
+  reader_.read(args, kwargs, call);
+  if (call.mismatch && call.kind == kind) learner_.widen(call, args, kwargs);
 }
 
 py::object BoundPredictor::run_plain(const py::tuple& args, const py::object& kwargs) {

@@ -50,6 +50,9 @@ class BoundPredictor final : public MeasuredPredictor {
 
   // Learns how calls like this one are served, if that is not known yet; runs the model some times.
   void learn_from(const py::tuple& args, const py::object& kwargs);
+  // Learns, or widens, a kind as it was promised to, from a call like the one that it was promised for. `learn` false:
+  // that call was refused by the model, so that the next one is to be learned from.
+  void settle_promise(std::int64_t kind, const py::tuple& args, const py::object& kwargs, bool learn);
   void forget_learned() { learner_.forget_kinds(); }
   // The model's own call on this thread, without gradients.
   py::object run_plain(const py::tuple& args, const py::object& kwargs);
@@ -79,7 +82,8 @@ class BoundPredictor final : public MeasuredPredictor {
 
  private:
   // Whether the call is answered at once, on the calling thread, instead of on a worker: it departs from its kind's
-  // contract, or the module, which may change itself at sizes that are new to it, is run with such.
+  // contract, or the module, which may change itself at sizes that are new to it, is run with such. One with a deadline
+  // is queued instead, so that its deadline can end it whatever the module does.
   bool settles_here(const PreparedCall& call, const CallOptions& options) const;
   // Answers it after all calls that came before: these are to find the module as it was.
   py::object settle(const PreparedCall& call, const py::tuple& args, const py::object& kwargs);

@@ -50,7 +50,7 @@ struct CallKind {
   std::uint64_t torch_key = 0;
   std::shared_ptr<const PyCallForm> form;
   Route route = Route::kUnknown;
-  unsigned long learning_thread = 0;         // kLearning: Python's identifier of the thread that learns
+  unsigned long learning_thread = 0;         // kLearning: Python's identifier of the thread that learns; 0: promised
   std::shared_ptr<const Contract> contract;  // kMerge
   Merging merging = Merging::kNo;            // kMerge: as learned
   bool merges = false;                       // kMerge: calls share batches; if not, they only have to fit the contract
@@ -59,7 +59,13 @@ struct CallKind {
   bool by_graph_only = false;                  // kMerge: what `graph` does not take shares no batch
   // Of all contracts that it has had: what met once never merges again.
   std::shared_ptr<Refutation> refutation = std::make_shared<Refutation>();
-  bool aliases = false;  // results must be copied before they are handed out
+  bool aliases = false;   // results must be copied before they are handed out
+  bool widening = false;  // kMerge: it is to be widened, by a promise
+  bool widens = true;     // kMerge: calls that depart from the contract may still teach something
+  PyRef failure;          // what learning raised, where it was promised
+
+  // Whether it is to be learned by a promise that is not settled yet.
+  bool promised() const noexcept { return route == Route::kLearning && learning_thread == 0; }
 
   // Whether no call that the module ran by itself had these sizes yet. False, too, once there were kMaxSizes of them.
   bool has_new_sizes(const std::vector<at::Tensor>& inputs) const;

@@ -4,6 +4,9 @@
 #include <chrono>
 #include <thread>
 
+#include "bindings/interpreter/waiting.h"
+#include "core/sync/error.h"
+
 namespace torchpool {
 
 CallReader::CallReader(const py::list& modules, bool by_graph, BoundLearner& learner, const PredictorChannels& channels)
@@ -59,9 +62,22 @@ bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, Prepa
   return true;
 }
 
-void CallReader::read(const py::tuple& args, const py::object& kwargs, PreparedCall& call) {
+void CallReader::read(const py::tuple& args, const py::object& kwargs, PreparedCall& call,
+                      std::optional<TimePoint> deadline) {
+  const CallKind* promised = nullptr;
   for (;;) {
-    const bool known = try_read(args, kwargs, call);
+    bool known = try_read(args, kwargs, call);
+    if (!known && deadline && !must_run_inline()) {
+      call.promise = LearnPromise::to_learn(learner_, call);
+      if (learner_.answers_unlearned()) {
+        call.route = Route::kLearning;
+        return;
+      }
+      call.promise->keep(py::none());
+      call.promise.reset();
+      promised = call.kind.get();
+      known = call.kind->route == Route::kLearning;
+    }
     if (!known) {
       learner_.learn(*call.kind, args, kwargs);
       call.kind->note_sizes(call.flat.leaves);  // it was run with them to learn from
@@ -72,14 +88,25 @@ void CallReader::read(const py::tuple& args, const py::object& kwargs, PreparedC
     }
     // A module with buffers must not be run while another thread probes it, or its state would be lost.
     const bool own = call.kind->learning_thread == PyThread_get_thread_ident();
-    if (own || must_run_inline() || !learner_.may_have_state()) return;
-    while (call.kind->route == Route::kLearning) {
-      {
-        const GilRelease release;
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      }
-      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    if (own || must_run_inline() || (promised != call.kind.get() && !learner_.may_have_state())) return;
+    wait_until_learned(*call.kind, deadline.value_or(kNever));
+    if (promised == call.kind.get() && call.kind->failure) {
+      set_raised(borrow(call.kind->failure).ptr());
+      throw py::error_already_set();
     }
+  }
+}
+
+void CallReader::wait_until_learned(const CallKind& kind, TimePoint deadline) {
+  while (kind.route == Route::kLearning) {
+    if (Clock::steady().now() >= deadline) {
+      throw DeadlineExceeded("the deadline of the call passed while the model was being learned");
+    }
+    {
+      const GilRelease release;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
   }
 }
 

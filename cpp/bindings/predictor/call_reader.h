@@ -1,6 +1,7 @@
 // Reads a call: its tensors and the structure around them, its caller's state, its kind, and how that kind is served.
 #pragma once
 
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -19,8 +20,11 @@ class CallReader {
 
   // False when the call is of a kind that nothing is known of.
   bool try_read(const py::tuple& args, const py::object& kwargs, PreparedCall& call);
-  // Learns from the call where it is of an unknown kind, which runs the model some times.
-  void read(const py::tuple& args, const py::object& kwargs, PreparedCall& call);
+  // Learns from the call where it is of an unknown kind, which runs the model some times. With a deadline the call does
+  // not wait for that: it is promised to be learned from, and answered by the module. Waits for another thread that
+  // learns where calls must not disturb it, or where the user wants a proof first; throws DeadlineExceeded.
+  void read(const py::tuple& args, const py::object& kwargs, PreparedCall& call,
+            std::optional<TimePoint> deadline = std::nullopt);
 
   ModuleWatch& watch() noexcept { return watch_; }
   const ModuleWatch& watch() const noexcept { return watch_; }
@@ -32,6 +36,7 @@ class CallReader {
   void find_route(PreparedCall& call) const;
   bool merges(CallKind& kind, const PreparedCall& call) const;
   bool takes(CallKind& kind, const PreparedCall& call) const;
+  static void wait_until_learned(const CallKind& kind, TimePoint deadline);
 
   const bool by_graph_;
   BoundLearner& learner_;

@@ -63,6 +63,7 @@ std::unique_ptr<BatchPolicy> PredictorChannels::make_policy(const std::shared_pt
 }
 
 const std::shared_ptr<Channel>& PredictorChannels::of(const PreparedCall& call) const noexcept {
+  if (call.mismatch) return parallel_;
   if (call.route == Route::kMerge) return call.graph ? graph_ : merge_;
   return call.route == Route::kParallel ? parallel_ : serial_;
 }

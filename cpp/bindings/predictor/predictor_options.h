@@ -27,7 +27,7 @@ struct CallOptions {
   std::int32_t priority = 0;
   Schedule schedule = Schedule::kGuided;
   std::int64_t chunk = 0;
-  std::optional<double> deadline;  // seconds from the call
+  std::optional<TimePoint> deadline;  // on the runtime's clock, which runs from when the call came
 };
 
 // How submit() deals with a full queue.

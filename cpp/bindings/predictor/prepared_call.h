@@ -10,6 +10,8 @@
 
 namespace torchpool {
 
+class LearnPromise;
+
 struct PreparedCall {
   FlatCall flat;
   Ambient ambient;
@@ -20,6 +22,7 @@ struct PreparedCall {
   std::optional<Mismatch> mismatch;
   bool new_sizes = false;                      // the module runs it by itself, and has not been run with such sizes
   std::shared_ptr<graph::GraphBackend> graph;  // null: the module serves it
+  std::shared_ptr<LearnPromise> promise;       // of a call with a deadline, which does not wait for what it teaches
 };
 
 }  // namespace torchpool

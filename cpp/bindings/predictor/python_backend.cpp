@@ -105,7 +105,12 @@ std::unique_ptr<Task> AloneRunner::make_task(Batch batch) {
 py::object AloneRunner::run_plain(CallRequest& request) {
   if (request.form) {
     auto [args, kwargs] = static_cast<const PyCallForm&>(*request.form).build(request.inputs);
-    return call(target_, args, kwargs);
+    try {
+      return call(target_, args, kwargs);
+    } catch (const PythonError& raised) {
+      if (!request.refusal) throw;
+      throw PythonError(make_ref(borrow(request.refusal)(args, kwargs, borrow(raised.exception()))));
+    }
   }
   const auto arguments = py::tuple(borrow(request.object));
   try {
@@ -117,6 +122,8 @@ py::object AloneRunner::run_plain(CallRequest& request) {
 }
 
 void AloneRunner::run(CallRequest& request, WorkerContext& context) noexcept {
+  request.in_module.store(true);
+  if (request.done()) return request.in_module.store(false);  // expired since it was taken
   context.gate->enter();
   set_intra_op_threads(context.cores);
   const TimePoint start = clock_.now();
@@ -138,6 +145,7 @@ void AloneRunner::run(CallRequest& request, WorkerContext& context) noexcept {
     error = std::current_exception();
   }
   stats_->run_ns.record(static_cast<std::uint64_t>((clock_.now() - start).count()));
+  request.in_module.store(false);
   context.leave_gate();
   if (error) {
     request.fail(error);

@@ -2,6 +2,7 @@
 
 #include <atomic>
 
+#include "bindings/call/pending.h"
 #include "bindings/call/snapshot.h"
 #include "bindings/executor/pool_worker.h"
 #include "bindings/interpreter/waiting.h"
@@ -17,14 +18,14 @@ MergeKey unmergeable_key() {
 
 }  // namespace
 
-RequestMaker::RequestMaker(std::shared_ptr<BoundRuntime> runtime, const BoundLearner& learner,
+RequestMaker::RequestMaker(std::shared_ptr<BoundRuntime> runtime, BoundLearner& learner,
                            std::shared_ptr<Unnotified> unnotified, bool reject)
     : runtime_(std::move(runtime)), learner_(learner), unnotified_(std::move(unnotified)), reject_(reject) {}
 
 std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                                                 const CallOptions& options, Notify notify, bool snapshot) const {
   RequestInfo info;
-  const bool merges = call.route == Route::kMerge;
+  const bool merges = call.route == Route::kMerge && !call.mismatch;
   if (merges) {
     const std::uint64_t ambient = call.graph ? 0 : call.ambient.merge_key;
     info = call.contract->request_info(call.flat.leaves, call.shape, ambient);
@@ -35,7 +36,8 @@ std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tu
   info.priority = options.priority;
   info.schedule = options.schedule;
   info.chunk = options.chunk;
-  if (options.deadline) info.deadline = after_seconds(*options.deadline);
+  if (options.deadline) info.deadline = *options.deadline;
+  if (call.mismatch) call.promise = LearnPromise::to_widen(learner_, call);
   std::shared_ptr<CallRequest> request;
   Reclaimer& reclaimer = GilReclaimer::instance();
   if (notify.object.is_none()) {
@@ -46,6 +48,7 @@ std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tu
         Notified{make_ref(std::move(notify.object)), Unnotified::Ticket(unnotified_)});
   }
   request->ambient = call.ambient.state;
+  if (call.mismatch || call.promise) request->refusal = learner_.refusal(call);
   if (!merges && call.kind && call.kind->aliases) request->copy_result = learner_.own_function();
   if (!call.flat.opaque.empty() || call.flat.leaves.empty()) {
     py::dict named = kwargs.is_none() ? py::dict() : py::reinterpret_borrow<py::dict>(kwargs);
@@ -85,7 +88,13 @@ Admission RequestMaker::admission(Full full) const {
   return reject_ ? Admission::kReject : Admission::kTry;
 }
 
-void RequestMaker::admit(const std::shared_ptr<CallRequest>& request, Channel& channel, Full full) const {
+void RequestMaker::admit(const PreparedCall& call, const std::shared_ptr<CallRequest>& request,
+                         const std::shared_ptr<Channel>& channel, Full full) const {
+  push(request, *channel, full);
+  if (call.promise) call.promise->keep(py::cast(Pending(request, channel)));
+}
+
+void RequestMaker::push(const std::shared_ptr<CallRequest>& request, Channel& channel, Full full) const {
   const bool slices = handles_signals();
   const Admission asked = admission(full);
   // With room, without letting go of the interpreter's lock: a release at each of a thousand submits would hand it to

@@ -20,24 +20,26 @@ struct Notify {
 class RequestMaker {
  public:
   // `unnotified` counts the requests of which somebody is still to be told. `reject`: a full queue refuses.
-  RequestMaker(std::shared_ptr<BoundRuntime> runtime, const BoundLearner& learner,
-               std::shared_ptr<Unnotified> unnotified, bool reject);
+  RequestMaker(std::shared_ptr<BoundRuntime> runtime, BoundLearner& learner, std::shared_ptr<Unnotified> unnotified,
+               bool reject);
 
   // Takes the call's tensors. `snapshot`: their owner may write to them meanwhile.
   std::shared_ptr<CallRequest> make(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                                     const CallOptions& options, Notify notify, bool snapshot) const;
   // Waits for room with the lock released, unless `full` says otherwise. Requires: a call that must run
   // inline does not come here, unless it lines up.
-  void admit(const std::shared_ptr<CallRequest>& request, Channel& channel, Full full) const;
+  void admit(const PreparedCall& call, const std::shared_ptr<CallRequest>& request,
+             const std::shared_ptr<Channel>& channel, Full full) const;
   void watch_deadline(const std::shared_ptr<CallRequest>& request) const;
   bool rejects_when_full() const noexcept { return reject_; }
 
  private:
+  void push(const std::shared_ptr<CallRequest>& request, Channel& channel, Full full) const;
   Admission admission(Full full) const;
   static void take_snapshot(CallRequest& request);
 
   std::shared_ptr<BoundRuntime> runtime_;
-  const BoundLearner& learner_;
+  BoundLearner& learner_;
   std::shared_ptr<Unnotified> unnotified_;
   const bool reject_;
 };

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <utility>
@@ -38,6 +39,13 @@ class CallRequest : public Request {
   std::vector<at::Tensor> inputs;
   std::vector<std::int64_t> versions;  // of inputs that were not copied, which their owner may write to; else empty
   CallShape shape;
+
+  // The bindings' function that says what the caller is to be told where the module raises, from its arguments and the
+  // error. Null for a call that fits what was learned: the error itself.
+  std::shared_ptr<void> refusal;
+
+  // Whether a worker has it, from before it looks whether the request is still wanted until the module is done with it.
+  std::atomic<bool> in_module{false};
 
   // Set before it succeeds.
   std::vector<at::Tensor> outputs;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
+import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping, Sized
 from typing import Any, Protocol
 
@@ -146,18 +147,28 @@ class Calls:
     def _start(
         self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, line_up: bool = False
     ) -> Coroutine[Any, Any, Any]:
+        entered = time.monotonic()
         try:
             core = self._predictor._open_core()
             started = core.start(args, kwargs, self._priority, self._deadline, line_up)
         except Exception as error:
             return _core.failed_call(error)
         if started is None:
-            return asyncio.to_thread(self._call_in_thread, args, kwargs or {})  # learning runs the model some times
+            # Learning runs the model some times.
+            if self._deadline is None:
+                return asyncio.to_thread(self._call_in_thread, args, kwargs or {}, None)
+            return self._call_until(entered + self._deadline, args, kwargs or {})
         return started
 
-    def _call_in_thread(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def _call_until(self, expires: float, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # The deadline ends it, too, where all of the loop's threads are taken.
+        async with asyncio.timeout(max(0.0, expires - time.monotonic())):
+            return await asyncio.to_thread(self._call_in_thread, args, kwargs, expires)
+
+    def _call_in_thread(self, args: tuple[Any, ...], kwargs: dict[str, Any], expires: float | None) -> Any:
+        left = None if expires is None else expires - time.monotonic()
         try:
-            return self(*args, **kwargs)
+            return self._predictor._open_core().call(args, kwargs, self._priority, left)
         except StopIteration as error:  # asyncio's futures do not take it, and whoever awaits one would wait for ever
             raise RuntimeError(f"the model raised {error!r}") from error
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from torchpool.call import tree
+from torchpool.call import Call, readable_names, tree, values
 from torchpool.contract import Contract, Leaves, Reason, RowsVerdict
 
 # What the extension is told: route, contract of a merge route, spec of the results, whether results must be copied, a
@@ -44,6 +45,24 @@ class Kind:
     """Why results may hold values that belong to one call, so that only a graph may merge: in words."""
     refuted: str | None = None
     """Rows of calls that were merged differed from the same calls alone: in words."""
+
+    @classmethod
+    def of(
+        cls, paths: Sequence[str], call: Call, leaves: Leaves, parameters: Sequence[str], reason: str | None = None
+    ) -> Kind:
+        """That of a call with these tensors, before anything is learned of it."""
+        others = values(call)
+        texts = readable_names([path for path, _ in others], parameters)
+        return cls(
+            names=readable_names(paths, parameters),
+            dtypes=[leaf.dtype for leaf in leaves],
+            ranks=[leaf.dim() for leaf in leaves],
+            devices=[leaf.device for leaf in leaves],
+            route="direct",
+            contract=None,
+            reason=reason,
+            values=tuple(zip(texts, (text for _, text in others), strict=True)),
+        )
 
     @property
     def key(self) -> object:

@@ -21,7 +21,6 @@ from torchpool.call import (
     replace_tensors,
     tensors,
     tree,
-    values,
 )
 from torchpool.capture import same_in_eval
 from torchpool.contract import Contract, Leaves, Reason, choose_first_batch, refusal, tolerance
@@ -29,8 +28,8 @@ from torchpool.contract.probe import Found, find, unshown
 from torchpool.predictor.graphs import Graphs
 from torchpool.predictor.kinds import MERGING_UNPROVEN, Kind, Learned
 from torchpool.predictor.lazy_weights import LazyWeights
-from torchpool.predictor.refusals import tells_refusals
-from torchpool.predictor.samples import alike, copies, few_rows, rows_of, same_names, same_sizes, shaped_like
+from torchpool.predictor.refusals import Refusals, tells_refusals
+from torchpool.predictor.samples import alike, copies, few_rows, rows_of, same_names, same_sizes
 
 log = logging.getLogger("torchpool")
 
@@ -86,6 +85,8 @@ class Learner:
         """With prove="required": kinds without a proof, and what their calls raise."""
         self.kinds: dict[int, Kind] = {}
         self.opaque: set[refusal.Argument] = set()
+        self.refusals = Refusals(self.kinds, self._lock, self.parameters, run_plain)
+        """What calls are told that the model refuses."""
 
     # What the extension calls.
 
@@ -95,7 +96,7 @@ class Learner:
         call: Call = (args, kwargs or {})
         self._lazy.make(lambda: self._run_plain(*call))
         leaves = [leaf.detach() for leaf in tensors(call)]
-        kind = self._kind(paths, call, leaves)
+        kind = Kind.of(paths, call, leaves, self.parameters, self._alone)
         if (refused := self._refusals.get(kind.key)) is not None:
             raise refusal.Refused(ValueError(refused))
         learned: Learned = ("direct", None, None, False, 0, "no")
@@ -135,6 +136,11 @@ class Learner:
         """Whether the model must not be run by others while it is probed: a probe puts its buffers back."""
         return self._module is not None and (next(self._module.buffers(), None) is not None or self._lazy.missing())
 
+    @property
+    def answers_unlearned(self) -> bool:
+        """Whether a call may be answered before its kind is learned."""
+        return self._prove != "required"
+
     @tells_refusals
     def mismatch(
         self,
@@ -152,10 +158,10 @@ class Learner:
         try:
             result = self._run_plain(*call)
         except Exception as error:
-            error.with_traceback(refusal.without_our_frames(error.__traceback__))
-            if kind is not None and self._takes_others_like(call, tensors(call), kind.samples[0]):
-                raise  # of this size it takes others: the values are at fault
-            raise ValueError(f"{message}; the model refuses it: {refusal.brief(error)}") from error
+            typed = self.refusals.of_size(kind_id, call, message, error)
+            if typed is None:
+                raise
+            raise typed from error
         if kind is None:
             return result, None
         if kind.contract is not None and kind.contract.aliases:
@@ -224,40 +230,7 @@ class Learner:
         with self._lock:
             self.opaque.add(refusal.Argument(self.readable(path), type_name))
 
-    def refused_opaque(self, path: str, type_name: str) -> TypeError | None:
-        """For a call with an argument that is no tensor, which the model refused: the error that says so, if a tensor
-        was learned there."""
-        with self._lock:
-            known = [kind for kind in self.kinds.values() if kind.route != "direct"]
-        argument = refusal.Argument(self.readable(path), type_name)
-        learned = [kind for kind in known if argument.name in kind.names]
-        return refusal.not_a_tensor(argument, learned[0]) if learned else None
-
-    def refused_values(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Exception | None:
-        """For a call without any tensor, which the model refused: the error that says so, if tensors were learned."""
-        kind = self._kind([], (args, kwargs or {}), [])
-        with self._lock:
-            others = [other for other in self.kinds.values() if other.route != "direct"]
-        for other in others:
-            if found := refusal.difference(kind, other):
-                return found[0](f"{found[1]} as in earlier calls, and the model refuses it")
-        return None
-
     # Inside.
-
-    def _kind(self, paths: list[str], call: Call, leaves: Leaves) -> Kind:
-        others = values(call)
-        texts = readable_names([path for path, _ in others], self.parameters)
-        return Kind(
-            names=readable_names(paths, self.parameters),
-            dtypes=[leaf.dtype for leaf in leaves],
-            ranks=[leaf.dim() for leaf in leaves],
-            devices=[leaf.device for leaf in leaves],
-            route="direct",
-            contract=None,
-            reason=self._alone,
-            values=tuple(zip(texts, (text for _, text in others), strict=True)),
-        )
 
     def _learn_kind(self, kind: Kind, call: Call, leaves: Leaves) -> Learned:
         contract = self._find_saved(kind)
@@ -303,7 +276,7 @@ class Learner:
         except Exception as error:
             if not any(error is own for own in raised):
                 raise
-            raise refusal.Refused(self._typed_refusal(kind, call, error) or error) from None
+            raise refusal.Refused(self.refusals.of_kind(kind, call, error) or error) from None
         finally:
             raised.clear()  # an exception must not be held by the frames that it holds
         if found.contract.refused:
@@ -358,33 +331,6 @@ class Learner:
         if any(getattr(part, "training", False) for part in parts):
             return None  # whether train mode changes results must be looked at anew
         return next((contract for contract in self._saved if kind.is_of(contract)), None)
-
-    def _typed_refusal(self, kind: Kind, call: Call, error: Exception) -> Exception | None:
-        """For a call that the model refuses with `error`: the typed error, where it differs from the kinds it took."""
-        with self._lock:
-            others = [other for other in self.kinds.values() if other.samples]
-        differences = [refusal.difference(kind, other) for other in others]
-        if None in differences:
-            return None  # calls of this form were taken
-        for other, difference in zip(others, differences, strict=True):
-            known = dict(zip(other.names, other.samples[0], strict=True))
-            if difference is None or not known.keys() >= set(kind.names):
-                continue
-            if self._takes_others_like(call, tensors(call), [known[name] for name in kind.names]):
-                return None  # its values are at fault, not its form
-            cls, text = difference
-            typed = cls(f"{text} as in earlier calls; the model refuses it: {refusal.brief(error)}")
-            typed.__cause__ = error.with_traceback(refusal.without_our_frames(error.__traceback__))
-            return typed
-        return None
-
-    def _takes_others_like(self, call: Call, leaves: Leaves, sample: Leaves) -> bool:
-        """Whether the model takes a sample that was fine, brought to this call's dtypes and sizes."""
-        try:
-            self._run_leaves(call, [shaped_like(s, leaf) for s, leaf in zip(sample, leaves, strict=True)])
-        except Exception:
-            return False
-        return True
 
     def opaque_arguments(self) -> list[str]:
         """The arguments seen that cannot be taken apart, in words."""

@@ -14,6 +14,7 @@ from torchpool import _core
 from torchpool.contract import Contract, first_and_most
 from torchpool.insight import Explanation, KindRecord, explain
 from torchpool.predictor.answers import Answers
+from torchpool.predictor.behind import Behind
 from torchpool.predictor.calls import Calls, View
 from torchpool.predictor.graphs import Captured, Graphs, Served
 from torchpool.predictor.kinds import Kind
@@ -75,7 +76,7 @@ class Predictor(Calls):
             on_first_batch=_first_batch_setter(weakref.ref(self)) if options.max_batch is None else None,
             graphs=self._graphs,
         )
-        self._answers = Answers(self._learner, self._graphs)
+        self._answers = Answers(self._learner, self._graphs, Behind(weakref.ref(self)))
         self._core = _core.Predictor(
             self._used_runtime._core,
             self._model,
@@ -121,6 +122,9 @@ class Predictor(Calls):
             if self._closed:
                 self._core.close(True)
         return self._core
+
+    def _settle_promise(self, kind_id: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None, learn: bool) -> None:
+        self._core.settle_promise(kind_id, args, kwargs, learn)
 
     def _look_ahead(self) -> int:
         return max(128, 4 * (self._options.max_batch or self._first_batch) * self._used_runtime.workers)

@@ -1,12 +1,16 @@
-"""How the caller of a predictor gets to see that a call is refused."""
+"""What the caller of a predictor is told of a call that the model refuses, and how it gets to see that."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
 
-from torchpool.contract import refusal
+from torchpool.call import Call, readable_names, replace_tensors, tensors
+from torchpool.contract import Leaves, refusal
+from torchpool.predictor.kinds import Kind
+from torchpool.predictor.samples import shaped_like
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,3 +36,95 @@ def tells_refusals(answer: Callable[P, T]) -> Callable[P, T]:
             del error
 
     return told
+
+
+class Refusals:
+    """Finds the error that says how a refused call differs from those that the model took. Thread-safe."""
+
+    def __init__(
+        self,
+        kinds: Mapping[int, Kind],
+        lock: threading.Lock,
+        parameters: Sequence[str],
+        run: Callable[[tuple[Any, ...], dict[str, Any]], object],
+    ) -> None:
+        """`kinds`: what was learned, by id, guarded by the lock; `parameters`: the model's; `run` runs it."""
+        self._kinds = kinds
+        self._lock = lock
+        self._parameters = parameters
+        self._run = run
+
+    def of_opaque(self, path: str, type_name: str) -> TypeError | None:
+        """For a call with an argument that is no tensor, which the model refused: the error that says so, if a tensor
+        was learned there."""
+        argument = refusal.Argument(readable_names([path], self._parameters)[0], type_name)
+        learned = [kind for kind in self._taken_apart() if argument.name in kind.names]
+        return refusal.not_a_tensor(argument, learned[0]) if learned else None
+
+    def of_values(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Exception | None:
+        """For a call without any tensor, which the model refused: the error that says so, if tensors were learned."""
+        kind = Kind.of([], (args, kwargs or {}), [], self._parameters)
+        for other in self._taken_apart():
+            if found := refusal.difference(kind, other):
+                return found[0](f"{found[1]} as in earlier calls, and the model refuses it")
+        return None
+
+    def later(self, kind_id: int, paths: list[str], message: str | None) -> Callable[..., BaseException]:
+        """What a call is told that the model refuses with some error, as a function of its arguments and the error: one
+        that departs from its kind's contract, or (`message` is None) whose kind is not known yet."""
+
+        def told(args: tuple[Any, ...], kwargs: dict[str, Any] | None, error: BaseException) -> BaseException:
+            if not isinstance(error, Exception):
+                return error
+            call: Call = (args, kwargs or {})
+            if message is not None:
+                return self.of_size(kind_id, call, message, error) or error
+            kind = Kind.of(paths, call, [leaf.detach() for leaf in tensors(call)], self._parameters)
+            return self.of_kind(kind, call, error) or error
+
+        return told
+
+    def of_size(self, kind_id: int, call: Call, message: str, error: Exception) -> ValueError | None:
+        """For a call that departs from its kind's contract, which the model refuses with `error`: the error that says
+        so, unless of this size it takes others."""
+        error.with_traceback(refusal.without_our_frames(error.__traceback__))
+        kind = self._known().get(kind_id)
+        if kind is not None and self._takes_others_like(call, kind.samples[0]):
+            return None  # the values are at fault
+        typed = ValueError(f"{message}; the model refuses it: {refusal.brief(error)}")
+        typed.__cause__ = error
+        return typed
+
+    def of_kind(self, kind: Kind, call: Call, error: Exception) -> Exception | None:
+        """For a call that the model refuses with `error`: the typed error, where it differs from the kinds it took."""
+        others = [other for other in self._known().values() if other.samples]
+        differences = [refusal.difference(kind, other) for other in others]
+        if None in differences:
+            return None  # calls of this form were taken
+        for other, difference in zip(others, differences, strict=True):
+            known = dict(zip(other.names, other.samples[0], strict=True))
+            if difference is None or not known.keys() >= set(kind.names):
+                continue
+            if self._takes_others_like(call, [known[name] for name in kind.names]):
+                return None  # its values are at fault, not its form
+            cls, text = difference
+            typed = cls(f"{text} as in earlier calls; the model refuses it: {refusal.brief(error)}")
+            typed.__cause__ = error.with_traceback(refusal.without_our_frames(error.__traceback__))
+            return typed
+        return None
+
+    def _taken_apart(self) -> list[Kind]:
+        return [kind for kind in self._known().values() if kind.route != "direct"]
+
+    def _known(self) -> dict[int, Kind]:
+        with self._lock:
+            return dict(self._kinds)
+
+    def _takes_others_like(self, call: Call, sample: Leaves) -> bool:
+        """Whether the model takes a sample that was fine, brought to this call's dtypes and sizes."""
+        try:
+            others = [shaped_like(s, leaf) for s, leaf in zip(sample, tensors(call), strict=True)]
+            self._run(*replace_tensors(call, others))
+        except Exception:
+            return False
+        return True
