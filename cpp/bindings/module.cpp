@@ -4,6 +4,7 @@
 #include "bindings/executor/bind_executor.h"
 #include "bindings/graph/bind_graph.h"
 #include "bindings/graph/module_watch.h"
+#include "bindings/interpreter/bound_gate.h"
 #include "bindings/interpreter/bound_runtime.h"
 #include "bindings/interpreter/errors.h"
 #include "bindings/interpreter/fork.h"
@@ -14,6 +15,7 @@ PYBIND11_MODULE(_core, module) {
   module.attr("torch_version") = TORCHPOOL_TORCH_VERSION;
   torchpool::register_errors(module);
   torchpool::register_runtime(module);
+  torchpool::register_gates(module);
   torchpool::register_pending(module);
   torchpool::register_awaited_call(module);
   torchpool::register_graph(module);

@@ -1,6 +1,9 @@
 #include <malloc.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <unordered_map>
+#include <utility>
+
 #include "bindings/graph/bind_graph.h"
 #include "bindings/graph/graph_from_python.h"
 #include "predict/batch/thread_scope.h"
@@ -66,6 +69,43 @@ py::list profile(const graph::GraphBackend& self, const py::iterable& leaves, in
   return rows;
 }
 
+// Every method requires the interpreter's lock, as does destroying it.
+class StagedWeights {
+ public:
+  StagedWeights(const py::iterable& live, const py::iterable& staged)
+      : live_(tensors_from(live)), staged_(tensors_from(staged)) {
+    if (live_.size() != staged_.size()) throw py::value_error("as many staged weights as live ones are needed");
+    for (std::size_t i = 0; i < live_.size(); ++i) by_live_[live_[i].unsafeGetTensorImpl()] = &staged_[i];
+  }
+
+  void pack(std::shared_ptr<graph::GraphBackend> backend) {
+    const auto staged = [&](const at::Tensor& live) -> const at::Tensor* {
+      const auto found = by_live_.find(live.unsafeGetTensorImpl());
+      return found == by_live_.end() ? nullptr : found->second;
+    };
+    graph::GraphBackend::Staged made;
+    {
+      const GilRelease release;
+      const IntraOpScope as_one_of_many_workers(1);
+      made = backend->pack_aside(staged, shared_);
+    }
+    packed_.emplace_back(std::move(backend), std::move(made));
+  }
+
+  void adopt() {
+    for (const auto& [backend, staged] : packed_) backend->adopt(staged);
+    packed_.clear();
+    shared_.clear();
+  }
+
+ private:
+  std::vector<at::Tensor> live_;
+  std::vector<at::Tensor> staged_;
+  std::unordered_map<const c10::TensorImpl*, const at::Tensor*> by_live_;
+  graph::GraphBackend::SharedAside shared_;
+  std::vector<std::pair<std::shared_ptr<graph::GraphBackend>, graph::GraphBackend::Staged>> packed_;
+};
+
 }  // namespace
 
 void register_graph(py::module_& module) {
@@ -80,10 +120,16 @@ void register_graph(py::module_& module) {
       module, "GraphBackend", "A captured graph of a module, with its weights prepared.")
       .def(py::init(&make_backend), py::arg("packed"), py::arg("plain"))
       .def("run", &run, py::arg("leaves"), py::arg("plain") = false)
+      .def_property_readonly("is_packed", &graph::GraphBackend::is_packed)
       .def("profile", &profile, py::arg("leaves"), py::arg("runs") = 1, py::arg("plain") = false)
       .def(
           "text", [](const graph::GraphBackend& self, bool plain) { return self.program(plain).text; },
           py::arg("plain") = false);
+  py::class_<StagedWeights>(module, "StagedWeights",
+                            "Weights that a module is to have soon, and packed copies of them.")
+      .def(py::init<const py::iterable&, const py::iterable&>(), py::arg("live"), py::arg("staged"))
+      .def("pack", &StagedWeights::pack, py::arg("graph"))
+      .def("adopt", &StagedWeights::adopt);
   module.def(
       "packed_weights",
       [] {

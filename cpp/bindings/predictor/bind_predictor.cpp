@@ -132,7 +132,10 @@ void register_predictor(py::module_& module) {
       .def("wait_drained", &BoundPredictor::wait_drained, py::arg("timeout") = py::none())
       .def("stats", &BoundPredictor::stats)
       .def("forget_learned", &BoundPredictor::forget_learned)
+      .def("graphs", &BoundPredictor::graphs)
+      .def("weights_written", &BoundPredictor::weights_written)
       .def_property_readonly("closed", &BoundPredictor::closed)
+      .def_property_readonly("gate", &BoundPredictor::gate)
       .def_property_readonly("backend", &BoundPredictor::backend_name);
 }
 

@@ -173,6 +173,26 @@ void BoundLearner::refuse(const PreparedCall& call, const py::tuple& args, const
   throw py::error_already_set();
 }
 
+void BoundLearner::weights_written() {
+  for (const auto& kind : kinds_.all()) {
+    if (kind->graph) kind->graph->weights_written();
+  }
+}
+
+std::vector<std::shared_ptr<graph::GraphBackend>> BoundLearner::graphs() const {
+  std::vector<std::shared_ptr<graph::GraphBackend>> found;
+  for (const auto& kind : kinds_.all()) {
+    if (kind->graph && !kind->by_module) found.push_back(kind->graph);
+  }
+  return found;
+}
+
+void BoundLearner::retire_graphs() {
+  for (const auto& kind : kinds_.all()) {
+    if (kind->graph) kind->graph->retire();
+  }
+}
+
 void BoundLearner::forget_kinds() {
   kinds_.clear();
 }

@@ -38,6 +38,11 @@ class BoundLearner {
   // learner hears of it once. A worker that finds it out has no lock to say so.
   bool tell_if_refuted(CallKind& kind) const;
   void tell_refuted() const;
+  // Graphs of the kinds read the weights anew; those whose weights lie elsewhere now serve no call any more.
+  void weights_written();
+  std::vector<std::shared_ptr<graph::GraphBackend>> graphs() const;  // that serve
+  // No graph of before serves a call any more.
+  void retire_graphs();
   void forget_kinds();
   // The same, and the learner forgets too: the module is another one now.
   void forget();

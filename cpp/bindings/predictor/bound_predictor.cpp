@@ -24,9 +24,9 @@ BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, const py::
       stats_(std::make_shared<ChannelStats>()),
       learner_(learner, options.by_graph, options.verify, stats_),
       channels_(runtime_, options, backend ? std::move(backend) : std::make_shared<PythonBackend>(target),
-                std::make_shared<AloneRunner>(target, learner, stats_, runtime_->core().clock()), stats_),
+                std::make_shared<AloneRunner>(target, learner, stats_, runtime_->core().clock(), options.gate), stats_),
       reader_(modules, options.by_graph, learner_, channels_),
-      inline_(runtime_, target, learner_, stats_),
+      inline_(runtime_, target, learner_, stats_, options.gate),
       requests_(runtime_, learner_, channels_.unnotified(), options.reject) {}
 
 py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs, const CallOptions& options) {
@@ -192,6 +192,11 @@ bool BoundPredictor::serve(std::int64_t kind, std::int64_t number, const py::obj
     channels_.set_rows(first_batch, max_batch);
   }
   return true;
+}
+
+void BoundPredictor::weights_written() {
+  learner_.weights_written();
+  if (reader_.watch().look()) learner_.retire_graphs();  // of calls that wait: they go on to the module
 }
 
 std::optional<MeasuredPredictor::RepeatedCall> BoundPredictor::repeated(const py::tuple& args,

@@ -71,6 +71,11 @@ class BoundPredictor final : public MeasuredPredictor {
   void set_batch(std::int64_t first, std::int64_t most) { channels_.set_rows(first, most); }
   void close(bool fail_waiting) noexcept { channels_.close(fail_waiting); }
   bool closed() const noexcept { return channels_.closed(); }
+  const std::shared_ptr<UpdateGate>& gate() const noexcept { return channels_.gate(); }
+  // The weights were written, and nothing runs: what is served by graphs must not be of the weights as they were, even
+  // where the writing left no trace.
+  void weights_written();
+  std::vector<std::shared_ptr<graph::GraphBackend>> graphs() const { return learner_.graphs(); }
   bool wait_drained(std::optional<double> timeout) { return channels_.wait_drained(timeout); }
   std::string backend_name() const { return channels_.backend().name(); }
   py::dict stats();

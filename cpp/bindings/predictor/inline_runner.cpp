@@ -4,6 +4,7 @@
 
 #include <atomic>
 
+#include "bindings/interpreter/bound_gate.h"
 #include "bindings/predictor/python_backend.h"
 #include "predict/batch/batch_runner.h"
 #include "predict/batch/thread_scope.h"
@@ -20,8 +21,12 @@ thread_local int runs_of_this_thread = 0;
 }  // namespace
 
 InlineRunner::InlineRunner(std::shared_ptr<BoundRuntime> runtime, py::object target, const BoundLearner& learner,
-                           std::shared_ptr<ChannelStats> stats)
-    : runtime_(std::move(runtime)), target_(std::move(target)), learner_(learner), stats_(std::move(stats)) {}
+                           std::shared_ptr<ChannelStats> stats, std::shared_ptr<UpdateGate> gate)
+    : runtime_(std::move(runtime)),
+      target_(std::move(target)),
+      learner_(learner),
+      stats_(std::move(stats)),
+      gate_(std::move(gate)) {}
 
 bool InlineRunner::runs_here() noexcept {
   return runs_of_this_thread > 0;
@@ -43,10 +48,14 @@ py::object InlineRunner::try_plain(const py::tuple& args, const py::object& kwar
 }
 
 py::object InlineRunner::run_watched(ModuleWatch& watch, const py::tuple& args, const py::object& kwargs) const {
+  const GateEntry entry = enter_gate(gate_);
+  const InGate in_gate(gate_.get());
   const bool as_known = !watch.look();
   py::object result = try_plain(args, kwargs);
+  std::optional<py::error_already_set> raised;  // what compares attributes may run with no error set only
+  if (!result) raised.emplace();
   if (as_known) watch.rebase_after_run();
-  if (!result) throw py::error_already_set();
+  if (raised) throw py::error_already_set(*raised);
   return result;
 }
 
@@ -78,6 +87,8 @@ py::object InlineRunner::try_graph(const PreparedCall& call, Channel& channel, I
 }
 
 py::object InlineRunner::run(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const {
+  const GateEntry entry = enter_gate(gate_);
+  const InGate in_gate(gate_.get());
   InlineCount count(*stats_);
   return run_counted(call, args, kwargs, count);
 }
@@ -95,7 +106,9 @@ py::object InlineRunner::run_counted(const PreparedCall& call, const py::tuple& 
 // to others where it is over before one of those could be told.
 py::object InlineRunner::run_if_idle(const PreparedCall& call, Channel& channel, const py::tuple& args,
                                      const py::object& kwargs) const {
-  if (!runtime_->inline_allowed()) return {};
+  if (!runtime_->inline_allowed() || !gate_->try_enter()) return {};
+  const GateEntry entry(gate_);
+  const InGate in_gate(gate_.get());
   const Duration learned = channel.cost().estimate_alone(call.shape.rows, call.shape.extent());
   const bool tiny = call.graph && learned > Duration::zero() && learned < kHandOver;
   const InlineKind kind = tiny ? InlineKind::kTiny : InlineKind::kAllCores;

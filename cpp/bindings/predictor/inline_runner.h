@@ -14,15 +14,18 @@ namespace torchpool {
 class InlineRunner {
  public:
   InlineRunner(std::shared_ptr<BoundRuntime> runtime, py::object target, const BoundLearner& learner,
-               std::shared_ptr<ChannelStats> stats);
+               std::shared_ptr<ChannelStats> stats, std::shared_ptr<UpdateGate> gate);
 
   // Whether the module runs on this thread for a call of it: a call that the module makes of its own must not wait for
   // that one.
   static bool runs_here() noexcept;
 
+  // Each run waits for the end of an update of the weights.
+
   // By the module itself. Raises what it raises, or the typed error for it.
   py::object run(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const;
-  // The same, or by the call's graph, if nothing runs or waits on `channel`, the call's own; else null.
+  // The same, or by the call's graph, if nothing runs or waits on `channel`, the call's own, and no update holds the
+  // weights; else null.
   py::object run_if_idle(const PreparedCall& call, Channel& channel, const py::tuple& args,
                          const py::object& kwargs) const;
   // The model's own call, without gradients, for the learner's runs: what they change of the module's attributes, the
@@ -39,6 +42,7 @@ class InlineRunner {
   py::object target_;
   const BoundLearner& learner_;
   std::shared_ptr<ChannelStats> stats_;
+  std::shared_ptr<UpdateGate> gate_;
 };
 
 }  // namespace torchpool

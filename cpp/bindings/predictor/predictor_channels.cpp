@@ -18,7 +18,8 @@ PredictorChannels::PredictorChannels(std::shared_ptr<BoundRuntime> runtime, Boun
       alone_runner_(std::move(alone)) {
   Runtime& core = runtime_->core();
   ChannelOptions merge = merging_options(backend->lane());
-  merge_runner_ = std::make_shared<BatchRunner>(std::move(backend), stats_, core.clock(), nullptr, merge.cost);
+  merge_runner_ =
+      std::make_shared<BatchRunner>(std::move(backend), stats_, core.clock(), nullptr, merge.cost, options_.gate);
   merge_runner_->set_max_rows(options_.first_batch);
   ChannelOptions alone_options = channel_options(Lane::kInterpreter);
   alone_options.max_rows = alone_options.first_rows = 1;
@@ -83,7 +84,8 @@ bool PredictorChannels::open_graph() {
   if (closed_ || runtime_->closed()) return false;
   if (graph_) return true;
   ChannelOptions options = merging_options(Lane::kCompute);
-  auto runner = std::make_shared<BatchRunner>(nullptr, stats_, runtime_->core().clock(), merge_runner_, options.cost);
+  auto runner = std::make_shared<BatchRunner>(nullptr, stats_, runtime_->core().clock(), merge_runner_, options.cost,
+                                              options_.gate);
   std::shared_ptr<Channel> opened;
   {
     const GilRelease release;  // the lane's threads start now
@@ -118,6 +120,11 @@ void PredictorChannels::set_policy(PolicyMaker make) {
 void PredictorChannels::check_open() const {
   if (closed_) throw Closed("predictor '" + options_.name + "' is closed");
   if (runtime_->closed()) throw Closed("the runtime of predictor '" + options_.name + "' is closed");
+  if (options_.gate->held_by_this_thread()) {
+    throw Error("predictor '" + options_.name +
+                "' is called inside of its own updating(), whose end the call would wait for: call it after the with "
+                "block, or from another thread");
+  }
 }
 
 void PredictorChannels::close(bool fail_waiting) noexcept {

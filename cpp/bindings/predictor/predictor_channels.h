@@ -41,13 +41,15 @@ class PredictorChannels {
   // Empty: as learned.
   void set_policy(PolicyMaker make);
 
-  void check_open() const;  // throws Closed
+  // Throws Closed; Error for a thread that would wait for the end of an update of its own.
+  void check_open() const;
   void close(bool fail_waiting) noexcept;
   bool closed() const noexcept { return closed_; }
   // Nothing waits, nothing runs, and whoever wanted to be told has been. False when `timeout` seconds passed first.
   bool wait_drained(std::optional<double> timeout);
   const std::shared_ptr<Unnotified>& unnotified() const noexcept { return unnotified_; }
   std::int64_t max_batch() const noexcept { return options_.max_batch; }
+  const std::shared_ptr<UpdateGate>& gate() const noexcept { return options_.gate; }
 
  private:
   ChannelOptions channel_options(Lane lane) const;

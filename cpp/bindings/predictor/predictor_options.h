@@ -2,12 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "core/queue/admission_queue.h"
 #include "core/queue/request.h"
 #include "core/sync/clock.h"
+#include "core/sync/update_gate.h"
 
 namespace torchpool {
 
@@ -21,6 +23,7 @@ struct BoundPredictorOptions {
   double weight = 1.0;            // share of the runtime's time, beside other predictors
   double verify = 0;              // share of batches' time for comparing them with the same calls alone
   bool by_graph = false;          // a captured graph may serve calls; it must then see plain attributes change, too
+  std::shared_ptr<UpdateGate> gate = std::make_shared<UpdateGate>();  // keeps its runs and updates of weights apart
 };
 
 struct CallOptions {

@@ -83,9 +83,16 @@ namespace {
 
 class AloneTask : public Task {
  public:
-  AloneTask(std::shared_ptr<AloneRunner> runner, Batch batch) : runner_(std::move(runner)), batch_(std::move(batch)) {}
+  AloneTask(std::shared_ptr<AloneRunner> runner, Batch batch)
+      : runner_(std::move(runner)), pass_(runner_->gate()), batch_(std::move(batch)) {}
   Step step(WorkerContext& context) noexcept override {
+    if (Event* opened = pass_.enter()) {
+      context.typical = false;
+      return Step::pending_on(*opened);
+    }
+    const InGate in_gate(pass_.gate());
     for (const RequestPtr& request : batch_.requests()) {
+      if (pass_.waited() && request->done()) continue;  // it has expired meanwhile
       runner_->run(static_cast<CallRequest&>(*request), context);
     }
     return Step::done();
@@ -93,6 +100,7 @@ class AloneTask : public Task {
 
  private:
   std::shared_ptr<AloneRunner> runner_;
+  GatePass pass_;
   Batch batch_;
 };
 

@@ -6,6 +6,7 @@
 
 #include "bindings/call/call_form.h"
 #include "core/schedule/runtime.h"
+#include "core/sync/update_gate.h"
 #include "predict/batch/call_request.h"
 
 namespace torchpool {
@@ -47,13 +48,16 @@ class PythonBackend : public Backend {
 // Runs calls one at a time through the module itself, with what the caller passed. Owned by a shared_ptr.
 class AloneRunner : public BatchHandler, public std::enable_shared_from_this<AloneRunner> {
  public:
-  AloneRunner(py::object target, py::object learner, std::shared_ptr<ChannelStats> stats, Clock& clock)
+  AloneRunner(py::object target, py::object learner, std::shared_ptr<ChannelStats> stats, Clock& clock,
+              std::shared_ptr<UpdateGate> gate)
       : target_(make_ref(std::move(target))),
         learner_(make_ref(std::move(learner))),
         stats_(std::move(stats)),
-        clock_(clock) {}
+        clock_(clock),
+        gate_(std::move(gate)) {}
   std::unique_ptr<Task> make_task(Batch batch) override;
   void run(CallRequest& request, WorkerContext& context) noexcept;
+  const std::shared_ptr<UpdateGate>& gate() const noexcept { return gate_; }
 
  private:
   py::object run_plain(CallRequest& request);
@@ -62,6 +66,7 @@ class AloneRunner : public BatchHandler, public std::enable_shared_from_this<Alo
   PyRef learner_;
   std::shared_ptr<ChannelStats> stats_;
   Clock& clock_;
+  const std::shared_ptr<UpdateGate> gate_;
 };
 
 }  // namespace torchpool

@@ -18,7 +18,8 @@ namespace {
 
 class BatchTask : public Task {
  public:
-  BatchTask(std::shared_ptr<BatchRunner> runner, Batch batch) : runner_(std::move(runner)), batch_(std::move(batch)) {
+  BatchTask(std::shared_ptr<BatchRunner> runner, Batch batch)
+      : runner_(std::move(runner)), pass_(runner_->gate()), batch_(std::move(batch)) {
     left_.reserve(batch_.size());
     for (const RequestPtr& request : batch_.requests()) {
       left_.push_back(std::static_pointer_cast<CallRequest>(request));
@@ -26,6 +27,15 @@ class BatchTask : public Task {
   }
   Step step(WorkerContext& context) noexcept override {
     if (kept_up_ != nullptr) return keep_up();
+    if (Event* opened = pass_.enter()) {  // an update writes the weights
+      context.typical = false;
+      return Step::pending_on(*opened);
+    }
+    const InGate in_gate(pass_.gate());
+    if (pass_.waited() && !fell_back_) {  // some may have expired meanwhile
+      std::erase_if(left_, [](const auto& request) { return request->done(); });
+      if (left_.empty()) return Step::done();
+    }
     if (fell_back_) {  // what a graph was proven of says nothing of the module's batches
       runner_->run_apart(left_, context);
       return Step::done();
@@ -33,6 +43,7 @@ class BatchTask : public Task {
     const std::shared_ptr<Backend> backend = left_.front()->backend;
     left_ = runner_->run(left_, context);
     if (left_.empty()) {
+      pass_.leave();
       if (backend == nullptr || !backend->upkeep_due()) return Step::done();
       kept_up_ = backend;
       return Step::again();
@@ -55,6 +66,7 @@ class BatchTask : public Task {
   }
 
   std::shared_ptr<BatchRunner> runner_;
+  GatePass pass_;  // from the first run to the last: one state of the weights
   bool fell_back_ = false;
   std::shared_ptr<Backend> kept_up_;  // null but in the last step
   Batch batch_;                       // fails what is left when the task goes

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/schedule/runtime.h"
+#include "core/sync/update_gate.h"
 #include "predict/backends/backend.h"
 #include "predict/batch/call_request.h"
 #include "predict/batch/verifier.h"
@@ -20,14 +21,17 @@ namespace torchpool {
 class BatchRunner : public BatchHandler, public std::enable_shared_from_this<BatchRunner> {
  public:
   // `backend` null: each call names its own backend. `fallback` runs the calls again that fail, on the fallback's own
-  // lane; may be null. `cost` is told which batches memory could not hold; may be null.
+  // lane; may be null. `cost` is told which batches memory could not hold; may be null. `gate` keeps batches and
+  // updates of the weights apart; may be null.
   BatchRunner(std::shared_ptr<Backend> backend, std::shared_ptr<ChannelStats> stats, Clock& clock,
-              std::shared_ptr<BatchRunner> fallback = nullptr, std::shared_ptr<CostModel> cost = nullptr)
+              std::shared_ptr<BatchRunner> fallback = nullptr, std::shared_ptr<CostModel> cost = nullptr,
+              std::shared_ptr<UpdateGate> gate = nullptr)
       : backend_(std::move(backend)),
         stats_(std::move(stats)),
         clock_(clock),
         fallback_(std::move(fallback)),
-        cost_(std::move(cost)) {}
+        cost_(std::move(cost)),
+        gate_(std::move(gate)) {}
 
   std::unique_ptr<Task> make_task(Batch batch) override;
 
@@ -45,6 +49,7 @@ class BatchRunner : public BatchHandler, public std::enable_shared_from_this<Bat
   // from those.
   Left run_apart(Members members, WorkerContext& context) noexcept;
   const std::shared_ptr<BatchRunner>& fallback() const noexcept { return fallback_; }
+  const std::shared_ptr<UpdateGate>& gate() const noexcept { return gate_; }
 
  private:
   // A batch while it runs.
@@ -101,6 +106,7 @@ class BatchRunner : public BatchHandler, public std::enable_shared_from_this<Bat
   Clock& clock_;
   std::shared_ptr<BatchRunner> fallback_;
   std::shared_ptr<CostModel> cost_;
+  std::shared_ptr<UpdateGate> gate_;
   std::atomic<std::int64_t> max_rows_{std::int64_t{1} << 40};
 };
 

@@ -137,8 +137,22 @@ void GraphBackend::drop_packed() {
   parts_.clear();
 }
 
+bool GraphBackend::is_packed() const {
+  MutexLock lock(mutex_);
+  return state_.phase() == WeightState::Phase::kPacked;
+}
+
+void GraphBackend::weights_written() {
+  if (form_change() != WeightChange::kSame) return retire();
+  auto present = std::make_shared<const WeightFingerprint>(watch_.take());
+  MutexLock lock(mutex_);
+  state_.looked(state_.epoch(), true);
+  seen_ = std::move(present);
+}
+
 BackendResult GraphBackend::run(const CallForm& /*form*/, std::vector<at::Tensor> inputs,
                                 const AmbientState* /*ambient*/, WorkerContext& /*context*/) {
+  if (retired_.load(std::memory_order_acquire)) throw GuardFailed("the graph is of a module that has changed since");
   BackendResult result;
   result.outputs = run_with(present_constants(), std::move(inputs), nullptr);
   return result;
@@ -150,19 +164,61 @@ bool GraphBackend::upkeep_due() const noexcept {
 }
 
 GraphBackend::PackedPtr GraphBackend::packed_of(const WeightFingerprint& seen) {
+  Results results;  // kept until all are there
+  for (const Part& part : parts_) {
+    results.push_back(part.shared->get(part.fold, part.weights, [&] { return watch_.same(seen); }));
+    if (results.back() == nullptr) return nullptr;
+  }
+  return packed_from(results);
+}
+
+GraphBackend::PackedPtr GraphBackend::packed_from(const Results& results) const {
   auto packed = std::make_shared<Packed>();
   std::map<SlotIndex, const c10::IValue*> values;
   for (std::size_t i = 0; i < weights_.size(); ++i) values[packed_->weight_slots[i]] = &weights_[i];
-  std::vector<PackedWeight::Results> keep;  // until all are there
-  for (const Part& part : parts_) {
-    auto results = part.shared->get(part.fold, part.weights, [&] { return watch_.same(seen); });
-    if (results == nullptr) return nullptr;
-    for (std::size_t i = 0; i < results->size(); ++i) values[part.fold.results[i]] = &(*results)[i];
-    packed->folds.emplace_back(results);
-    keep.push_back(std::move(results));
+  for (std::size_t part = 0; part < parts_.size(); ++part) {
+    const Constants& own = *results[part];
+    for (std::size_t i = 0; i < own.size(); ++i) values[parts_[part].fold.results[i]] = &own[i];
+    packed->folds.emplace_back(results[part]);
   }
   for (const SlotIndex slot : packed_->constant_slots) packed->constants.push_back(values.at(slot));
   return packed;
+}
+
+GraphBackend::Staged GraphBackend::pack_aside(const std::function<const at::Tensor*(const at::Tensor& live)>& staged,
+                                              SharedAside& shared) const {
+  std::vector<at::Tensor> all = watch_.handles();
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (const at::Tensor* other = staged(watch_.live()[i])) all[i] = *other;
+  }
+  Staged made;
+  for (const Part& part : parts_) {
+    auto known = shared.find(part.shared.get());
+    if (known == shared.end()) {
+      std::vector<at::Tensor> weights;
+      for (const std::size_t weight : part.fold.weights) weights.push_back(all[weight].detach());
+      known = shared.emplace(part.shared.get(), PackedWeight::pack_aside(part.fold, weights)).first;
+    }
+    made.parts.push_back(known->second);
+  }
+  made.samples = WeightWatch(std::move(all)).take().samples;
+  return made;
+}
+
+void GraphBackend::adopt(const Staged& staged) {
+  auto present = std::make_shared<const WeightFingerprint>(watch_.take());
+  if (form_change() != WeightChange::kSame || present->samples != staged.samples) return;
+  if (staged.parts.size() != parts_.size()) return;  // dropped meanwhile
+  Results results;
+  for (std::size_t i = 0; i < parts_.size(); ++i) {
+    parts_[i].shared->adopt(staged.parts[i]);
+    results.push_back(staged.parts[i].results);
+  }
+  PackedPtr constants = packed_from(results);
+  MutexLock lock(mutex_);
+  state_.replaced();
+  seen_ = std::move(present);
+  constants_.swap(constants);
 }
 
 void GraphBackend::upkeep() {

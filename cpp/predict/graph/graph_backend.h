@@ -1,6 +1,9 @@
 // Runs captured graphs of a module in C++.
 #pragma once
 
+#include <atomic>
+#include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -33,6 +36,23 @@ class GraphBackend : public Backend {
   // Throws GuardFailed where the graph does not hold for the inputs.
   BackendResult run(const CallForm& form, std::vector<at::Tensor> inputs, const AmbientState* ambient,
                     WorkerContext& context) override;
+  // Somebody has written the weights, perhaps in a way that leaves no trace. Requires the lock that such writers hold,
+  // and that nothing runs.
+  void weights_written() TP_EXCLUDES(mutex_);
+  // The graph stands for the module no longer: later runs throw GuardFailed.
+  void retire() noexcept { retired_.store(true, std::memory_order_release); }
+  // Packed copies of weights that the module is to have soon.
+  struct Staged {
+    std::vector<PackedWeight::Aside> parts;  // of the packed program
+    std::vector<std::uint64_t> samples;      // of the weights, as the watch takes them
+  };
+  // Results of parts that backends share, by part.
+  using SharedAside = std::map<const PackedWeight*, PackedWeight::Aside>;
+  // `staged` gives the new tensor for a live one; null: it stays. Throws what an operator throws.
+  Staged pack_aside(const std::function<const at::Tensor*(const at::Tensor& live)>& staged, SharedAside& shared) const;
+  // The weights have been written: they are now those that were packed aside, if that is what they hold. Requires the
+  // lock that writers hold, and that nothing runs.
+  void adopt(const Staged& staged) TP_EXCLUDES(mutex_);
   bool upkeep_due() const noexcept override;
   void upkeep() override;
 
@@ -46,6 +66,9 @@ class GraphBackend : public Backend {
   // For a graph that only tells which sizes the module's batches may have: later runs read the weights as they are.
   // Requires that nothing runs it.
   void drop_packed();
+
+  // Whether a run would read packed copies, as far as the weights were looked at.
+  bool is_packed() const TP_EXCLUDES(mutex_);
 
   // A run that does not look at the weights' state. No other run uses `profile`, where it is given.
   std::vector<at::Tensor> run_leaves(std::vector<at::Tensor> inputs, bool plain, Profile* profile) const;
@@ -72,6 +95,8 @@ class GraphBackend : public Backend {
   std::optional<Pinned> present_constants() TP_EXCLUDES(mutex_);
   // Null where the weights differ from `seen`.
   PackedPtr packed_of(const WeightFingerprint& seen);
+  using Results = std::vector<PackedWeight::Results>;
+  PackedPtr packed_from(const Results& results) const;  // of the parts
 
   // One fold of the packed program, and the cache entry with its results.
   struct Part {
@@ -93,6 +118,7 @@ class GraphBackend : public Backend {
   ConstantRefs plain_refs_;
   std::vector<Part> parts_;
 
+  std::atomic<bool> retired_{false};
   mutable Mutex mutex_;
   WeightState state_ TP_GUARDED_BY(mutex_);
   std::shared_ptr<const WeightFingerprint> seen_ TP_GUARDED_BY(mutex_);  // of state_'s epoch

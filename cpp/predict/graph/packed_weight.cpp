@@ -98,6 +98,18 @@ PackedWeight::Results PackedWeight::get(const Fold& fold, const std::vector<at::
   return results;
 }
 
+PackedWeight::Aside PackedWeight::pack_aside(const Fold& fold, const std::vector<at::Tensor>& weights) {
+  const c10::InferenceMode inference;
+  return {std::make_shared<const Constants>(prepare(fold.program, weights)), hash_contents(weights)};
+}
+
+void PackedWeight::adopt(const Aside& aside) {
+  Results old;  // dropped after the lock
+  MutexLock lock(mutex_);
+  old = std::exchange(results_, aside.results);
+  contents_ = aside.contents;
+}
+
 std::uint64_t PackedWeight::bytes() const {
   MutexLock lock(mutex_);
   std::uint64_t bytes = 0;

@@ -38,6 +38,15 @@ class PackedWeight {
   Results get(const Fold& fold, const std::vector<at::Tensor>& weights, const std::function<bool()>& still_same)
       TP_EXCLUDES(mutex_);
 
+  // What `weights` pack to, which stand for those that the fold's are to be soon. The cache is not touched.
+  struct Aside {
+    Results results;
+    std::optional<std::uint64_t> contents;
+  };
+  static Aside pack_aside(const Fold& fold, const std::vector<at::Tensor>& weights);
+  // The fold's weights are now as those that were packed aside.
+  void adopt(const Aside& aside) TP_EXCLUDES(mutex_);
+
   std::uint64_t bytes() const TP_EXCLUDES(mutex_);
 
  private:

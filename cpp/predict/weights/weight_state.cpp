@@ -45,6 +45,11 @@ void WeightState::packing_failed(std::uint64_t epoch) noexcept {
   failed_epoch_ = epoch;
 }
 
+void WeightState::replaced() noexcept {
+  ++epoch_;
+  phase_ = Phase::kPacked;
+}
+
 void WeightState::lost(std::uint64_t epoch) noexcept {
   if (epoch == epoch_ && phase_ == Phase::kPacked) phase_ = Phase::kStale;
 }

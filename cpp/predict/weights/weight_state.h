@@ -45,6 +45,8 @@ class WeightState {
   void packed(std::uint64_t epoch) noexcept;
   // Packing is not tried again before the weights change: the same weights would fail again, at every batch.
   void packing_failed(std::uint64_t epoch) noexcept;
+  // Other weights, with their packed copy: a change that its maker says is complete.
+  void replaced() noexcept;
   // The packed copy of that epoch is gone.
   void lost(std::uint64_t epoch) noexcept;
 

@@ -11,13 +11,14 @@ what the child runs.
 from torchpool.capture.comparison import Difference, compare, compare_calls
 from torchpool.capture.eval_twin import same_in_eval
 from torchpool.capture.process import capture_elsewhere
-from torchpool.capture.program import BODY, CaptureError, ProvenRows
+from torchpool.capture.program import BODY, CaptureError, Programs, ProvenRows
 from torchpool.capture.source import Source, refuse_hooks
 
 __all__ = [
     "BODY",
     "CaptureError",
     "Difference",
+    "Programs",
     "ProvenRows",
     "Source",
     "capture_elsewhere",

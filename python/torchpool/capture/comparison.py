@@ -79,8 +79,8 @@ def compare(
                 found = backend.run(sample.leaves, plain=plain)
             except Exception as error:
                 return difference, f"it fails with {sample.label}: {error}"
-            if len(found) != len(sample.expected):
-                return difference, f"it gives {len(found)} tensors with {sample.label}, the module {len(sample.expected)}"
+            if len(found) != (count := len(sample.expected)):
+                return difference, f"it gives {len(found)} tensors with {sample.label}, the module {count}"
             for index, (ours, reference) in enumerate(zip(found, sample.expected, strict=True)):
                 wrong = difference.add(ours, reference, tolerance)
                 if wrong is not None:

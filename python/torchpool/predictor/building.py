@@ -16,6 +16,7 @@ from torchpool.call import Call, one_intra_op_thread, replace_tensors, tree
 from torchpool.capture import (
     CaptureError,
     Difference,
+    Programs,
     ProvenRows,
     Source,
     capture_elsewhere,
@@ -27,6 +28,7 @@ from torchpool.contract import Contract, Leaves, OutputSpec, from_one, samples_f
 
 _TIMED_CALLS = 8  # of a lifted graph's batch, to see whether it is faster than the calls alone
 _TIMED_RUNS = 5
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 2.0  # seconds between two comparisons while weights change
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,12 @@ def build(
     *,
     proof_needed: bool,
     wanted: Callable[[], bool],
+    gate: _core.UpdateGate,
 ) -> Built:
     """A graph of the target for calls of this kind, equal to the module on one row and on several.
 
     Raises CaptureError, which says what is in the way, also soon after it is `wanted` no longer. `proof_needed`: a
-    graph whose rows may meet is in the way, too.
+    graph whose rows may meet is in the way, too. Runs of the module pass the `gate`.
     """
 
     others: list[tree.TreeSpec] = []  # of results that are put together in another way than the first
@@ -99,19 +102,21 @@ def build(
 
     def eager(leaves: Leaves) -> Leaves:
         # The graph is captured where no context variable is set: if it is right under the caller's, these do not count.
-        return kind.context.copy().run(run, leaves)
+        return gate.run(lambda: kind.context.copy().run(run, leaves))
 
     refuse_hooks(module)
-    source = kind.context.copy().run(
-        Source.of,
-        target,
-        module,
-        kind.call,
-        kind.samples,
-        kind.contract,
-        dtype,
-        proof_needed=proof_needed,
-        rows=kind.rows,
+    source = gate.run(
+        lambda: kind.context.copy().run(
+            Source.of,
+            target,
+            module,
+            kind.call,
+            kind.samples,
+            kind.contract,
+            dtype,
+            proof_needed=proof_needed,
+            rows=kind.rows,
+        )
     )
     try:
         programs = capture_elsewhere(source, wanted)
@@ -126,18 +131,41 @@ def build(
     for widen in (True, False) if programs.starts_at_two else (False,):
         others.clear()
         bound = programs.bound(module, from_one(narrow) if widen else narrow)
-        backend = _core.GraphBackend(bound.packed, bound.plain)
-        if programs.rows.call_rows is None:
-            samples = samples_for_proof(eager, kind.samples, contract, bound.plain.checks, widen=widen)
-            difference, wrong = compare(backend, samples, dtype)
-        else:
-            difference, wrong = compare_calls(backend, eager, kind.samples, contract, bound.plain.checks, dtype)
+        backend, difference, wrong = _compared(bound, contract, kind, eager, dtype, widen, wanted)
         wrong = wrong if not others else "its result, or a value in it that is no tensor, is another for other calls"
         if wrong is None:
             if programs.rows.call_rows is not None:
                 _refuse_slower(backend, eager, kind.samples[0], contract)
             return Built(backend, backend.run, contract, source.spec, programs.specialised, difference)
     raise CaptureError(f"the captured graph is not equal to the module: {wrong}", programs.rows.verdict)
+
+
+def _compared(
+    bound: Programs,
+    contract: Contract,
+    kind: CapturedKind,
+    eager: Callable[[Leaves], Leaves],
+    dtype: torch.dtype | None,
+    widen: bool,
+    wanted: Callable[[], bool],
+) -> tuple[_core.GraphBackend, Difference, str | None]:
+    """A backend, and how far it is from the module. Weights that are written meanwhile make a difference of their own:
+    it is then compared again. Raises CaptureError where they never rest for as long as that takes."""
+    pause = _FIRST_PAUSE
+    while True:
+        watch = _core.WeightWatch([weight for weight in bound.plain.weights if weight is not None])
+        backend = _core.GraphBackend(bound.packed, bound.plain)
+        if bound.rows.call_rows is None:
+            samples = samples_for_proof(eager, kind.samples, contract, bound.plain.checks, widen=widen)
+            difference, wrong = compare(backend, samples, dtype)
+        else:
+            difference, wrong = compare_calls(backend, eager, kind.samples, contract, bound.plain.checks, dtype)
+        if wrong is None or watch.look() == "same":
+            return backend, difference, wrong
+        if pause > _LONGEST_PAUSE or not wanted():
+            raise CaptureError("its weights kept changing while the graph was compared with the module")
+        time.sleep(pause)  # a training step may be over by then
+        pause *= 2
 
 
 def proven_contract(candidate: Contract, rows: ProvenRows, contradicted: str | None) -> Contract:

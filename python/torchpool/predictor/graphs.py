@@ -37,6 +37,10 @@ class Runner(Protocol):
     def volatile_attributes(self) -> list[str]:
         """Attributes that the module writes when it runs."""
 
+    @property
+    def gate(self) -> _core.UpdateGate:
+        """Keeps runs of the module and changes of its weights apart."""
+
     def serve(
         self,
         kind_id: int,
@@ -302,9 +306,10 @@ class Graphs:
         if written := served.runner.volatile_attributes:
             raise CaptureError(f"the module writes to itself when it runs, which a graph would not do: {written[0]}")
         target, dtype, needed = served.target, served.dtype, served.proof_needed or kind.proof_needed
+        gate = served.runner.gate
         by_module = served.by_module or kind.ambient
         del served
-        built = build(target, module, kind, dtype, proof_needed=needed, wanted=lambda: self._wanted(kind))
+        built = build(target, module, kind, dtype, proof_needed=needed, wanted=lambda: self._wanted(kind), gate=gate)
         rows = built.contract.rows
         proven = rows is not None and rows.allows
         if not proven and kind.contradicted is not None:

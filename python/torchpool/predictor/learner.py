@@ -28,6 +28,7 @@ from torchpool.contract.probe import Found, find, unshown
 from torchpool.predictor.graphs import Graphs
 from torchpool.predictor.kinds import MERGING_UNPROVEN, Kind, Learned
 from torchpool.predictor.lazy_weights import LazyWeights
+from torchpool.predictor.moving_weights import at_rest
 from torchpool.predictor.refusals import Refusals, tells_refusals
 from torchpool.predictor.samples import alike, copies, few_rows, rows_of, same_names, same_sizes
 
@@ -270,9 +271,9 @@ class Learner:
             proof_follows=self._merging == "no" and self._graphs is not None,
         )  # fmt: skip
         try:
-            found = search()
+            found = at_rest(self._module, search)
             if found.contract.refused and not found.contract.serial and same_in_eval(self._target, self._module, call):
-                found = search(blame_mode=False)
+                found = at_rest(self._module, lambda: search(blame_mode=False))
         except Exception as error:
             if not any(error is own for own in raised):
                 raise

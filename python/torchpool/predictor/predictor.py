@@ -13,6 +13,7 @@ import torch
 from torchpool import _core
 from torchpool.contract import Contract, first_and_most
 from torchpool.insight import Explanation, KindRecord, explain
+from torchpool.predictor import updates
 from torchpool.predictor.answers import Answers
 from torchpool.predictor.behind import Behind
 from torchpool.predictor.calls import Calls, View
@@ -95,6 +96,7 @@ class Predictor(Calls):
             by_graph=self._graphs is not None,
             verify=options.verify,
         )
+        updates.opened(self)
 
     def _make_graphs(self) -> Graphs | None:
         if not self._options.merging or (self._options.backend == "python" and not self._options.proof_needed):
@@ -182,6 +184,29 @@ class Predictor(Calls):
         self._saved = ()
         self._answers.forget()
         self._open_core().forget_learned()
+
+    def updating(self) -> updates.Updating:
+        """`with predictor.updating(): model.load_state_dict(...)`: no call sees the weights half written.
+
+        Entering waits until no call of the module runs, through whichever predictors; batches that run end with the old
+        weights. Calls that come meanwhile wait for the end of the block, to their deadlines at most, and get the new
+        weights. Predictors of modules that share a part or a weight count, too; a function that calls the module
+        (`wrap(lambda x: model(x))`) does not. A call by the thread that is in the block raises RuntimeError, as does
+        entering inside of a call. An exception in the block ends it as any end does.
+        """
+        self._open_core()
+        return updates.Updating(self)
+
+    def swap(self, state_dict: Mapping[str, Any]) -> None:
+        """`load_state_dict` while calls are served: none sees a mixture, none waits for packing.
+
+        The new weights are copied and packed aside first. Then calls wait until what runs has ended and the copies
+        stand in the module's own parameters, as long as it takes to copy them, and are served from the packed copies at
+        once. Takes the memory of both states for a while. Raises ValueError, and changes nothing, where names or shapes
+        differ from the module's; TypeError for a plain callable.
+        """
+        self._open_core()
+        updates.swap(self, updates.Updating(self), state_dict)
 
     def close(self, wait: bool = True, cancel_pending: bool = False) -> None:
         """Refuses calls from now on. What is in flight is finished, or with `cancel_pending` what has not started
