@@ -93,7 +93,9 @@ py::object BoundPredictor::settle(const PreparedCall& call, const py::tuple& arg
 }
 
 py::object BoundPredictor::answer_here(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) {
-  return call.mismatch ? learner_.settle_mismatch(call, args, kwargs) : inline_.run(call, args, kwargs);
+  // While it waited for its turn another call may have widened the contract: to probe once more would tell nothing new.
+  const bool departs = call.mismatch && !reader_.fits_now(call);
+  return departs ? learner_.settle_mismatch(call, args, kwargs) : inline_.run(call, args, kwargs);
 }
 
 py::object BoundPredictor::run_queued(PreparedCall& call, const py::tuple& args, const py::object& kwargs,

@@ -117,6 +117,13 @@ void CallReader::fit(PreparedCall& call) const {
   call.new_sizes = by_module && call.kind->has_new_sizes(call.flat.leaves);
 }
 
+bool CallReader::fits_now(const PreparedCall& call) const {
+  if (call.kind->contract == call.contract) return false;
+  PreparedCall again = call;
+  find_route(again);
+  return !again.mismatch;
+}
+
 void CallReader::find_route(PreparedCall& call) const {
   CallKind& kind = *call.kind;
   call.route = kind.route;

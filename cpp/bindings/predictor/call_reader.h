@@ -26,6 +26,9 @@ class CallReader {
   void read(const py::tuple& args, const py::object& kwargs, PreparedCall& call,
             std::optional<TimePoint> deadline = std::nullopt);
 
+  // Whether a call that departed from its kind's contract when it was read is as that has become since.
+  bool fits_now(const PreparedCall& call) const;
+
   ModuleWatch& watch() noexcept { return watch_; }
   const ModuleWatch& watch() const noexcept { return watch_; }
 

@@ -25,6 +25,8 @@ class Explanation:
     """Per contract the backend that serves it: graph, python or torchscript."""
     status: tuple[str, ...] = ()
     """Per contract on what its calls are merged, in words."""
+    learning: tuple[str, ...] = ()
+    """Per contract how long its calls were learned from, and which waited for that."""
     programs: tuple[str, ...] = ()
     """With `explain(verbose=True)`: the graphs' instructions, with `explain(profile=True)` timed."""
 
@@ -58,6 +60,7 @@ class Explanation:
             backend = self.served_by[index] if index < len(self.served_by) else self.backend
             status = self.status[index] if index < len(self.status) else ""
             lines += ["", *_describe(contract, backend, status)]
+            lines += [f"  {text}" for text in self.learning[index : index + 1] if text]
         lines += [f"note: {note}" for note in self.notes]
         return "\n\n".join(["\n".join(lines), *self.programs])
 
@@ -130,6 +133,9 @@ class KindRecord:
     """Merged rows differed from the same rows alone: in words."""
     seconds: float = 0.0
     """From the first call of the kind until it was settled."""
+    probes: int = 0
+    """How often it was learned: from its first call, and from calls of new sizes."""
+    probed_seconds: float = 0.0
 
     def shown(self) -> Contract | None:
         """The contract as it is in force."""
@@ -157,6 +163,13 @@ class KindRecord:
         if self.merging == "verify":
             return f"without a proof, under verification{found}"
         return _PENDING
+
+    def waited_for(self) -> str:
+        """What its first calls waited for, in words."""
+        if not self.probes:
+            return ""
+        sizes = "" if self.probes == 1 else f", and {self.probes - 1} more of new sizes"
+        return f"learned in {self.probed_seconds:.2f} s, for which the first call{sizes} waited"
 
     def notes(self) -> list[str]:
         """What the contract does not say."""
@@ -201,5 +214,6 @@ def explain(
         notes=tuple(notes),
         served_by=served_by,
         status=tuple(kind.status() for kind, _ in settled),
+        learning=tuple(kind.waited_for() for kind, _ in settled),
         programs=tuple(programs),
     )

@@ -45,6 +45,9 @@ class Kind:
     """Why results may hold values that belong to one call, so that only a graph may merge: in words."""
     refuted: str | None = None
     """Rows of calls that were merged differed from the same calls alone: in words."""
+    probes: int = 0
+    """How often it was learned: from its first call, and from calls of new sizes."""
+    probed_seconds: float = 0.0
 
     @classmethod
     def of(

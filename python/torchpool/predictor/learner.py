@@ -8,6 +8,7 @@ import functools
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -270,6 +271,7 @@ class Learner:
             find, run, samples, kind.names, module=self._module, pad=pad, batch=batch,
             proof_follows=self._merging == "no" and self._graphs is not None,
         )  # fmt: skip
+        started = time.monotonic()
         try:
             found = at_rest(self._module, search)
             if found.contract.refused and not found.contract.serial and same_in_eval(self._target, self._module, call):
@@ -280,6 +282,7 @@ class Learner:
             raise refusal.Refused(self.refusals.of_kind(kind, call, error) or error) from None
         finally:
             raised.clear()  # an exception must not be held by the frames that it holds
+            kind.probes, kind.probed_seconds = kind.probes + 1, kind.probed_seconds + time.monotonic() - started
         if found.contract.refused:
             raise ValueError(
                 f"{found.contract.reason}. Results would depend on other calls or on chance: call model.eval() before "

@@ -256,6 +256,8 @@ def _record(kind: Kind, captured: Captured | None) -> KindRecord:
         unshown=kind.unshown,
         refuted=kind.refuted,
         seconds=found.seconds,
+        probes=kind.probes,
+        probed_seconds=kind.probed_seconds,
     )
 
 

@@ -69,6 +69,15 @@ def test_the_first_call_of_a_size_comes_after_those_before(
 
 
 @torch.no_grad()
+def test_what_another_call_has_taught_meanwhile_is_not_learned_again(serve: Callable[..., Served]) -> None:
+    model = Watched(held=6)
+    served = serve(model)
+    served.told.learns_next(of_any_length())
+    call_late(served, model, 6, 7)
+    assert len(served.told.mismatches) == 1
+
+
+@torch.no_grad()
 def test_the_first_call_of_a_size_waits_for_calls_of_known_sizes(serve: Callable[..., Served]) -> None:
     model = Watched(held=6)
     served = serve(model, known=of_any_length())
