@@ -86,7 +86,10 @@ class Told:
     def weights_moved(self, kind_id: int) -> None:
         self.moved += 1
 
-    def forget(self) -> None:
+    def own_change(self, name: str, items: bool) -> bool:
+        return True
+
+    def forget(self, before: int) -> None:
         self.kinds.clear()
 
 

@@ -39,7 +39,11 @@ void register_watches(py::module_& module) {
       .def("look", [](ModuleWatch& self) { return text_or_none(self.look()); })
       .def("kind", [](ModuleWatch& self) { return to_string(self.look().kind); })
       .def("rebase", &ModuleWatch::rebase)
-      .def("rebase_after_run", [](ModuleWatch& self) { return text_or_none(self.rebase_after_run()); })
+      .def("rebase_after_run",
+           [](ModuleWatch& self, const py::function& own) {
+             return text_or_none(self.rebase_after_run(
+                 [&own](const Difference& found) { return own(found.name, found.items).cast<bool>(); }));
+           })
       .def_property_readonly("volatile_names", &ModuleWatch::volatile_names)
       .def_property_readonly("stamps", &ModuleWatch::stamps);
   py::class_<BoundWeightWatch>(module, "WeightWatch", "Sees what happens to the contents of weights.")

@@ -257,6 +257,19 @@ std::string ModuleState::subject_of(const Part& part, PyObject* key) {
   return name;
 }
 
+std::string ModuleState::name_of(const Part& part, PyObject* key) {
+  switch (part.kind) {
+    case PartKind::kHooks:
+    case PartKind::kAllHooks:
+      return "_forward_hooks";
+    case PartKind::kPreHooks:
+    case PartKind::kAllPreHooks:
+      return "_forward_pre_hooks";
+    default:
+      return key_text(key);
+  }
+}
+
 ChangeKind ModuleState::kind_of(const Part& part, PyObject* key) const {
   switch (part.kind) {
     case PartKind::kAttributes: {
@@ -323,7 +336,7 @@ void ModuleState::compare(const Part& part, const Entry& entry, PyObject* now, s
     what = from == to ? "was replaced" : "changed from " + from + " to " + to;
     if (kind == ChangeKind::kTraining) what = now == Py_True ? "was switched on" : "was switched off";
   }
-  found.push_back({kind, subject_of(part, key), std::move(what)});
+  found.push_back({kind, subject_of(part, key), std::move(what), name_of(part, key)});
 }
 
 void ModuleState::compare(const Part& part, const Ignored& ignored, std::vector<Difference>& found) const {
@@ -331,7 +344,7 @@ void ModuleState::compare(const Part& part, const Ignored& ignored, std::vector<
   PyObject* dict = part.dict.ptr();
   if (part.kind == PartKind::kDict) {
     const std::string subject = subject_of(part, Py_None);
-    if (!ignored.contains(subject)) found.push_back({ChangeKind::kAttribute, subject, "has other entries"});
+    if (!ignored.contains(subject)) found.push_back({ChangeKind::kAttribute, subject, "has other entries", part.name, true});
     return;
   }
   const std::size_t before = found.size();
@@ -344,11 +357,12 @@ void ModuleState::compare(const Part& part, const Ignored& ignored, std::vector<
   while (PyDict_Next(dict, &at, &key, &value) != 0) {
     if (!is_watched(part, key) || has_key(part, key)) continue;
     std::string subject = subject_of(part, key);
-    if (!ignored.contains(subject)) found.push_back({kind_of(part, key), std::move(subject), "was added"});
+    if (ignored.contains(subject)) continue;
+    found.push_back({kind_of(part, key), std::move(subject), "was added", name_of(part, key)});
   }
   const bool runs_in_order = part.kind == PartKind::kModules || part.kind == PartKind::kHooks;
   if (runs_in_order && found.size() == before && ignored.empty() && reordered(part)) {
-    found.push_back({ChangeKind::kStructure, "order of what is inside, " + of_module(part.path), "changed"});
+    found.push_back({ChangeKind::kStructure, "order of what is inside, " + of_module(part.path), "changed", {}});
   }
 }
 
@@ -357,12 +371,12 @@ void ModuleState::compare(const Owner& owner, SlotKind slot, std::vector<Differe
   if (slot == SlotKind::kType && !py::type::of(object).is(owner.type)) {
     const auto* before = reinterpret_cast<PyTypeObject*>(owner.type.ptr());
     found.push_back({owner.kind, "class " + owner.subject,
-                     std::string("changed from ") + before->tp_name + " to " + Py_TYPE(object)->tp_name});
+                     std::string("changed from ") + before->tp_name + " to " + Py_TYPE(object)->tp_name, "__class__"});
   }
   if (slot != SlotKind::kDict) return;
   PyObject** place = place_of_dict(object);
   if (place == nullptr || *place != owner.dict.ptr()) {
-    found.push_back({owner.kind, "'__dict__' " + owner.subject, "was replaced"});
+    found.push_back({owner.kind, "'__dict__' " + owner.subject, "was replaced", "__dict__"});
   }
 }
 
@@ -380,7 +394,8 @@ std::vector<Difference> ModuleState::differences(const std::unordered_set<std::s
     } else if (meaning.kind == SlotKind::kTensor) {
       const Part& part = parts_[meaning.index];
       PyObject* key = part.entries[meaning.entry].key.ptr();
-      found.push_back({ChangeKind::kWeights, subject_of(part, key), "was swapped for another tensor"});
+      found.push_back(
+          {ChangeKind::kWeights, subject_of(part, key), "was swapped for another tensor", name_of(part, key)});
     } else {
       compare(owners_[meaning.index], meaning.kind, found);
     }

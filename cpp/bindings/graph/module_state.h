@@ -24,6 +24,8 @@ struct Difference {
   ChangeKind kind;
   std::string subject;  // "attribute 'temp' of module 'encoder'"
   std::string what;     // "changed from 1.0 to 2.0"
+  std::string name;     // what code would write: "temp"; of hooks the dict that keeps them
+  bool items = false;   // a dict among the attributes has other entries
 };
 
 // Note [What a module watch sees]
@@ -111,6 +113,7 @@ class ModuleState {
   static bool reordered(const Part& part);
   static bool has_key(const Part& part, PyObject* key);
   static std::string subject_of(const Part& part, PyObject* key);
+  static std::string name_of(const Part& part, PyObject* key);
 
   std::vector<Slot> slots_;  // flat, apart from their meanings: all that an uneventful look reads
   std::vector<SlotMeaning> meanings_;

@@ -23,6 +23,20 @@ Change ModuleWatch::summary(const std::vector<Difference>& differences) {
   return change;
 }
 
+Change ModuleWatch::rebase_after_run(const std::function<bool(const Difference&)>& own) {
+  if (!state_.moved()) return {};
+  std::unordered_set<std::string> owned;
+  for (const Difference& difference : state_.differences(volatile_)) {
+    if (!own(difference)) return {};
+    owned.insert(difference.subject);
+  }
+  // Python code has answered: other threads may have come in between.
+  for (const Difference& difference : state_.differences(volatile_)) {
+    if (!owned.contains(difference.subject)) return {};
+  }
+  return accept(&Counts::runs, kMaxRunChanges);
+}
+
 Change ModuleWatch::accept(int Counts::* count, int most) {
   const std::vector<Difference> differences = state_.differences(volatile_);
   if (differences.empty()) return {};

@@ -1,6 +1,7 @@
 // Sees what happens to a module between calls: submodules, hooks, parameters, train mode, plain attributes.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -39,11 +40,9 @@ class ModuleWatch {
   // may be calling the module beside us, and nothing tells that from its owner's changes.
   void rebase() { accept(&Counts::reports, kMaxReports); }
   // To be called right after a run of the module that followed an uneventful look: tells and accepts what the run
-  // changed. (What other threads changed meanwhile is taken for the run's.)
-  Change rebase_after_run() {
-    if (!state_.moved()) return {};
-    return accept(&Counts::runs, kMaxRunChanges);
-  }
+  // changed. `own` says of a difference whether the module's code can make it. If not, somebody else changed the module
+  // meanwhile: nothing is accepted, and the next look finds it all.
+  Change rebase_after_run(const std::function<bool(const Difference&)>& own);
   // "attribute 'cos_cached' of module 'rotary'", ...: in the order in which they were found.
   const std::vector<std::string>& volatile_names() const noexcept { return volatile_names_; }
   std::size_t stamps() const noexcept { return state_.stamps(); }

@@ -193,13 +193,27 @@ void BoundLearner::retire_graphs() {
   }
 }
 
-void BoundLearner::forget_kinds() {
-  kinds_.clear();
+// Python's part first: while it runs, other threads may come, and are to see that there is something to forget.
+bool BoundLearner::forget(const std::function<void()>& accept) {
+  const std::int64_t before = kinds_.next_id();
+  learner_.attr("forget")(before);
+  if (kinds_.next_id() != before) return false;
+  const CallKinds::Taken taken = kinds_.take();  // dropped last: what a graph holds may run code of its own then
+  accept();
+  for (const auto& [structure, kinds] : taken) {
+    for (const auto& kind : kinds) {
+      if (kind->promised()) kind->route = Route::kUnknown;  // nobody keeps the promise: for those who wait
+    }
+  }
+  return true;
 }
 
-void BoundLearner::forget() {
-  learner_.attr("forget")();
-  forget_kinds();
+bool BoundLearner::own_change(const Difference& difference) const noexcept {
+  try {
+    return learner_.attr("own_change")(difference.name, difference.items).cast<bool>();
+  } catch (const std::exception&) {
+    return false;  // it is looked at again before the next call
+  }
 }
 
 std::string BoundLearner::readable(const std::string& name) const {

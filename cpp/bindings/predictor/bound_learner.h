@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
+#include "bindings/graph/module_state.h"
 #include "bindings/predictor/prepared_call.h"
 #include "core/schedule/stats.h"
 
@@ -43,9 +45,11 @@ class BoundLearner {
   std::vector<std::shared_ptr<graph::GraphBackend>> graphs() const;  // that serve
   // No graph of before serves a call any more.
   void retire_graphs();
-  void forget_kinds();
-  // The same, and the learner forgets too: the module is another one now.
-  void forget();
+  // Nothing known holds any more: `accept`, which runs no Python code, is called at the moment from which on nobody is
+  // served by it. False, without that, if other threads have got to know of more kinds meanwhile.
+  bool forget(const std::function<void()>& accept);
+  // Whether the module's own code can have made such a change of the module.
+  bool own_change(const Difference& difference) const noexcept;
 
   // A result with all its tensors copied.
   py::object own(const py::object& result) const { return learner_.attr("own")(result); }

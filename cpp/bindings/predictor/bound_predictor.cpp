@@ -178,6 +178,11 @@ void BoundPredictor::settle_promise(std::int64_t id, const py::tuple& args, cons
   if (call.mismatch && call.kind == kind) learner_.widen(call, args, kwargs);
 }
 
+void BoundPredictor::forget_learned() {
+  while (!reader_.forget()) {
+  }
+}
+
 py::object BoundPredictor::run_plain(const py::tuple& args, const py::object& kwargs) {
   return inline_.run_watched(reader_.watch(), args, kwargs);
 }

@@ -53,7 +53,7 @@ class BoundPredictor final : public MeasuredPredictor {
   // Learns, or widens, a kind as it was promised to, from a call like the one that it was promised for. `learn` false:
   // that call was refused by the model, so that the next one is to be learned from.
   void settle_promise(std::int64_t kind, const py::tuple& args, const py::object& kwargs, bool learn);
-  void forget_learned() { learner_.forget_kinds(); }
+  void forget_learned();
   // The model's own call on this thread, without gradients.
   py::object run_plain(const py::tuple& args, const py::object& kwargs);
   // From now on calls of this kind are merged under `contract`, in batches of at most `max_batch` rows, and run by

@@ -1,6 +1,7 @@
 #include "bindings/predictor/call_kind.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/sync/error.h"
 
@@ -26,7 +27,7 @@ std::vector<std::int64_t> sizes_of(const std::vector<at::Tensor>& inputs) {
 }  // namespace
 
 Route route_from_string(const std::string& name) {
-  for (const Route route : {Route::kMerge, Route::kDirect, Route::kParallel, Route::kSerial}) {
+  for (const Route route : {Route::kMerge, Route::kDirect, Route::kCaller, Route::kParallel, Route::kSerial}) {
     if (name == to_string(route)) return route;
   }
   throw py::value_error("unknown route '" + name + "'");
@@ -49,6 +50,8 @@ const char* to_string(Route route) noexcept {
       return "merge";
     case Route::kDirect:
       return "direct";
+    case Route::kCaller:
+      return "caller";
     case Route::kParallel:
       return "parallel";
     case Route::kSerial:
@@ -102,9 +105,9 @@ std::vector<std::shared_ptr<CallKind>> CallKinds::all() const {
   return all;
 }
 
-void CallKinds::clear() noexcept {
-  by_structure_.clear();
+CallKinds::Taken CallKinds::take() noexcept {
   count_ = 0;
+  return std::exchange(by_structure_, {});
 }
 
 void CallKinds::remove(const CallKind& kind) {

@@ -20,6 +20,7 @@ enum class Route : std::uint8_t {
   kLearning,  // being learned on another thread; answered by the module itself meanwhile
   kMerge,     // calls share batches, as soon as they may
   kDirect,    // not probed: the caller's own call on the caller's thread; submitted ones in order
+  kCaller,    // alone, each on the thread that makes or submits it, whose state the module reads
   kParallel,  // alone, any number at a time
   kSerial,    // alone, one after the other in order of arrival
 };
@@ -86,11 +87,14 @@ class CallKinds {
   std::shared_ptr<CallKind> find(std::int64_t id) const;  // null when it is gone
   std::vector<std::shared_ptr<CallKind>> all() const;
   void remove(const CallKind& kind);
-  // Ids are never used again: a call may still hold a kind of before.
-  void clear() noexcept;
+  // Of the kind that is added next. Ids are never used again: a call may still hold a kind of before.
+  std::int64_t next_id() const noexcept { return next_id_; }
+  using Taken = std::unordered_map<std::string, std::vector<std::shared_ptr<CallKind>>>;
+  // All of them, of which none is left.
+  Taken take() noexcept;
 
  private:
-  std::unordered_map<std::string, std::vector<std::shared_ptr<CallKind>>> by_structure_;
+  Taken by_structure_;
   std::size_t count_ = 0;
   std::int64_t next_id_ = 0;
 };

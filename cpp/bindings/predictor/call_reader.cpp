@@ -27,10 +27,15 @@ void CallReader::refuse_grad(const FlatCall& flat, const py::tuple& args, PyObje
 // What was proven of the module as it was says nothing of what it is now. Attributes are another matter where the
 // module itself is called: many modules write some of theirs in forward, and nearly none decide how rows mix.
 void CallReader::see_changes() {
-  const Change change = watch_.look();
-  if (!change) return;
-  watch_.rebase();
-  if (change.kind != ChangeKind::kAttribute || by_graph_) learner_.forget();
+  while (const Change change = watch_.look()) {
+    if (change.kind == ChangeKind::kAttribute && !by_graph_) return watch_.rebase();
+    if (forget()) return;
+  }
+}
+
+// Until the change is accepted every thread sees it, and forgets before it is served.
+bool CallReader::forget() {
+  return learner_.forget([this] { watch_.rebase(); });
 }
 
 bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, PreparedCall& call) {
@@ -80,6 +85,8 @@ void CallReader::read(const py::tuple& args, const py::object& kwargs, PreparedC
     }
     if (!known) {
       learner_.learn(*call.kind, args, kwargs);
+      // What was learned of the module as it was is of no use to this call either.
+      if (!learner_.kinds().find(call.kind->id)) continue;
       call.kind->note_sizes(call.flat.leaves);  // it was run with them to learn from
     }
     if (!call.kind || call.kind->route != Route::kLearning) {
@@ -113,6 +120,7 @@ void CallReader::wait_until_learned(const CallKind& kind, TimePoint deadline) {
 // What the module runs by itself: it may change itself at sizes that are new to it (a table that grows).
 void CallReader::fit(PreparedCall& call) const {
   find_route(call);
+  if (call.route == Route::kCaller) call.ambient.must_run_here = true;
   const bool by_module = call.mismatch || call.route == Route::kParallel;
   call.new_sizes = by_module && call.kind->has_new_sizes(call.flat.leaves);
 }

@@ -28,6 +28,8 @@ class CallReader {
 
   // Whether a call that departed from its kind's contract when it was read is as that has become since.
   bool fits_now(const PreparedCall& call) const;
+  // Nothing learned so far holds any more. False, and nothing is settled, if other threads have learned meanwhile.
+  bool forget();
 
   ModuleWatch& watch() noexcept { return watch_; }
   const ModuleWatch& watch() const noexcept { return watch_; }

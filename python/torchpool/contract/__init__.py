@@ -8,6 +8,8 @@ and `refusal` says what is wrong with a call that the model does not take.
 from torchpool.contract import refusal
 from torchpool.contract.batch_size import choose_first_batch, first_and_most
 from torchpool.contract.contract import Contract, InputSpec, OutputSpec, Reason, RowsVerdict
+from torchpool.contract.fingerprint import Fingerprint
+from torchpool.contract.reach import THREAD_STATE, Reach
 from torchpool.contract.refusal import brief
 from torchpool.contract.rounding import tolerance
 from torchpool.contract.shape_checks import (
@@ -29,11 +31,14 @@ from torchpool.contract.shape_checks import (
 from torchpool.contract.train_mode import mode_matters, mode_surely_matters
 
 __all__ = [
+    "THREAD_STATE",
     "Contract",
+    "Fingerprint",
     "InputSpec",
     "Leaves",
     "OutputSpec",
     "ProofSample",
+    "Reach",
     "Reason",
     "RowsVerdict",
     "ShapeCheck",

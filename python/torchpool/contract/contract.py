@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import torch
 
+from torchpool.contract.fingerprint import Fingerprint
+
 VERSION = 2
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -30,6 +32,8 @@ class Reason(enum.Enum):
     """Calls merge, but lengths are not padded."""
     RESULTS = "results"
     """The backend cannot give back what the model returns."""
+    THREAD = "thread"
+    """The model reads the state of the thread that calls it."""
     ROWS = "rows"
     """Rows are not proven independent, or merged ones were seen to differ from the same rows alone."""
 
@@ -149,6 +153,8 @@ class Contract:
     tolerance: float | None = None
     """How far merged rows may be from the same rows alone, as a part of the largest value, where that is more than the
     dtypes of inputs and outputs allow: the module computes in a coarser one."""
+    model: Fingerprint | None = None
+    """Of the model that it was learned from; None in contracts that are not to be saved."""
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -183,7 +189,7 @@ class Contract:
             raise ValueError(f"a contract must be a mapping, got {type(data).__name__}")
         if data.get("version") != VERSION:
             raise ValueError(f"contract version {data.get('version')!r} is not known (expected {VERSION}): probe again")
-        fields = {"code": None, **{key: value for key, value in data.items() if key != "version"}}
+        fields = {"code": None, "model": None, **{key: value for key, value in data.items() if key != "version"}}
         _expect_keys(cls, fields, "contract")
         return cls(
             mode=fields["mode"],
@@ -200,6 +206,7 @@ class Contract:
             call_rows=fields["call_rows"],
             rows=None if fields["rows"] is None else _record(RowsVerdict, fields["rows"], "rows"),
             tolerance=fields["tolerance"],
+            model=None if fields["model"] is None else _fingerprint(fields["model"]),
         )
 
 
@@ -223,6 +230,13 @@ def _code(value: Any) -> Reason | None:
         raise ValueError(
             f"contract entry 'code' must be one of {[one.value for one in Reason]}, got {value!r}"
         ) from None
+
+
+def _fingerprint(value: Any) -> Fingerprint:
+    found: Fingerprint = _record(Fingerprint, value, "model")
+    if not all(isinstance(text, str) for text in dataclasses.asdict(found).values()):
+        raise ValueError(f"contract entry 'model' must hold texts, got {value!r}")
+    return found
 
 
 def _expect_keys(cls: type, data: Any, where: str) -> None:

@@ -194,15 +194,17 @@ def explain(
     kinds: Sequence[KindRecord],
     opaque: Sequence[str] = (),
     programs: Sequence[str] = (),
+    more: Sequence[str] = (),
 ) -> Explanation:
     """The explanation of a predictor's present state. `backend`: what serves where no graph does; `opaque`: arguments
-    that cannot be taken apart, in words; `programs`: listings of the graphs."""
+    that cannot be taken apart, in words; `programs`: listings of the graphs; `more`: notes on all kinds of calls."""
     notes = [] if kinds else ["nothing learned yet: the contract is learned from the first call"]
     for kind in kinds:
         notes += kind.notes()
     if len(kinds) >= _MAX_KINDS:
         text = f"{_MAX_KINDS} kinds of calls were learned, which is the limit: those of any other kind run alone"
         notes.append(f"{text} (an argument that is no tensor and differs in every call makes each a kind of its own)")
+    notes += more
     notes += [f"calls where {argument} run alone: it cannot be merged" for argument in opaque]
     settled = [(kind, contract) for kind in kinds if (contract := kind.shown()) is not None]
     served_by = tuple("graph" if kind.by_graph else backend for kind, _ in settled)

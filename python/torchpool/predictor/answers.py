@@ -13,16 +13,22 @@ class Answers:
     def __init__(self, learner: Learner, graphs: Graphs | None, behind: Behind) -> None:
         self._learner, self._graphs = learner, graphs
         self.learn, self.mismatch, self.may_have_state = learner.learn, learner.mismatch, learner.may_have_state
-        self.answers_unlearned, self.learn_behind = learner.answers_unlearned, behind.add
+        self.learn_behind = behind.add
         self.own, self.readable = learner.own, learner.readable
         self.saw_opaque, self.refuted = learner.saw_opaque, learner.refuted
         refusals = learner.refusals
         self.refusal, self.refused_opaque, self.refused_values = refusals.later, refusals.of_opaque, refusals.of_values
+        self.own_change = learner.own_change
         if graphs is not None:
             self.installed, self.weights_moved = graphs.installed, graphs.again
 
-    def forget(self) -> None:
-        """Nothing learned so far holds any more."""
-        self._learner.forget()
+    @property
+    def answers_unlearned(self) -> bool:
+        """Whether a call may be answered before its kind is learned."""
+        return self._learner.answers_unlearned
+
+    def forget(self, before: int) -> None:
+        """What was learned of kinds with ids below `before` holds no more."""
+        self._learner.forget(before)
         if self._graphs is not None:
-            self._graphs.forget()
+            self._graphs.forget(before)

@@ -239,13 +239,13 @@ class Graphs:
                 return
         self._start(kind)
 
-    def forget(self) -> None:
-        """Nothing learned so far holds any more."""
+    def forget(self, before: int) -> None:
+        """What was learned of kinds with ids below `before` holds no more."""
         with self._changed:
-            self._kinds.clear()
-            self._ready.clear()
-            self._rebuilt.clear()
-            self.captured.clear()
+            self._kinds = {kind_id: kind for kind_id, kind in self._kinds.items() if kind_id >= before}
+            self._ready = {key: built for key, built in self._ready.items() if key[0] >= before}
+            self._rebuilt = {kind_id: count for kind_id, count in self._rebuilt.items() if kind_id >= before}
+            self.captured = {kind_id: found for kind_id, found in self.captured.items() if kind_id >= before}
 
     def wait(self, timeout: float | None) -> bool:
         """Until no capture is under way; False when time ran out."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from torchpool import _core
 from torchpool.call import (
     Call,
     argument_names,
@@ -30,6 +31,7 @@ from torchpool.predictor.graphs import Graphs
 from torchpool.predictor.kinds import MERGING_UNPROVEN, Kind, Learned
 from torchpool.predictor.lazy_weights import LazyWeights
 from torchpool.predictor.moving_weights import at_rest
+from torchpool.predictor.own_code import OwnCode
 from torchpool.predictor.refusals import Refusals, tells_refusals
 from torchpool.predictor.samples import alike, copies, few_rows, rows_of, same_names, same_sizes
 
@@ -73,6 +75,8 @@ class Learner:
         self._saved = list(saved)
         self._pad = dict(pad or {})
         self._alone = alone
+        self._code = OwnCode(target, module)
+        self.own_change, self.notes = self._code.may_change, self._code.notes
         self._prove = prove
         self._dtype = dtype
         self._merging = "trust" if batch is not None else MERGING_UNPROVEN[prove]
@@ -86,6 +90,8 @@ class Learner:
         self._refusals: dict[object, str] = {}
         """With prove="required": kinds without a proof, and what their calls raise."""
         self.kinds: dict[int, Kind] = {}
+        self._forgotten = 0
+        """Kinds with smaller ids are no more."""
         self.opaque: set[refusal.Argument] = set()
         self.refusals = Refusals(self.kinds, self._lock, self.parameters, run_plain)
         """What calls are told that the model refuses."""
@@ -102,10 +108,15 @@ class Learner:
         if (refused := self._refusals.get(kind.key)) is not None:
             raise refusal.Refused(ValueError(refused))
         learned: Learned = ("direct", None, None, False, 0, "no")
-        if self._alone is None:
+        if (text := self._code.thread_state()) is not None:
+            kind.route, kind.reason = "caller", text
+            learned = ("caller", None, None, False, self._next_number(), "no")
+        elif self._alone is None:
             # In a copy of the caller's context: what the model sets there while it is probed is gone afterwards.
             learned = contextvars.copy_context().run(self._learn_kind, kind, call, leaves)
         with self._lock:
+            if kind_id < self._forgotten:
+                return learned  # the module is another one by now: nobody will be served by this
             self.kinds[kind_id] = kind
         try:
             self._tell(kind_id, kind, call, learned)
@@ -141,7 +152,7 @@ class Learner:
     @property
     def answers_unlearned(self) -> bool:
         """Whether a call may be answered before its kind is learned."""
-        return self._prove != "required"
+        return self._prove != "required" and self._code.thread_state() is None
 
     @tells_refusals
     def mismatch(
@@ -207,12 +218,15 @@ class Learner:
         kind.samples = samples
         return self._settle(kind, call, found)
 
-    def forget(self) -> None:
-        """Nothing learned so far holds any more."""
+    def forget(self, before: int) -> None:
+        """What was learned of kinds with ids below `before` holds no more."""
         with self._lock:
+            self._forgotten = max(self._forgotten, before)
             self._saved = []
+            self._code.forget()
             self._refusals.clear()
-            self.kinds.clear()
+            for kind_id in [kind_id for kind_id in self.kinds if kind_id < before]:
+                del self.kinds[kind_id]
 
     def watched(self) -> list[torch.nn.Module]:
         """The modules in which a change shows; a script keeps its own elsewhere."""
@@ -269,7 +283,8 @@ class Learner:
         }
         search = functools.partial(
             find, run, samples, kind.names, module=self._module, pad=pad, batch=batch,
-            proof_follows=self._merging == "no" and self._graphs is not None,
+            proof_follows=self._merging == "no" and self._graphs is not None, reach=self._code.reach,
+            threads=not _core.on_worker_thread(),  # else another one waits for what may need this very thread
         )  # fmt: skip
         started = time.monotonic()
         try:
@@ -297,8 +312,10 @@ class Learner:
         )
 
     def _settle(self, kind: Kind, call: Call, found: Found) -> Learned:
-        contract, candidate = found.contract, found.candidate
+        contract, candidate = self._code.signed(found.contract), found.candidate and self._code.signed(found.candidate)
         route = "merge" if contract.mode == "merge" else "serial" if contract.serial else "parallel"
+        if contract.code is Reason.THREAD:
+            route = "caller"
         spec = found.spec
         # A contract that counts calls is for a lifted graph: the module itself would let their rows meet.
         merging = self._merging if contract.mode == "merge" and contract.call_rows is None else "no"
@@ -334,7 +351,7 @@ class Learner:
         parts = [] if self._module is None else self._module.modules()
         if any(getattr(part, "training", False) for part in parts):
             return None  # whether train mode changes results must be looked at anew
-        return next((contract for contract in self._saved if kind.is_of(contract)), None)
+        return self._code.first_own(contract for contract in self._saved if kind.is_of(contract))
 
     def opaque_arguments(self) -> list[str]:
         """The arguments seen that cannot be taken apart, in words."""

@@ -172,6 +172,7 @@ class Predictor(Calls):
             [_record(kind, captured.get(kind_id)) for kind_id, kind in list(self._learner.kinds.items())],
             self._learner.opaque_arguments(),
             programs,
+            sorted(self._learner.notes),
         )
 
     def ready(self, timeout: float | None = None) -> bool:
@@ -182,7 +183,6 @@ class Predictor(Calls):
     def refresh(self) -> None:
         """Forgets what was learned, for a module that was changed in a way that its calls do not show."""
         self._saved = ()
-        self._answers.forget()
         self._open_core().forget_learned()
 
     def updating(self) -> updates.Updating:

@@ -295,7 +295,7 @@ def test_what_runs_change_is_volatile_from_the_second_time_on(what: str) -> None
     seen = []
     for length in (3, 4, 5, 6):
         model(draw(1, length))
-        seen.append(watch.rebase_after_run())
+        seen.append(watch.rebase_after_run(lambda name, items: True))
     name = {
         "counter": "attribute 'calls' of the model",
         "length": "attribute 'length' of the model",
@@ -315,7 +315,7 @@ def test_what_a_volatile_attribute_held_is_not_kept() -> None:
     watch = ModuleWatch([model])
     for _ in range(2):
         model(draw(1, 3))
-        watch.rebase_after_run()
+        watch.rebase_after_run(lambda name, items: True)
     held = weakref.ref(model.last)
     model(draw(1, 3))
     gc.collect()
@@ -340,7 +340,7 @@ def test_an_owners_change_between_runs_is_not_taken_for_the_runs(net: Any) -> No
         assert watch.look() is not None
         watch.rebase()
         net(draw(2, 4))
-        assert watch.rebase_after_run() is None
+        assert watch.rebase_after_run(lambda name, items: True) is None
     assert watch.volatile_names == []
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import random
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from torchpool.contract.contract import Contract
 from torchpool.contract.probe import probe
 from torchpool.contract.probe import run as probe_run
+from torchpool.contract.probe.generators import alone
 
 Forward = Callable[["Planted", torch.Tensor], Any]
 
@@ -196,10 +200,36 @@ def test_harmless_caches_do_not_prevent_merging() -> None:
     assert find(Planted(sized), one_row()).mode == "merge"
 
 
-@pytest.mark.parametrize("draw", [lambda: torch.randn(3), lambda: __import__("random").random()])
-def test_random_numbers(draw: Callable[[], Any]) -> None:
-    model = Planted(lambda m, x: m.lin(x) + draw())
-    expect_alone(find(model, one_row()), "draws random numbers: .* differs by", serial=True)
+DRAWS: dict[str, Callable[[], Any]] = {
+    "torch": lambda: torch.randn(3),
+    "torch, of no consequence": lambda: 0 * torch.rand(3),
+    "an own generator": lambda: torch.randn(3, generator=torch.Generator().manual_seed(3)),
+    "dropout": lambda: F.dropout(torch.ones(3), 0.5),
+    "attention": lambda: F.scaled_dot_product_attention(
+        torch.ones(1, 2, 3), torch.ones(1, 2, 3), torch.ones(1, 2, 3), dropout_p=0.5
+    )[0, 0],
+    "Python": random.random,
+    "numpy": lambda: float(numpy.random.rand()),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS.keys())
+def test_random_numbers_are_seen_and_not_used_up(draw: Callable[[], Any]) -> None:
+    model, sample = Planted(lambda m, x: m.lin(x) + draw()), one_row()
+    before = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1:3]
+    expect_alone(find(model, sample), "draws random numbers .*run", serial=True)
+    assert torch.equal(before[0], torch.get_rng_state())
+    if alone():
+        assert before[1] == random.getstate() and str(before[2]) == str(numpy.random.get_state()[1:3])
+
+
+def test_what_could_draw_and_does_not_merges() -> None:
+    def quiet(model: Planted, x: torch.Tensor) -> torch.Tensor:
+        x = F.rrelu(F.dropout(x, 0.5, training=False), training=False)
+        heads = x[:, None, :]
+        return model.lin(F.scaled_dot_product_attention(heads, heads, heads)[:, 0])
+
+    assert find(Planted(quiet), one_row()).mode == "merge"
 
 
 @pytest.mark.parametrize(

@@ -17,16 +17,20 @@ from torch import nn
 
 from torchpool.call.tree import TreeSpec
 from torchpool.contract.contract import Contract, InputSpec, OutputSpec, Reason
+from torchpool.contract.probe.elsewhere import Elsewhere
+from torchpool.contract.probe.generators import PlainGenerators
 from torchpool.contract.probe.layout import layouts
 from torchpool.contract.probe.lengths import LengthFinder, prove_at_length
 from torchpool.contract.probe.perturb import Layout, Leaves
 from torchpool.contract.probe.ragged import Number, Ragged, find_ragged
 from torchpool.contract.probe.rows import Fold, RowProof
 from torchpool.contract.probe.run import Outcome, OutOfTime, Runner, Unsafe, gap_between
-from torchpool.contract.probe.state import ModuleState, RandomState
+from torchpool.contract.probe.state import ModuleState
+from torchpool.contract.reach import THREAD_STATE, Reach
 
 _LOG = logging.getLogger("torchpool")
 _NOT_THE_MODE = ("time", "memory", "outputs", "inputs", "layout", "variation")  # what eval() would not mend
+_OTHER_THREAD = "another thread"
 _MAX_LENGTHS = 6  # sample lengths at which rows are proven independent
 
 
@@ -56,6 +60,8 @@ def find(
     module: nn.Module | None = None,
     pad: Mapping[str, Number] | None = None,
     batch: Mapping[str, int | None] | None = None,
+    reach: Callable[[], Reach] | None = None,
+    threads: bool = True,
     max_seconds: float = 20.0,
     max_bytes: int = 1 << 30,
     proof_follows: bool = False,
@@ -65,11 +71,13 @@ def find(
 
     `run` calls the model eagerly on the tensors of one call and returns its raw output. `calls` holds one or
     more sample calls of equal structure, each a list of tensors named by `names`; dims that differ between
-    them vary. `module` is watched for state and train mode, and left as it was, as are samples and random
-    states. `proof_follows`: nothing is merged by what is found before a graph has proven it, so that rows are tried
-    less often. `pad` states values for right-padding, `batch` the batch dim of inputs or outputs by name (None:
-    shared). About `max_seconds` and `max_bytes` of tensors are spent at most. `blame_mode`: whether train mode may be
-    why a check fails.
+    them vary. `module` is watched for state and train mode; what the runs change of it is put back, and what
+    others change meanwhile is left alone. No run draws from torch's generators. `proof_follows`: nothing is merged
+    by what is found before a graph has proven it, so that rows are tried less often. `pad` states values for
+    right-padding, `batch` the batch dim of inputs or outputs by name (None: shared). `reach` finds the code that
+    the runs may run, by default that of the module; `threads` allows one run on another thread. About
+    `max_seconds` and `max_bytes` of tensors are spent at most. `blame_mode`: whether train mode may be why a check
+    fails.
 
     Raises what the model raises on a sample; ValueError for samples that do not match, unknown names, and a
     `batch` that the proof contradicts. A model in train mode that fails a check gives a contract whose
@@ -78,13 +86,12 @@ def find(
     pad, batch = dict(pad or {}), dict(batch or {})
     samples = [[leaf.detach() for leaf in call] for call in calls]
     _check_arguments(samples, names, pad)
-    random, state = RandomState(), ModuleState(module)
+    state = ModuleState(module, reach)
     runner = Runner(run, names, state, samples, max_seconds, max_bytes)
     try:
-        found = _Probe(runner, samples, pad, batch, random, proof_follows, blame_mode).find()
+        found = _Probe(runner, samples, pad, batch, threads, proof_follows, blame_mode).find()
     finally:
         state.restore()
-        random.restore()
     used = max_seconds - runner.seconds_left
     contract = found.contract
     what = "may merge" if contract.mode == "merge" else f"runs alone: {contract.reason}"
@@ -124,14 +131,15 @@ class _Probe:
         samples: list[Leaves],
         pad: dict[str, Number],
         batch: dict[str, int | None],
-        random: RandomState,
+        threads: bool,
         proof_follows: bool,
         blame_mode: bool,
     ) -> None:
-        self.runner, self.samples, self.pad, self.batch, self.random = runner, samples, pad, batch, random
+        self.runner, self.samples, self.pad, self.batch = runner, samples, pad, batch
         self.proof_follows, self.blame_mode = proof_follows, blame_mode
         self.first: Outcome | None = None
         self.again: Outcome | None = None
+        self.elsewhere = Elsewhere(runner, threads)
         self.stated_outputs: dict[str, int] = {}
         self.refuted: Layout | None = None
         """The likeliest layout by which the model runs, if numbers refute them all."""
@@ -149,7 +157,9 @@ class _Probe:
                 code, reason = Reason.TRAIN_MODE, f"model is in train mode (call model.eval() first): {reason}"
             if self.batch:
                 raise ValueError(f"batch={self.batch} fails the check {failure.check!r}: {reason}") from failure
-            serial = failure.serial or self._order_matters()
+            serial = failure.serial or (failure.check != _OTHER_THREAD and self._order_matters())
+            if self.elsewhere.wrong and not serial and code is Reason.CHECK:
+                code, reason = Reason.THREAD, f"{THREAD_STATE}: {self.elsewhere.wrong}"
             alone = self._alone(code, reason, serial)
             liftable = self.refuted is not None and not serial and code is Reason.CHECK
             candidate = self._candidate(self.refuted) if self.refuted and liftable else None
@@ -176,7 +186,7 @@ class _Probe:
         if state.changed() is not None or state.moved_attributes():
             return True
         try:
-            return bool(gap_between(self.first, self.runner(self.samples[0], last=True), self.runner)[0])
+            return bool(gap_between(self.first, self.elsewhere.again(self.samples[0], self.first), self.runner)[0])
         except Unsafe as failure:
             return failure.serial
         except Exception:  # it took this call before
@@ -184,7 +194,9 @@ class _Probe:
 
     def _merging(self) -> Contract:
         runner = self.runner
+        generators = PlainGenerators()
         self.first = first = runner(self.samples[0])
+        self._check_generators(generators)
         for other in self._shapes()[1:]:
             runner(other[0])  # a sample that the model refuses is the user's error: it comes out
         self._check_names(first)
@@ -241,17 +253,20 @@ class _Probe:
             raise ValueError(f"batch= names no input or output of the model: {unknown} ({known})")
         self.stated_outputs = {name: dim for name, dim in self.batch.items() if name not in inputs and dim is not None}
 
+    def _check_generators(self, before: PlainGenerators) -> None:
+        whose = before.moved_by(lambda: self.runner(self.samples[0], last=True))
+        if whose is not None:
+            text = f"model draws random numbers ({whose} generator moved in each of {self.runner.runs} runs)"
+            raise Unsafe("random numbers", text, serial=True)
+
     def _check_repeat(self, first: Outcome) -> None:
-        """The same call again; tells random numbers, state and train mode apart."""
-        drawn, changed = self.random.moved(), self.runner.state.changed()
+        """The same call again; tells state and train mode apart."""
+        changed = self.runner.state.changed()
         if changed is not None:
             raise Unsafe("state unchanged", f"model is stateful: {changed[0]} changed by {changed[1]:.3g}", serial=True)
         self.runner.record("state unchanged", True, "0 buffers or parameters changed")
         self.again = again = self.runner(self.samples[0])
-        gap, name = gap_between(first, again, None if drawn else self.runner)
-        if gap and drawn:
-            text = f"model draws random numbers: output {name!r} of the same call twice differs by {gap:.3g}"
-            raise Unsafe("same call twice", text, serial=True)
+        gap, name = gap_between(first, again, self.runner)
         if gap:
             raise Unsafe("same call twice", self._stateful(name, gap, "the same call twice"), serial=True)
         self.runner.record("same call twice", True, "differs by 0")
@@ -344,7 +359,7 @@ class _Probe:
         changed = runner.state.changed()
         if changed is not None:
             raise Unsafe("state unchanged", f"model is stateful: {changed[0]} changed by {changed[1]:.3g}", serial=True)
-        gap, name = gap_between(self.first, runner(self.samples[0], last=True), runner)
+        gap, name = gap_between(self.first, self.elsewhere.again(self.samples[0], self.first), runner)
         if gap:
             raise Unsafe("same call later", self._stateful(name, gap, "the same call after others"), serial=True)
         moved = runner.state.moved_attributes()
@@ -355,4 +370,6 @@ class _Probe:
             if gap:
                 text = f"model is stateful (attribute {moved[0]!r} changed): output {name!r}"
                 raise Unsafe("same call first", f"{text} depends on earlier calls, by {gap:.3g}", serial=True)
+        if self.elsewhere.wrong:
+            raise Unsafe(_OTHER_THREAD, f"{THREAD_STATE}: {self.elsewhere.wrong}")
         runner.record("same call later", True, "differs by 0")

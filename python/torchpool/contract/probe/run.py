@@ -14,7 +14,8 @@ import torch
 from torchpool.call import one_intra_op_thread
 from torchpool.call.tree import TreeSpec, flatten
 from torchpool.contract.contract import Check
-from torchpool.contract.probe.state import ModuleState
+from torchpool.contract.probe.generators import torch_moved, torch_state
+from torchpool.contract.probe.state import ModuleState, storage_of
 
 Leaves = list[torch.Tensor]
 
@@ -78,8 +79,10 @@ class Runner:
         self._all_threads = 0.0
         self._previous: tuple[Leaves, Leaves] | None = None
         self._kept: deque[tuple[Leaves, Outcome]] = deque(maxlen=_KEPT_OUTCOMES)
+        self._watched: set[tuple[torch.Size, ...]] = set()
+        self._watch_all = False
         tensors = [tensor for _, tensor in state.tensors()]
-        self._owned = {_storage(tensor) for tensor in tensors} - {0}
+        self._owned = {storage_of(tensor) for tensor in tensors} - {0}
         used = {t.dtype for t in [*tensors, *(leaf for call in samples for leaf in call)]}
         self._input_tolerance = max((TOLERANCE.get(dtype, 0.0) for dtype in used), default=0.0)
 
@@ -99,20 +102,49 @@ class Runner:
         return max(TOLERANCE.get(dtype, 0.0), self._input_tolerance)
 
     def __call__(self, leaves: Leaves, *, last: bool = False) -> Outcome:
-        """Runs the model. Exceptions of the model come through; Unsafe when it writes where it must not.
+        """Runs the model. Exceptions of the model come through; Unsafe when it writes where it must not, or draws.
 
         The `last` runs, which look for state, are made even where optional ones have used up the time.
         """
         if self.runs and self.seconds_left <= 0 and not last:
             raise OutOfTime("time", f"probing did not end within {self.max_seconds:.3g} s ({self.runs} runs made)")
+        # Watching takes 5 to 8 us an operator, so that not every run is watched. Those of sizes that are new are, since
+        # sizes decide what a model does. A run that is not stays without consequence: if a generator or a tensor of the
+        # module has moved meanwhile, which others may have done, the same run is made once more, and watched.
+        sizes = tuple(leaf.shape for leaf in leaves)
+        if self._watch_all or self._state.written or sizes not in self._watched:
+            self._watched.add(sizes)
+            return self._run_once(leaves, watched=True)
+        generators, versions = torch_state(), self._state.versions()
+        outcome = self._run_once(leaves, watched=False)
+        if torch_moved(generators) or self._state.versions() != versions:
+            self._watch_all = True
+            self._run_once(leaves, watched=True)
+        return outcome
+
+    def _run_once(self, leaves: Leaves, *, watched: bool) -> Outcome:
         self.runs += 1
+        watch = self._state.watch() if watched else None
         with torch.inference_mode(False), torch.no_grad():
             inputs = [leaf.detach().clone() for leaf in leaves]
             versions = [leaf._version for leaf in inputs]
+            self._state.begin_run()
             start, used = time.perf_counter(), time.thread_time()
-            with one_intra_op_thread() if self._one_thread else contextlib.nullcontext():
-                result = self._run(list(inputs))
+            try:
+                with (
+                    watch or contextlib.nullcontext(),
+                    one_intra_op_thread() if self._one_thread else contextlib.nullcontext(),
+                ):
+                    result = self._run(list(inputs))
+            except BaseException:
+                if watch is not None and watch.drew is not None:
+                    raise self._random(f"{watch.drew} was about to run") from None
+                raise
+            finally:
+                self._state.note_run()
             seconds, used = time.perf_counter() - start, time.thread_time() - used
+            if watch is not None and watch.drew is not None:  # the model caught what should have ended it
+                raise self._random(f"{watch.drew} was about to run")
             if self.runs == 1:
                 self._state.keep_set_up()
             self._choose_threads(seconds, used)
@@ -144,6 +176,10 @@ class Runner:
                 return outcome
         return self(leaves)
 
+    def _random(self, what: str) -> Unsafe:
+        # Stopped before it drew: a number that is drawn is gone for all threads, since they share the generator.
+        return Unsafe("random numbers", f"model draws random numbers ({what} in run {self.runs})", serial=True)
+
     def _check_inputs(self, before: Leaves, after: Leaves, versions: list[int]) -> None:
         for name, old, new, version in zip(self.names, before, after, versions, strict=True):
             if new._version == version and (self.runs > 2 or worst(new, old.detach()) == 0):
@@ -163,17 +199,10 @@ class Runner:
                         f"model is stateful: it writes over its earlier results (changed by {change:.3g})",
                         serial=True,
                     )
-        places = [_storage(leaf) for leaf in outputs if leaf.numel()]
-        earlier = {_storage(leaf) for leaf in self._previous[0]} if self._previous else set()
-        taken = (self._owned | earlier | {_storage(leaf) for leaf in inputs}) - {0}
+        places = [storage_of(leaf) for leaf in outputs if leaf.numel()]
+        earlier = {storage_of(leaf) for leaf in self._previous[0]} if self._previous else set()
+        taken = (self._owned | earlier | {storage_of(leaf) for leaf in inputs}) - {0}
         self.aliases |= len(set(places)) < len(places) or not taken.isdisjoint(places)
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    try:
-        return tensor.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):
-        return 0  # sparse and other tensors without plain storage
 
 
 def worst(got: torch.Tensor, expected: torch.Tensor) -> float:

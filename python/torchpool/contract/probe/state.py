@@ -1,88 +1,140 @@
-"""Saves and restores what probing must not change: random states, a module's buffers, parameters and attributes."""
+"""Sees what the probe's runs change of a module, and puts that back: nothing else, since others may use it, too.
+
+Tensors: those that an operator of the probe's own thread wrote into. Attributes: those that the code of the model can
+write at all. Either only while it still holds what the probe left there.
+"""
 
 from __future__ import annotations
 
 import copy
-import math
-import random
-import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from torchpool.contract.probe.parts import is_dense, same_parts
+from torchpool.contract.probe.watch import Watch
+from torchpool.contract.reach import Reach
 from torchpool.contract.train_mode import mode_matters
 
 _BASE_ATTRIBUTES = frozenset(vars(nn.Module()))
 _MAX_ITEMS = 10_000  # a longer list or dict is not copied
-_MAX_BYTES = 256 << 20  # of parameters, and of plain tensor attributes
 _COLLECTIONS = (list, dict, set, deque)
+_GONE: Any = object()
+_UNSET: Any = object()
 
 
-class RandomState:
-    """The random states as they were: torch (CPU, and CUDA when in use), Python's, numpy's when imported."""
+@dataclass
+class _Written:
+    """A tensor of the module that the probe's thread wrote into."""
 
-    def __init__(self) -> None:
-        self._torch = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if _cuda_in_use() else None
-        self._python = random.getstate()
-        numpy = sys.modules.get("numpy")
-        state: Any = numpy.random.get_state() if numpy else None
-        self._numpy = state
-        self._numpy_key = (state[1].tobytes(), state[2:]) if numpy else None
+    label: str
+    tensor: torch.Tensor
+    before: torch.Tensor
+    """Its values before the first write."""
+    after: torch.Tensor
+    """What the last one left."""
 
-    def restore(self) -> None:
-        """Puts every state back."""
-        torch.set_rng_state(self._torch)
-        if self._cuda is not None:
-            torch.cuda.set_rng_state_all(self._cuda)
-        random.setstate(self._python)
-        if self._numpy is not None:
-            sys.modules["numpy"].random.set_state(self._numpy)
+
+@dataclass
+class _Place:
+    """An entry of a module's attributes or buffers."""
+
+    label: str
+    home: dict[str, Any]
+    key: str
+    value: Any
+    """_GONE: a run added it."""
+    items: Any = None
+    """Of a collection: a copy."""
+    left: Any = _UNSET
+    """What the last run left here."""
+    left_items: Any = None
+    """Of the collection, if it was changed in place."""
+
+    def __post_init__(self) -> None:
+        if self.left is _UNSET:
+            self.left = self.value
+
+    def now(self) -> Any:
+        """What is here at present."""
+        return self.home.get(self.key, _GONE)
 
     def moved(self) -> bool:
-        """Whether random numbers have been drawn since."""
-        now = RandomState()
-        cuda = self._cuda is not None and any(
-            not torch.equal(a, b) for a, b in zip(self._cuda, now._cuda or [], strict=False)
-        )
-        numpy = self._numpy_key is not None and self._numpy_key != now._numpy_key
-        return cuda or numpy or not torch.equal(self._torch, now._torch) or self._python != now._python
+        """Whether it is bound to something else, or a collection was changed in place."""
+        return self.now() is not self.value or self.items_moved()
+
+    def items_moved(self) -> bool:
+        """Whether the collection was changed in place."""
+        return self.items is not None and not _same_items(self.value, self.items)
 
 
 class ModuleState:
-    """A copy of everything in a module that a forward pass can move; `restore` puts it back in place."""
+    """What a module holds, and what of it the probe's runs change."""
 
-    def __init__(self, module: nn.Module | None) -> None:
+    def __init__(self, module: nn.Module | None, reach: Callable[[], Reach] | None = None) -> None:
+        """`reach` finds the code that the runs may run; by default that of the module."""
         self.mode_matters = module is not None and mode_matters(module)
-        self._buffers: list[tuple[str, torch.Tensor, torch.Tensor, dict[str, Any] | None]] = []
-        self._parameters: list[tuple[str, torch.Tensor, int, torch.Tensor | None]] = []
-        self._attributes: list[tuple[str, dict[str, Any], str, Any, Any]] = []
-        self._known: list[tuple[dict[str, Any], set[str]]] = []
+        self._find_reach = reach or (lambda: Reach(module, module))
+        self._tensors: list[tuple[str, torch.Tensor]] = []
+        self._by_storage: dict[int, list[tuple[str, torch.Tensor]]] = {}
+        self._written: dict[int, _Written] = {}
+        self._places: list[_Place] = []
+        self._known: list[tuple[str, dict[str, Any], set[str]]] = []
         self._parts: list[tuple[str, nn.Module]] = []
         self._hooks = 0
         if module is None:
             return
-        parameters = list(module.named_parameters())
-        keep = sum(p.numel() * p.element_size() for _, p in parameters) <= _MAX_BYTES
-        for name, p in parameters:
-            self._parameters.append((name, p, _version(p), p.detach().clone() if keep else None))
-        scripted = isinstance(module, torch.jit.ScriptModule)
-        self._parts = [] if scripted else list(module.named_modules())
+        self._tensors = [(f"parameter {name}", p) for name, p in module.named_parameters()]
+        self._tensors += [(f"buffer {name}", b) for name, b in module.named_buffers()]
+        if not isinstance(module, torch.jit.ScriptModule):
+            self._parts = list(module.named_modules())
         self._hooks = self._count_hooks()
-        for prefix, part in module.named_modules():
-            dot = f"{prefix}." if prefix else ""
-            home = None if scripted else part._buffers
-            for name, buffer in part.named_buffers(recurse=False):
-                self._buffers.append((dot + name, buffer, buffer.detach().clone(), home))
-            if not scripted:
-                self._keep_attributes(dot, vars(part))
+        self._keep_places()
+        for label, tensor in self._tensors:
+            if (storage := storage_of(tensor)) != 0:
+                self._by_storage.setdefault(storage, []).append((label, tensor))
 
-    def _count_hooks(self) -> int:
-        return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for _, part in self._parts)
+    def tensors(self) -> list[tuple[str, torch.Tensor]]:
+        """The module's parameters, buffers and plain tensor attributes, by name."""
+        return self._tensors
+
+    def versions(self) -> int:
+        """Another number once anybody has written into one of them, as far as torch knows."""
+        return sum(tensor._version for _, tensor in self._tensors if not tensor.is_inference())
+
+    def watch(self) -> Watch:
+        """For one run, entered on the thread that runs it."""
+        return Watch(self._before_write, self._after_write)
+
+    @property
+    def written(self) -> bool:
+        """Whether a run has written into a tensor of the module."""
+        return bool(self._written)
+
+    def begin_run(self) -> None:
+        """Right before a run: what others have changed since the last one is to stay."""
+        for place in self._places:
+            now = place.now()
+            items = place.items if place.left_items is None else place.left_items
+            bound = now is not place.left
+            if bound or (items is not None and now is place.value and not _same_items(now, items)):
+                place.value, place.items, place.left, place.left_items = now, _copy_of(now), now, None
+
+    def note_run(self) -> None:
+        """Right after a run: what differs now may be put back while it stays as it is."""
+        for place in self._places:
+            place.left, place.left_items = place.now(), None
+            if place.items is not None and place.left is place.value and place.items_moved():
+                place.left_items = copy.copy(place.value)
+        for dot, attributes, known in self._known:
+            if len(attributes) != len(known) or attributes.keys() != known:
+                for name in [name for name in attributes if name not in known]:
+                    known.add(name)
+                    self._places.append(_Place(dot + name, attributes, name, _GONE, left=attributes[name]))
 
     def keep_set_up(self) -> None:
         """Takes the present attributes for those of before, if hooks came since: a forward that registers hooks at its
@@ -91,104 +143,144 @@ class ModuleState:
         if hooks == self._hooks:
             return
         self._hooks = hooks
-        self._attributes.clear()
+        self._places.clear()
         self._known.clear()
-        for prefix, part in self._parts:
-            self._keep_attributes(f"{prefix}." if prefix else "", vars(part))
-
-    def _keep_attributes(self, dot: str, attributes: dict[str, Any]) -> None:
-        self._known.append((attributes, set(attributes)))
-        for name, value in attributes.items():
-            if name in _BASE_ATTRIBUTES or isinstance(value, nn.Module):
-                continue
-            saved = None
-            if type(value) in _COLLECTIONS and len(value) <= _MAX_ITEMS:
-                saved = copy.copy(value)
-            elif isinstance(value, torch.Tensor) and value.numel() * value.element_size() <= _MAX_BYTES:
-                saved = value.detach().clone()
-            self._attributes.append((dot + name, attributes, name, value, saved))
-
-    def tensors(self) -> list[tuple[str, torch.Tensor]]:
-        """The module's parameters, buffers and plain tensor attributes, by name."""
-        found = [(f"parameter {name}", p) for name, p, _, _ in self._parameters]
-        found += [(f"buffer {name}", b) for name, b, _, _ in self._buffers]
-        found += [(f"attribute {n}", v) for n, _, _, v, _ in self._attributes if isinstance(v, torch.Tensor)]
-        return found
+        self._keep_places()
 
     def changed(self) -> tuple[str, float] | None:
-        """The first buffer or parameter that is not what it was, and by how much (inf: another shape)."""
-        for name, buffer, saved, home in self._buffers:
-            now = home.get(name.rpartition(".")[2]) if home is not None else buffer
-            if now is None or now.shape != saved.shape or now.dtype != saved.dtype:
-                return f"buffer {name}", float("inf")
-            if not _same(now, saved):
-                return f"buffer {name}", float((now.double() - saved.double()).abs().max()) if is_dense(
-                    now
-                ) else math.inf
-        for name, parameter, version, kept in self._parameters:
-            if _version(parameter) != version and (kept is None or not _same(parameter, kept)):
-                return f"parameter {name}", float("inf" if kept is None else (parameter.detach() - kept).abs().max())
+        """The first buffer or parameter that runs have changed, and by how much (inf: another shape)."""
+        for place in self._places:
+            now = place.now()
+            if not place.label.startswith("buffer ") or now is place.value:
+                continue  # what others have bound there meanwhile is found again when the module is looked at next
+            if not isinstance(now, torch.Tensor) or not isinstance(place.value, torch.Tensor):
+                return place.label, float("inf")
+            if not _same(now, place.value):
+                return place.label, _distance(now, place.value)
+        for _, tensor in self._tensors:  # in the module's order
+            written = self._written.get(id(tensor))
+            if written is None or written.label.startswith("attribute "):
+                continue
+            if not _same(written.tensor, written.before):
+                return written.label, _distance(written.tensor, written.before)
         return None
 
     def moved_attributes(self) -> list[str]:
         """Names of plain attributes that were bound anew, changed in place, or added."""
-        return [name for name, *_ in self._attribute_changes()]
-
-    def _attribute_changes(self) -> Iterator[tuple[str, dict[str, Any], str, Any, Any]]:
-        for dotted, attributes, name, value, saved in self._attributes:
-            now = attributes.get(name)
-            if now is not value or (saved is not None and not _same_value(now, saved)):
-                yield dotted, attributes, name, value, saved
+        moved = [place.label for place in self._places if not place.label.startswith("buffer ") and place.moved()]
+        values = [
+            written.label.removeprefix("attribute ")
+            for written in self._written.values()
+            if written.label.startswith("attribute ") and not _same(written.tensor, written.before)
+        ]
+        return moved + values
 
     def restore(self) -> None:
-        """Puts buffers, parameters and plain attributes back as they were."""
+        """Puts back what runs have changed, where nobody has changed it since."""
         self.keep_set_up()
+        for place in self._places:
+            if place.now() is not place.value:
+                if place.now() is place.left and self._own(place):
+                    _put_back(place)
+            elif place.left_items is not None and _same_items(place.value, place.left_items) and self._own(place):
+                _put_items_back(place)
         with torch.no_grad():
-            for name, buffer, saved, home in self._buffers:
-                if home is not None and home.get(name.rpartition(".")[2]) is not buffer:
-                    home[name.rpartition(".")[2]] = buffer
-                if not _same(buffer, saved):
-                    buffer.copy_(saved)
-            for _, parameter, version, kept in self._parameters:
-                if kept is not None and _version(parameter) != version and not _same(parameter, kept):
-                    parameter.copy_(kept)
-            for _, attributes, name, value, saved in list(self._attribute_changes()):
-                attributes[name] = value
+            for written in self._written.values():
+                if _same(written.tensor, written.after) and not _same(written.tensor, written.before):
+                    written.tensor.copy_(written.before)
+                    written.after = written.before
+
+    # Inside.
+
+    def _keep_places(self) -> None:
+        for prefix, part in self._parts:
+            dot = f"{prefix}." if prefix else ""
+            attributes = vars(part)
+            for name, buffer in list(part._buffers.items()):
+                self._places.append(_Place(f"buffer {dot}{name}", part._buffers, name, buffer))
+            self._known.append((dot, attributes, set(attributes)))
+            for name, value in list(attributes.items()):
+                if name in _BASE_ATTRIBUTES or isinstance(value, nn.Module):
+                    continue
+                place = _Place(dot + name, attributes, name, value, _copy_of(value))
+                self._places.append(place)
                 if isinstance(value, torch.Tensor):
-                    if saved is not None and not _same(value, saved):
-                        value.copy_(saved)
-                elif saved is not None:
-                    value.clear()
-                    (value.update if isinstance(value, dict | set) else value.extend)(saved)
-        for attributes, known in self._known:
-            for name in set(attributes) - known:
-                del attributes[name]
+                    self._tensors.append((f"attribute {place.label}", value))
+
+    def _count_hooks(self) -> int:
+        return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for _, part in self._parts)
+
+    def _own(self, place: _Place) -> bool:
+        """Whether the model's own code can have changed it: else somebody else has."""
+        reach = self._find_reach()
+        return reach.changes_items(place.key) if place.now() is place.value else reach.writes(place.key)
+
+    def _before_write(self, tensors: Sequence[torch.Tensor]) -> list[_Written]:
+        owned = [held for tensor in tensors for held in self._by_storage.get(storage_of(tensor), ())]
+        for label, tensor in owned:
+            known = self._written.get(id(tensor))
+            if known is None or not _same(tensor, known.after):  # what others have written since is not the probe's
+                values = tensor.detach().clone()
+                self._written[id(tensor)] = _Written(label, tensor, values, values)
+        return [self._written[id(tensor)] for _, tensor in owned]
+
+    def _after_write(self, written: Sequence[_Written]) -> None:
+        for one in written:
+            one.after = one.tensor.detach().clone()
 
 
-def _cuda_in_use() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+def storage_of(tensor: torch.Tensor) -> int:
+    """The address of a tensor's memory; 0 where it has none."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return 0  # sparse and other tensors without plain storage
 
 
-def _version(tensor: torch.Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
+def _copy_of(value: Any) -> Any:
+    """Of a collection; None of anything else."""
+    return copy.copy(value) if type(value) in _COLLECTIONS and len(value) <= _MAX_ITEMS else None
+
+
+def _put_back(place: _Place) -> None:
+    if place.value is _GONE:
+        del place.home[place.key]
+    else:
+        place.home[place.key] = place.value
+
+
+def _put_items_back(place: _Place) -> None:
+    place.value.clear()
+    (place.value.update if isinstance(place.value, dict | set) else place.value.extend)(place.items)
+
+
+def _distance(now: torch.Tensor, before: torch.Tensor) -> float:
+    if now.shape != before.shape or now.dtype != before.dtype or not is_dense(now) or not is_dense(before):
+        return float("inf")
+    return float((now.detach().double() - before.detach().double()).abs().max())
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
     if not is_dense(a) or not is_dense(b):
         return same_parts(a, b)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
     if torch.equal(a, b):
         return True
-    if a.shape != b.shape or a.dtype != b.dtype or not (a.is_floating_point() or a.is_complex()):
+    if not (a.is_floating_point() or a.is_complex()):
         return False
     return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
-def _same_value(now: Any, saved: Any) -> bool:
-    if isinstance(saved, torch.Tensor):
-        return isinstance(now, torch.Tensor) and _same(now, saved)
+def _same_items(now: Any, saved: Any) -> bool:
     if len(now) != len(saved):
         return False
-    pairs = zip(now.items(), saved.items(), strict=True) if isinstance(saved, dict) else zip(now, saved, strict=True)
-    if isinstance(saved, dict):
-        return all(k is j and v is w for (k, v), (j, w) in pairs)
-    return all(a is b for a, b in pairs)
+    if isinstance(saved, set):  # a copy has an order of its own
+        return {id(item) for item in now} == {id(item) for item in saved}
+    try:
+        if isinstance(saved, dict):
+            pairs = zip(now.items(), saved.items(), strict=True)
+            return all(k is j and v is w for (k, v), (j, w) in pairs)
+        return all(a is b for a, b in zip(now, saved, strict=True))
+    except RuntimeError:  # another thread changes it right now
+        return False

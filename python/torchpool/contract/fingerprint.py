@@ -1,0 +1,146 @@
+"""Tells models apart: a contract that was saved for one says nothing of another, whatever its inputs are called."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import platform
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchpool.contract.reach import Reach, is_library, kept_by, own_attributes
+
+_MAX_ITEMS = 64  # of a list or dict among the settings; a longer one is a table
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+_PLACES = "path"  # a setting with this in its name says where the model lies, not what it does
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a model's calls depend on, its weights' values apart. Each entry is a digest, or text."""
+
+    classes: str
+    """Of all modules, with their paths."""
+    weights: str
+    """Names, shapes and dtypes of parameters and buffers."""
+    code: str
+    """Of the functions that a call may run."""
+    settings: str
+    """Plain attributes, and plain globals that the code reads, unless the model writes them itself."""
+    versions: str
+
+    @staticmethod
+    def of(module: nn.Module | None, reach: Reach) -> Fingerprint:
+        """Of a callable whose calls run the functions of `reach`."""
+        scripts = isinstance(module, torch.jit.ScriptModule)
+        parts = [] if module is None else list(module.named_modules())
+        weights = [] if module is None else [*module.named_parameters(), *module.named_buffers()]
+        return Fingerprint(
+            classes=_digest(f"{path}: {_class_of(part)}" for path, part in parts),
+            weights=_digest(f"{name}: {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in weights),
+            code=_digest(sorted(_scripts(parts) if scripts else _codes(reach))),
+            settings=_digest([] if scripts else sorted(_settings(parts, reach))),
+            versions=f"Python {platform.python_version()}, torch {torch.__version__}, "
+            f"torchpool {metadata.version('torchpool')}",
+        )
+
+    def difference(self, other: Fingerprint) -> str | None:
+        """How the model of `other` differs from this one, in words; None where it does not."""
+        if self.versions != other.versions:
+            return f"it was saved under {self.versions}, and this is {other.versions}"
+        texts = {
+            "classes": "the classes of its modules differ",
+            "weights": "names, shapes or dtypes of its parameters differ",
+            "code": "the code that its calls run differs",
+            "settings": "its attributes, or values that its code reads, differ",
+        }
+        for name, text in texts.items():
+            if getattr(self, name) != getattr(other, name):
+                return f"it was saved for another model: {text}"
+        return None
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain values."""
+        return dataclasses.asdict(self)
+
+
+def _digest(texts: Any) -> str:
+    found = hashlib.sha256()
+    for text in texts:
+        found.update(text.encode(errors="backslashreplace"))
+        found.update(b"\0")
+    return found.hexdigest()[:16]
+
+
+def _class_of(part: nn.Module) -> str:
+    name = getattr(part, "original_name", None) if isinstance(part, torch.jit.ScriptModule) else None
+    cls = type(part)
+    return str(name or f"{cls.__module__}.{cls.__qualname__}")
+
+
+def _scripts(parts: list[tuple[str, nn.Module]]) -> Iterator[str]:
+    for path, part in parts:
+        try:
+            yield f"{path}: {part.code}"
+        except (RuntimeError, AttributeError):  # it has no forward
+            continue
+
+
+def _codes(reach: Reach) -> Iterator[str]:
+    for reached in reach.functions:
+        function = reached.function
+        if not is_library(function.__module__):  # whose code its version stands for
+            yield f"{function.__qualname__}: {_code_text(function.__code__)}"
+
+
+def _code_text(code: types.CodeType) -> str:
+    constants = [_code_text(one) if isinstance(one, types.CodeType) else _constant(one) for one in code.co_consts]
+    return f"{code.co_name} {code.co_code.hex()} {code.co_names} {code.co_varnames} {code.co_freevars} {constants}"
+
+
+def _constant(value: Any) -> str:
+    if isinstance(value, frozenset):  # in another order in each process
+        return f"frozenset({sorted(map(repr, value))})"
+    return repr(value)
+
+
+def _settings(parts: list[tuple[str, nn.Module]], reach: Reach) -> Iterator[str]:
+    seen: set[int] = set()  # a configuration is kept by each submodule
+    for path, part in parts:
+        for name, value in own_attributes(part):
+            if _PLACES in name or reach.writes(name):
+                continue
+            text = _plain(value)
+            if text is not None:
+                yield f"{path}.{name}={text}"
+                continue
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            for inner, kept in kept_by(value):
+                if inner.startswith("_") or _PLACES in inner or reach.writes(inner):
+                    continue
+                if (text := _plain(kept)) is not None:
+                    yield f"{path}.{name}.{inner}={text}"
+    for reached in reach.functions:
+        if not is_library(reached.function.__module__):
+            for name, value in reached.outside():
+                if (text := _plain(value)) is not None:
+                    yield f"{reached.function.__qualname__}: {name}={text}"
+
+
+def _plain(value: Any, depth: int = 0) -> str | None:
+    """A plain value as text; None for anything else."""
+    if isinstance(value, _PLAIN):
+        return repr(value)
+    if depth > 2 or type(value) not in (list, tuple, dict) or len(value) > _MAX_ITEMS:
+        return None
+    items = [*value.items()] if isinstance(value, dict) else list(value)
+    texts = [_plain(item, depth + 1) for item in items]
+    return None if any(text is None for text in texts) else f"{type(value).__name__}{texts}"

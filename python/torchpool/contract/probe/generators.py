@@ -1,0 +1,72 @@
+"""Sees whether random numbers were drawn, by whichever thread: all generators here belong to the whole process."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_MORE_RUNS = 2
+
+
+def torch_state() -> list[torch.Tensor]:
+    """Of torch's generators: the CPU's, and those of CUDA when in use."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if _cuda_in_use() else [])]
+
+
+def torch_moved(before: list[torch.Tensor]) -> bool:
+    """Whether anybody has drawn from torch's generators since."""
+    return any(not torch.equal(a, b) for a, b in zip(before, torch_state(), strict=False))
+
+
+class PlainGenerators:
+    """Python's and numpy's generators as they were: which thread draws from them cannot be seen."""
+
+    def __init__(self) -> None:
+        self._python = random.getstate()
+        numpy = sys.modules.get("numpy")
+        self._numpy: Any = numpy.random.get_state() if numpy else None
+
+    def moved_by(self, run: Callable[[], object]) -> str | None:
+        """Whose numbers the runs draw of which one was just made; None where they draw none.
+
+        Others may draw, too: beside other threads two more runs are made, and the generator must have moved in each.
+        What was drawn is put back where nobody else can have drawn.
+        """
+        whose = self.moved()
+        for _ in range(0 if alone() else _MORE_RUNS):
+            if whose is None:
+                return None
+            before = PlainGenerators()
+            run()
+            whose = before.moved()
+        if whose is not None and alone():
+            self._put_back()
+        return whose
+
+    def moved(self) -> str | None:
+        """Whose numbers have been drawn since, by any thread."""
+        if random.getstate() != self._python:
+            return "Python's"
+        if self._numpy is not None:
+            now = sys.modules["numpy"].random.get_state()
+            if now[2:] != self._numpy[2:] or (now[1] != self._numpy[1]).any():
+                return "numpy's"
+        return None
+
+    def _put_back(self) -> None:
+        random.setstate(self._python)
+        if self._numpy is not None:
+            sys.modules["numpy"].random.set_state(self._numpy)
+
+
+def alone() -> bool:
+    """Whether no other thread can run Python code. Only the calling one could start another."""
+    return len(sys._current_frames()) == 1
+
+
+def _cuda_in_use() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

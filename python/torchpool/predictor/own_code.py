@@ -1,0 +1,76 @@
+"""What the code of a wrapped model can do: which changes of the module may be its own, and whose state it reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from torchpool.contract import THREAD_STATE, Contract, Fingerprint, Reach
+
+log = logging.getLogger("torchpool")
+
+
+class OwnCode:
+    """Of one model; looked through when first asked, and again once the model is another one."""
+
+    def __init__(self, target: Callable[..., Any], module: torch.nn.Module | None) -> None:
+        self._target, self._module = target, module
+        self._reach: Reach | None = None
+        self._fingerprint: Fingerprint | None = None
+        self.notes: set[str] = set()
+        """For explain()."""
+
+    def reach(self) -> Reach:
+        """The functions that a call may run."""
+        reach = self._reach
+        if reach is None:
+            self._reach = reach = Reach(self._target, self._module)
+        return reach
+
+    def forget(self) -> None:
+        """The model is another one."""
+        self._reach = self._fingerprint = None
+
+    def fingerprint(self) -> Fingerprint:
+        """Of the model, for contracts that may be saved."""
+        found = self._fingerprint
+        if found is None:
+            self._fingerprint = found = Fingerprint.of(self._module, self.reach())
+        return found
+
+    def signed(self, contract: Contract) -> Contract:
+        """The contract, which says that it was learned from this model."""
+        return dataclasses.replace(contract, model=self.fingerprint())
+
+    def first_own(self, saved: Iterable[Contract]) -> Contract | None:
+        """The first saved contract that was learned from this model, or one like it; what the others are, goes to the
+        log and to the notes."""
+        for contract in saved:
+            foreign = "it does not say for which model it was saved"
+            if contract.model is not None:
+                foreign = self.fingerprint().difference(contract.model) or ""
+            if not foreign:
+                return contract
+            text = f"a saved contract is not used, and calls are probed anew: {foreign}"
+            log.warning(text)
+            self.notes.add(text)
+        return None
+
+    def may_change(self, name: str, items: bool) -> bool:
+        """Whether it can change an attribute of this name, or the entries of a dict in it; of hooks, the name of the
+        dict that keeps them."""
+        reach = self.reach()
+        if name in ("_forward_hooks", "_forward_pre_hooks"):
+            return reach.names("register_forward_hook", "register_forward_pre_hook", "remove")
+        if name == "training" and reach.names("train", "eval"):
+            return True
+        return reach.changes_items(name) if items else reach.writes(name)
+
+    def thread_state(self) -> str | None:
+        """Why calls run on the threads that make them, if it reads what belongs to a thread."""
+        found = next(self.reach().thread_locals(), None)
+        return None if found is None else f"{THREAD_STATE}: {found[0]} is a threading.local"
