@@ -73,6 +73,9 @@ class Told:
     def own(self, result: Any) -> Any:
         return result
 
+    def context_variables(self, kind_id: int) -> None:
+        return None
+
     def may_have_state(self) -> bool:
         return False
 

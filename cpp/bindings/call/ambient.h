@@ -2,6 +2,8 @@
 #pragma once
 
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "bindings/interpreter/gil.h"
 #include "predict/backends/backend.h"
@@ -15,10 +17,15 @@ class PyAmbientState : public AmbientState {
 
 struct Ambient {
   std::uint64_t torch_key = 0;  // 0: the plain state; part of a contract's identity
-  std::uint64_t merge_key = 0;  // equal states have equal keys; 0: the plain state
   bool must_run_here = false;   // torch modes or functorch are active, which cannot move to another thread
   std::shared_ptr<const PyAmbientState> state;  // null: plain
 };
+
+// Context variables, of which the values count; empty: of all.
+using ContextVariables = std::optional<std::vector<PyRef>>;
+
+// Equal for states of which a batch may be made; 0: the plain state. Requires the interpreter's lock.
+std::uint64_t merge_key(const Ambient& ambient, const ContextVariables& variables);
 
 // The state of the calling thread: autocast (on, dtype), and the values of its context variables. Requires the
 // interpreter's lock. The plain state costs a few loads.

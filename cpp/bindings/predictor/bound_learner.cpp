@@ -22,9 +22,11 @@ void BoundLearner::install(CallKind& kind, const py::tuple& learned) {
     if (merging == Merging::kVerify) contract->verifier = make_verifier(kind, merging);
   }
   const bool refuted = tell_if_refuted(kind);
+  ContextVariables variables = variables_of(kind);
   if (number < kind.learned_number) return;  // another thread has learned more meanwhile
   kind.learned_number = number;
   kind.aliases = learned[3].cast<bool>();
+  kind.context = std::move(variables);
   kind.graph.reset();
   kind.by_module = false;
   kind.by_graph_only = contract && contract->call_rows;
@@ -33,6 +35,14 @@ void BoundLearner::install(CallKind& kind, const py::tuple& learned) {
   kind.merges = route == Route::kMerge && merging != Merging::kNo && !refuted;
   kind.route = route;
   if (by_graph_) learner_.attr("installed")(kind.id, number);  // its graph may be captured now
+}
+
+ContextVariables BoundLearner::variables_of(const CallKind& kind) const {
+  const py::object found = learner_.attr("context_variables")(kind.id);
+  if (found.is_none()) return std::nullopt;
+  std::vector<PyRef> variables;
+  for (const py::handle variable : found) variables.push_back(make_ref(py::reinterpret_borrow<py::object>(variable)));
+  return variables;
 }
 
 // What is proven is looked at, too, as an alarm; what the user answers for is not.

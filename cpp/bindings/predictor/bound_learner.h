@@ -73,6 +73,7 @@ class BoundLearner {
  private:
   py::tuple ask_mismatch(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const;
   void install(CallKind& kind, const py::tuple& learned);
+  ContextVariables variables_of(const CallKind& kind) const;
   std::shared_ptr<Verifier> make_verifier(const CallKind& kind, Merging merging) const;
 
   py::object learner_;

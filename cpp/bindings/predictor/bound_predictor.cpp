@@ -212,7 +212,8 @@ std::optional<MeasuredPredictor::RepeatedCall> BoundPredictor::repeated(const py
   reader_.read(args, kwargs, call);
   if (call.route != Route::kMerge || call.mismatch) return std::nullopt;
   RepeatedCall one;
-  one.info = call.contract->request_info(call.flat.leaves, call.shape, call.graph ? 0 : call.ambient.merge_key);
+  one.info = call.contract->request_info(call.flat.leaves, call.shape,
+                                         call.graph ? 0 : merge_key(call.ambient, call.kind->context));
   one.contract = call.contract;
   one.backend = call.graph;
   one.form = call.kind->form;

@@ -60,6 +60,7 @@ struct CallKind {
   bool by_graph_only = false;                  // kMerge: what `graph` does not take shares no batch
   // Of all contracts that it has had: what met once never merges again.
   std::shared_ptr<Refutation> refutation = std::make_shared<Refutation>();
+  ContextVariables context;  // kMerge: those that the module may read
   bool aliases = false;   // results must be copied before they are handed out
   bool widening = false;  // kMerge: it is to be widened, by a promise
   bool widens = true;     // kMerge: calls that depart from the contract may still teach something

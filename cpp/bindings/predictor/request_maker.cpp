@@ -27,7 +27,7 @@ std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tu
   RequestInfo info;
   const bool merges = call.route == Route::kMerge && !call.mismatch;
   if (merges) {
-    const std::uint64_t ambient = call.graph ? 0 : call.ambient.merge_key;
+    const std::uint64_t ambient = call.graph ? 0 : merge_key(call.ambient, call.kind->context);
     info = call.contract->request_info(call.flat.leaves, call.shape, ambient);
   } else {
     info.key = unmergeable_key();

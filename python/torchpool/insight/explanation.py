@@ -129,6 +129,9 @@ class KindRecord:
     """Before a proof: "no", "trust" or "verify"."""
     unshown: str | None = None
     """Why results may hold values that belong to one call, so that only a proven graph may merge: in words."""
+    context: str | None = None
+    """Which context variables calls that share a batch of the module must have in common, in words; None where the
+    module runs no batch."""
     refuted: str | None = None
     """Merged rows differed from the same rows alone: in words."""
     seconds: float = 0.0
@@ -180,6 +183,8 @@ class KindRecord:
             notes.insert(0, f"{calls} are served by the module itself, not by a graph: {self.no_graph}")
         if self.contract is None:
             notes.append(f"{calls} run alone: {self.reason}")
+        if self.context is not None and not self.by_graph and shown is not None and shown.mode == "merge":
+            notes.append(f"{calls} share batches {self.context}")
         if self.unshown is not None and not told:
             notes.append(f"{calls} share batches by a proven graph only: {self.unshown}")
         if self.not_widened is not None:

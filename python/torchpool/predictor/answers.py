@@ -14,7 +14,7 @@ class Answers:
         self._learner, self._graphs = learner, graphs
         self.learn, self.mismatch, self.may_have_state = learner.learn, learner.mismatch, learner.may_have_state
         self.learn_behind = behind.add
-        self.own, self.readable = learner.own, learner.readable
+        self.own, self.readable, self.context_variables = learner.own, learner.readable, learner.context_variables
         self.saw_opaque, self.refuted = learner.saw_opaque, learner.refuted
         refusals = learner.refusals
         self.refusal, self.refused_opaque, self.refused_values = refusals.later, refusals.of_opaque, refusals.of_values

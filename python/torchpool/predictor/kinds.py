@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -16,6 +18,16 @@ Learned = tuple[str, Contract | None, tree.TreeSpec | None, bool, int, str]
 
 # What each prove= allows before rows are proven independent.
 MERGING_UNPROVEN = {"auto": "no", "required": "no", "verify": "verify", "trust": "trust"}
+
+
+def context_in_words(variables: tuple[contextvars.ContextVar[Any], ...] | None) -> str:
+    """With which context variables calls share a batch, where these are what the model may read (None: any)."""
+    if variables is None:
+        return "only with equal values of all context variables, since the model may read any"
+    if not variables:
+        return "whatever their context variables hold, since the model reads none; it runs under those of one of them"
+    names = ", ".join(sorted(variable.name for variable in variables))
+    return f"only with equal values of the context variables that the model may read: {names}"
 
 
 @dataclass
@@ -43,6 +55,10 @@ class Kind:
     """Before a proof: "no", "trust" or "verify"."""
     unshown: str | None = None
     """Why results may hold values that belong to one call, so that only a graph may merge: in words."""
+    context: tuple[contextvars.ContextVar[Any], ...] | None = None
+    """Of calls that the module may run in a batch: what it may read; None: any."""
+    by_module: bool = False
+    """The module may run its calls in a batch."""
     refuted: str | None = None
     """Rows of calls that were merged differed from the same calls alone: in words."""
     probes: int = 0

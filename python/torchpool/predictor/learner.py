@@ -26,7 +26,8 @@ from torchpool.call import (
 )
 from torchpool.capture import same_in_eval
 from torchpool.contract import Contract, Leaves, Reason, choose_first_batch, refusal, tolerance
-from torchpool.contract.probe import Found, find, unshown
+from torchpool.contract.probe import Found, find
+from torchpool.predictor.beside import look_beside
 from torchpool.predictor.graphs import Graphs
 from torchpool.predictor.kinds import MERGING_UNPROVEN, Kind, Learned
 from torchpool.predictor.lazy_weights import LazyWeights
@@ -36,7 +37,6 @@ from torchpool.predictor.refusals import Refusals, tells_refusals
 from torchpool.predictor.samples import alike, copies, few_rows, rows_of, same_names, same_sizes
 
 log = logging.getLogger("torchpool")
-
 
 _MAX_WIDENINGS = 8
 _KEPT_SAMPLES = 4
@@ -60,12 +60,13 @@ class Learner:
         prove: str = "auto",
         dtype: torch.dtype | None = None,
         tensors_only: bool = False,
+        by_module: bool = False,
         on_first_batch: Callable[[int], None] | None = None,
         graphs: Graphs | None = None,
     ) -> None:
         """`run_plain` runs the target as it is. `tensors_only`: who runs merged calls can give back nothing else than
-        tensors. `on_first_batch` is told a good number of rows, `graphs` each kind of call whose rows may be proven
-        independent."""
+        tensors. `by_module`: the module runs what is proven, too. `on_first_batch` is told a good number of rows,
+        `graphs` each kind of call whose rows may be proven independent."""
         self._target = target
         self._module = module
         self._lazy = LazyWeights(module)
@@ -80,7 +81,7 @@ class Learner:
         self._prove = prove
         self._dtype = dtype
         self._merging = "trust" if batch is not None else MERGING_UNPROVEN[prove]
-        self._tensors_only = tensors_only
+        self._tensors_only, self._by_module = tensors_only, by_module
         self._on_first_batch = on_first_batch
         self._graphs = graphs
         self.parameters = parameter_names(target)
@@ -218,6 +219,12 @@ class Learner:
         kind.samples = samples
         return self._settle(kind, call, found)
 
+    def context_variables(self, kind_id: int) -> Sequence[contextvars.ContextVar[Any]] | None:
+        """Those of which the values must be equal in calls of a kind that the module runs in a batch; None: all."""
+        with self._lock:
+            kind = self.kinds.get(kind_id)
+        return None if kind is None else kind.context
+
     def forget(self, before: int) -> None:
         """What was learned of kinds with ids below `before` holds no more."""
         with self._lock:
@@ -319,11 +326,9 @@ class Learner:
         spec = found.spec
         # A contract that counts calls is for a lifted graph: the module itself would let their rows meet.
         merging = self._merging if contract.mode == "merge" and contract.call_rows is None else "no"
-        kind.unshown = None
-        if merging != "no":
-            if spec is None:
-                spec = tree.flatten(self._run_plain(*call))[1]
-            kind.unshown = unshown(self._target, self._module, spec, lambda: self._run_plain(*call))
+        run = functools.partial(self._run_plain, *call)
+        by_module = self._by_module and route == "merge"
+        spec = look_beside(kind, self._target, self._module, spec, run, unproven=merging != "no", by_module=by_module)
         if kind.unshown is not None:
             merging = "no"  # a graph shows where such values come from
             if self._graphs is None:
@@ -340,8 +345,8 @@ class Learner:
         kind.rows = rows_of(kind.samples[0], candidate) if candidate is not None else 1
         kind.samples = [few_rows(sample, candidate or contract) for sample in kind.samples]
         if merging != "no" and self._on_first_batch is not None and kind.samples:
-            run = functools.partial(self._run_leaves, call)
-            self._on_first_batch(choose_first_batch(run, kind.samples[0], contract))
+            batch = functools.partial(self._run_leaves, call)
+            self._on_first_batch(choose_first_batch(batch, kind.samples[0], contract))
         if route == "parallel" and candidate is not None and self._graphs is not None:
             # Calls run alone, and are fitted to the candidate meanwhile: a lifted graph may come to serve them.
             return "merge", candidate, spec, contract.aliases, number, "no"

@@ -18,12 +18,13 @@ from torchpool.predictor.answers import Answers
 from torchpool.predictor.behind import Behind
 from torchpool.predictor.calls import Calls, View
 from torchpool.predictor.graphs import Captured, Graphs, Served
-from torchpool.predictor.kinds import Kind
+from torchpool.predictor.kinds import Kind, context_in_words
 from torchpool.predictor.learner import Learner
 from torchpool.predictor.options import Options, check_options, method_of, module_of
 from torchpool.runtime import Runtime, default_runtime
 
 _NOT_PROBED = "a plain callable is not probed unless example= or batch= is given (probing runs it about a dozen times)"
+_PROOF_SECONDS = 20.0  # that wrap() waits at most for what the module's batches need
 
 
 class Predictor(Calls):
@@ -50,6 +51,10 @@ class Predictor(Calls):
             self._core.learn(args, kwargs)
         if options.backend == "graph" and options.examples and self._graphs is not None:
             self._require_graphs(self._graphs)
+        elif options.backend == "python" and options.examples and self._graphs is not None:
+            self._graphs.wait(
+                _PROOF_SECONDS
+            )  # there is nothing else to come: its batches may begin with the first call
 
     @property
     def _predictor(self) -> Predictor:
@@ -74,6 +79,7 @@ class Predictor(Calls):
             prove=options.prove,
             dtype=options.dtype,
             tensors_only=scripted,
+            by_module=options.backend == "python",
             on_first_batch=_first_batch_setter(weakref.ref(self)) if options.max_batch is None else None,
             graphs=self._graphs,
         )
@@ -254,6 +260,7 @@ def _record(kind: Kind, captured: Captured | None) -> KindRecord:
         merged=found.contract,
         merging=kind.merging,
         unshown=kind.unshown,
+        context=context_in_words(kind.context) if kind.by_module else None,
         refuted=kind.refuted,
         seconds=found.seconds,
         probes=kind.probes,

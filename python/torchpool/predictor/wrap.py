@@ -47,7 +47,8 @@ def wrap(
         interpreter's lock; the module itself serves until the graph is proven equal, and where there can be none:
         explain() says which and why, ready() waits for it. A graph runs no Python: what the module does beside its
         result (prints, counters) no longer happens. "graph" is the same, but with `example` captures at once, and
-        raises where that cannot be. "python" always calls the module. ScriptModules are served by "torchscript".
+        raises where that cannot be. "python" always calls the module; with `example` wrap() waits for the proof that
+        its batches need, 20 s at most. ScriptModules are served by "torchscript".
     max_batch: most rows of a batch. Below it a batch has as many rows as make an item cheapest, which is learned while
         calls are served; the default allows eight times what takes about 8 ms when it is measured, up to 1,024.
     max_delay: how many seconds a call may be held for others to join its batch, while a worker is idle, where one more

@@ -139,7 +139,8 @@ def test_an_explanation_through_json_skips_probing(runtime: torchpool.Runtime) -
     predict = torchpool.wrap(model, batch=saved, backend="python", runtime=runtime)
     assert runs == []
     predict(draw(1, 4))
-    assert runs == [1, 1], "once to see what results hold beside tensors, and once for the call"
+    # To see what results hold beside tensors, whether context variables count (twice), and for the call.
+    assert runs in ([1] * 3, [1] * 4)
     assert batches_together(predict, runtime, [(x,) for x in draws(5, 1, 4)]) == 1
     assert predict.explain().contracts == torchpool.Explanation.from_dict(saved).contracts
     assert predict.explain().max_batch == saved["max_batch"]

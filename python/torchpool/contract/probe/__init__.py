@@ -3,10 +3,11 @@
 `probing` goes the way: `run` runs the model and keeps the limits of time and memory, `state` sees what it changes of
 itself, `layout` lists where rows may be, `rows` refutes what is wrong with what `perturb` disturbs, `ragged` finds
 the dims that vary, and `lengths` proves that they may be padded. `values` tells whether what a result holds beside
-tensors may belong to one call.
+tensors may belong to one call, and `context` which context variables the model may read.
 """
 
+from torchpool.contract.probe.context import context_variables
 from torchpool.contract.probe.probing import Found, find, probe
 from torchpool.contract.probe.values import unshown
 
-__all__ = ["Found", "find", "probe", "unshown"]
+__all__ = ["Found", "context_variables", "find", "probe", "unshown"]
