@@ -34,6 +34,6 @@ def look_beside(
             spec = tree.flatten(run())[1]
         kind.unshown = unshown(target, module, spec, run)
     if unproven or by_module:
-        kind.context = context_variables(target, run)
+        kind.context = context_variables(target, module, run)
         kind.by_module = True
     return spec

@@ -216,7 +216,7 @@ PROXY = LocalProxy()
 )
 def test_variables(make: Callable[[], nn.Module], found: Any) -> None:
     model = build(make)
-    assert context_variables(model, lambda: model(draw(1, 4))) == found
+    assert context_variables(model, model, functools.partial(model, draw(1, 4))) == found
 
 
 class Hidden(Model):
@@ -234,9 +234,37 @@ def test_a_run_without_variables_tells_of_reads_that_no_code_shows(monkeypatch: 
 
     def look() -> Any:
         FACTOR.set(3.0)
-        return context_variables(model, lambda: model(draw(1, 4)))
+        return context_variables(model, model, functools.partial(model, draw(1, 4)))
 
     assert contextvars.copy_context().run(look) is None
+
+
+class Unset(Model):
+    """Draws, and remembers that it did, where its variable is not set."""
+
+    drawn = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        if operator.methodcaller("get", None)(sys.modules["hidden_reads"].variable) is None:
+            self.drawn += 1
+            return y + torch.rand(3)
+        return y
+
+
+def test_a_run_without_variables_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("hidden_reads")
+    variable = module.variable = contextvars.ContextVar("variable")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "hidden_reads", module)
+    model: Any = build(Unset)
+
+    def look() -> Any:
+        variable.set(1)
+        return context_variables(model, model, functools.partial(model, draw(1, 4)))
+
+    before = torch.get_rng_state()
+    assert contextvars.copy_context().run(look) is None
+    assert torch.equal(before, torch.get_rng_state()) and model.drawn == 0
 
 
 def test_under_somebodys_profiler_any_may_be_read() -> None:
@@ -244,6 +272,6 @@ def test_under_somebodys_profiler_any_may_be_read() -> None:
     profile = sys.getprofile()
     sys.setprofile(lambda frame, event, arg: None)
     try:
-        assert context_variables(model, lambda: model(draw(1, 4))) is None
+        assert context_variables(model, model, functools.partial(model, draw(1, 4))) is None
     finally:
         sys.setprofile(profile)

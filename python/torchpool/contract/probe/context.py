@@ -18,6 +18,8 @@ import torch
 from torch import nn
 
 from torchpool.call.tree import TreeSpec, flatten
+from torchpool.contract.probe.state import ModuleState
+from torchpool.contract.probe.watch import Drew
 
 _READS = ("get", "set", "reset")
 _NOT_ENTERED = ("torch", "numpy", "transformers", "builtins", "torchpool")
@@ -30,21 +32,29 @@ class _MayReadAny(Exception):
     """Which variables are read cannot be told."""
 
 
-def context_variables(target: Any, run: Callable[[], Any]) -> tuple[_Variable, ...] | None:
+def context_variables(target: Any, module: nn.Module | None, run: Callable[[], Any]) -> tuple[_Variable, ...] | None:
     """Those that the target may read when `run` runs it on one call; None where it may be any.
 
-    `run` is called once or twice, the second time without any variable set.
+    `run` is called once or twice, the second time without any variable set. What it changes of `module` is put back.
     """
     if isinstance(target, torch.jit.ScriptModule | torch._C.ScriptMethod):
         # A script reads what functions in Python read that it calls.
         graph: Any = target.inlined_graph  # type: ignore[union-attr]  # of methods, too
         return None if "PythonOp" in str(graph) else ()
+    state = ModuleState(module)
+
+    def watched() -> Any:
+        with state.watched_run():
+            return run()
+
     try:
-        seen, result = _seen(run)
+        seen, result = _seen(run)  # not watched: what watches reads variables of its own
         found = {id(variable): variable for variable in (*seen, *_reachable(target))}
-    except _MayReadAny:
+        return tuple(found.values()) if found or _same_without(watched, *result) else None
+    except (_MayReadAny, Drew):  # without them it may draw random numbers
         return None
-    return tuple(found.values()) if found or _same_without(run, *result) else None
+    finally:
+        state.restore()
 
 
 def _seen(run: Callable[[], Any]) -> tuple[list[_Variable], _Result]:

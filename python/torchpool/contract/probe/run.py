@@ -114,7 +114,13 @@ class Runner:
         sizes = tuple(leaf.shape for leaf in leaves)
         if self._watch_all or self._state.written or sizes not in self._watched:
             self._watched.add(sizes)
-            return self._run_once(leaves, watched=True)
+            try:
+                return self._run_once(leaves, watched=True)
+            except Unsafe:
+                raise
+            except Exception:
+                # Once more, as the model alone raises it: on its way through the watch a script's error loses its text.
+                return self._run_once(leaves, watched=False)
         generators, versions = torch_state(), self._state.versions()
         outcome = self._run_once(leaves, watched=False)
         if torch_moved(generators) or self._state.versions() != versions:

@@ -6,9 +6,10 @@ write at all. Either only while it still holds what the probe left there.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,16 @@ class ModuleState:
     def watch(self) -> Watch:
         """For one run, entered on the thread that runs it."""
         return Watch(self._before_write, self._after_write)
+
+    @contextlib.contextmanager
+    def watched_run(self) -> Iterator[None]:
+        """For a run inside, after which `restore` may follow."""
+        self.begin_run()
+        try:
+            with self.watch():
+                yield
+        finally:
+            self.note_run()
 
     @property
     def written(self) -> bool:

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchpool.call.tree import TreeSpec, flatten
 from torchpool.contract.probe.state import ModuleState
+from torchpool.contract.probe.watch import Drew
 
 # Methods that read a tensor's memory without an operator.
 _BYPASSES = frozenset(
@@ -69,8 +70,10 @@ def _decides(module: nn.Module | None, spec: TreeSpec, run: Callable[[], Any], a
             return where
         state = ModuleState(module)
         try:
-            with _Reads(turned).watched():
+            with state.watched_run(), _Reads(turned).watched():
                 other = flatten(run())[1]
+        except Drew:
+            return where
         except Exception:  # a check of the inputs: no result at all
             continue
         finally:
@@ -138,6 +141,11 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, reads: _Reads) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._reads = reads
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """Others set a flag of the whole process, which would keep torch.compile on other threads from compiling."""
+        return True
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
