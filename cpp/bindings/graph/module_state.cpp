@@ -258,16 +258,9 @@ std::string ModuleState::subject_of(const Part& part, PyObject* key) {
 }
 
 std::string ModuleState::name_of(const Part& part, PyObject* key) {
-  switch (part.kind) {
-    case PartKind::kHooks:
-    case PartKind::kAllHooks:
-      return "_forward_hooks";
-    case PartKind::kPreHooks:
-    case PartKind::kAllPreHooks:
-      return "_forward_pre_hooks";
-    default:
-      return key_text(key);
-  }
+  if (part.kind == PartKind::kHooks || part.kind == PartKind::kAllHooks) return "_forward_hooks";
+  if (part.kind == PartKind::kPreHooks || part.kind == PartKind::kAllPreHooks) return "_forward_pre_hooks";
+  return key_text(key);
 }
 
 ChangeKind ModuleState::kind_of(const Part& part, PyObject* key) const {
@@ -343,9 +336,9 @@ void ModuleState::compare(const Part& part, const Ignored& ignored, std::vector<
   if (same_entries(part)) return;
   PyObject* dict = part.dict.ptr();
   if (part.kind == PartKind::kDict) {
-    const std::string subject = subject_of(part, Py_None);
-    if (!ignored.contains(subject)) found.push_back({ChangeKind::kAttribute, subject, "has other entries", part.name, true});
-    return;
+    std::string subject = subject_of(part, Py_None);
+    if (ignored.contains(subject)) return;
+    return found.push_back({ChangeKind::kAttribute, std::move(subject), "has other entries", part.name, true});
   }
   const std::size_t before = found.size();
   for (const Entry& entry : part.entries) {
