@@ -1,5 +1,7 @@
 #include "bindings/interpreter/resolver.h"
 
+#include "core/sync/thread.h"
+
 namespace torchpool {
 
 namespace {
@@ -26,13 +28,19 @@ bool Resolver::on_resolver_thread() noexcept {
   return is_resolver_thread;
 }
 
+void Resolver::start() {
+  if (started_.load(std::memory_order_acquire)) return;
+  MutexLock lock(mutex_);
+  if (!closed_ && !thread_.joinable()) thread_ = start_thread([this] { run(); });
+  started_.store(true, std::memory_order_release);
+}
+
 void Resolver::push(Notified notified) noexcept {
   MutexLock lock(mutex_);
   // After close() nobody is told any more, so that nobody may wait for it; the object waits for a thread that may drop
   // it.
   if (closed_ && !thread_.joinable()) notified.ticket = {};
   waiting_.push_back(std::move(notified));
-  if (!thread_.joinable() && !closed_) thread_ = std::thread([this] { run(); });
   if (waiting_.size() == 1) ready_.notify_one();
 }
 

@@ -57,7 +57,10 @@ struct Notified {
 class Resolver {
  public:
   explicit Resolver(py::object handler) : handler_(make_ref(std::move(handler))) {}
-  // Never blocks on the interpreter's lock. The thread starts with the first call.
+  // Starts the thread, unless it runs or close() was called. Throws NoThread. To be called before a request is admitted
+  // that is pushed here: afterwards nothing may fail.
+  void start() TP_EXCLUDES(mutex_);
+  // Never blocks on the interpreter's lock. Requires: start() was called.
   void push(Notified notified) noexcept TP_EXCLUDES(mutex_);
   // Hands over what is left and ends the thread. Requires that the lock is not held. Idempotent.
   void close() TP_EXCLUDES(mutex_);
@@ -68,6 +71,7 @@ class Resolver {
   void run() TP_EXCLUDES(mutex_);
 
   PyRef handler_;
+  std::atomic<bool> started_{false};  // or closed; written under the mutex
   Mutex mutex_;
   CondVar ready_;
   std::vector<Notified> waiting_ TP_GUARDED_BY(mutex_);

@@ -36,16 +36,20 @@ std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tu
   info.priority = options.priority;
   info.schedule = options.schedule;
   info.chunk = options.chunk;
-  if (options.deadline) info.deadline = *options.deadline;
+  if (options.deadline) {
+    runtime_->core().start_timer();  // what cannot start fails the call here, before anybody has it
+    info.deadline = *options.deadline;
+  }
   if (call.mismatch) call.promise = LearnPromise::to_widen(learner_, call);
   std::shared_ptr<CallRequest> request;
   Reclaimer& reclaimer = GilReclaimer::instance();
   if (notify.object.is_none()) {
     request = std::make_shared<CallRequest>(info, reclaimer);
   } else {
+    const auto& resolver = notify.to_loop ? runtime_->loops() : runtime_->futures();
+    resolver->start();
     request = std::make_shared<NotifyingRequest>(
-        info, reclaimer, notify.to_loop ? runtime_->loops() : runtime_->futures(),
-        Notified{make_ref(std::move(notify.object)), Unnotified::Ticket(unnotified_)});
+        info, reclaimer, resolver, Notified{make_ref(std::move(notify.object)), Unnotified::Ticket(unnotified_)});
   }
   request->ambient = call.ambient.state;
   if (call.mismatch || call.promise) request->refusal = learner_.refusal(call);

@@ -1,22 +1,40 @@
 #include "core/queue/deadline_timer.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "core/queue/admission_queue.h"
+#include "core/sync/error.h"
+#include "core/sync/thread.h"
 
 namespace torchpool {
 
-void DeadlineTimer::watch(const RequestPtr& request) {
+void DeadlineTimer::start() {
+  MutexLock lock(mutex_);
+  start_locked();
+}
+
+void DeadlineTimer::start_locked() {
+  if (!stopping_ && !thread_.joinable()) thread_ = start_thread([this] { run(); });
+}
+
+void DeadlineTimer::watch(const RequestPtr& request) noexcept {
   const TimePoint deadline = request->info.deadline;
   if (deadline == kNever) return;
   MutexLock lock(mutex_);
   if (stopping_) return;
-  if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
   if (heap_.size() >= sweep_at_) sweep_locked();
   const bool first = heap_.empty() || deadline < heap_.front().deadline;
-  heap_.push_back({deadline, request});
-  std::push_heap(heap_.begin(), heap_.end());
+  try {
+    heap_.push_back({deadline, request});
+    std::push_heap(heap_.begin(), heap_.end());
+    start_locked();
+  } catch (const std::bad_alloc&) {
+    return;
+  } catch (const NoThread&) {
+    return;  // it is watched once the thread has started
+  }
   if (first) changed_.notify_one();
 }
 

@@ -21,8 +21,12 @@ class DeadlineTimer {
   DeadlineTimer(const DeadlineTimer&) = delete;
   DeadlineTimer& operator=(const DeadlineTimer&) = delete;
 
-  // Requires: the request was admitted. Does nothing for a request without a deadline, or after stop().
-  void watch(const RequestPtr& request) TP_EXCLUDES(mutex_);
+  // Starts the thread, unless it runs or stop() was called. Throws NoThread. To be called before a request with a
+  // deadline is admitted: afterwards nothing may fail.
+  void start() TP_EXCLUDES(mutex_);
+  // Requires: the request was admitted. Does nothing for a request without a deadline, or after stop(). Where there is
+  // no memory for it, the request expires only before it starts.
+  void watch(const RequestPtr& request) noexcept TP_EXCLUDES(mutex_);
   // Ends the thread and watches no more. Idempotent. Must not be called from on_resolved().
   void stop() TP_EXCLUDES(mutex_);
 
@@ -35,6 +39,7 @@ class DeadlineTimer {
   static constexpr std::size_t kFirstSweep = 1024;
 
   void run() TP_EXCLUDES(mutex_);
+  void start_locked() TP_REQUIRES(mutex_);
   void sweep_locked() TP_REQUIRES(mutex_);
   Entry pop_locked() TP_REQUIRES(mutex_);
   bool drop_resolved() TP_EXCLUDES(mutex_);

@@ -47,7 +47,7 @@ InlineLease Runtime::try_inline(Channel& channel, InlineKind kind) {
   return scheduler_->try_inline(*channel.state_, kind) ? InlineLease(channel.state_, kind) : InlineLease();
 }
 
-void Runtime::watch_deadline(const RequestPtr& request) {
+void Runtime::watch_deadline(const RequestPtr& request) noexcept {
   timer_.watch(request);
 }
 

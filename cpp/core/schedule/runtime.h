@@ -50,8 +50,10 @@ class Runtime {
   void post(Lane lane, std::unique_ptr<Task> task);
   // Granted only when no request waits in any channel, nothing runs but tiny inline calls, and the channel is open.
   InlineLease try_inline(Channel& channel, InlineKind kind = InlineKind::kAllCores);
+  // Before a request with a deadline is submitted: what watches deadlines runs. Throws NoThread.
+  void start_timer() { timer_.start(); }
   // Expires the request at its deadline, queued or running. Requires: the request was submitted.
-  void watch_deadline(const RequestPtr& request);
+  void watch_deadline(const RequestPtr& request) noexcept;
 
   // Refuses new work, fails waiting requests with Closed, drops tasks between two steps, lets running steps end, and
   // joins the workers. Idempotent. Throws std::logic_error on a thread of the runtime's own workers.

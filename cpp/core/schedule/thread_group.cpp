@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/sync/mutex.h"
+#include "core/sync/thread.h"
 
 namespace torchpool {
 namespace {
@@ -65,7 +66,8 @@ void ThreadGroup::grow(int threads) {
   try {
     threads_.reserve(threads_.size() + static_cast<std::size_t>(threads));
     for (int i = 0; i < threads; ++i) {
-      threads_.emplace_back([hooks = hooks_, line, thread = first + i] { run_thread(*hooks, *line, thread); });
+      threads_.push_back(
+          start_thread([hooks = hooks_, line, thread = first + i] { run_thread(*hooks, *line, thread); }));
     }
   } catch (...) {
     error = std::current_exception();

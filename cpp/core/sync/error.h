@@ -20,6 +20,10 @@ class Closed : public Error {
 class Cancelled : public Error {
   using Error::Error;
 };
+// The system gives the process no more threads.
+class NoThread : public Error {
+  using Error::Error;
+};
 // The deadline of a request passed.
 class DeadlineExceeded : public Error {
   using Error::Error;

@@ -26,11 +26,22 @@ class _Callbacks:
         self._thread: threading.Thread | None = None
 
     def run(self, future: Future, callbacks: list[_Callback]) -> None:
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="torchpool-callbacks", daemon=True)
-                self._thread.start()
-        self._waiting.put((future, callbacks))
+        try:
+            with self._lock:
+                self._start()
+        except RuntimeError:  # too many threads, or the interpreter is at its end: slow ones are better than none
+            _call_back(future, callbacks)
+        else:
+            self._waiting.put((future, callbacks))
+
+    def _start(self) -> None:
+        if self._thread is not None and self._thread.is_alive():
+            return
+        thread = threading.Thread(target=self._serve, name="torchpool-callbacks", daemon=True)
+        try:
+            thread.start()
+        finally:
+            self._thread = thread if thread.ident is not None else None  # an interrupted start is a start
 
     def _serve(self) -> None:
         while (item := self._waiting.get()) is not None:

@@ -159,7 +159,10 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         """For a view: at its priority and deadline (seconds from now)."""
         if isinstance(fn, Calls):
             return self._submit_call(fn, args, kwargs, priority, deadline)
-        due = math.inf if deadline is None else time.monotonic() + deadline
+        due = math.inf
+        if deadline is not None:
+            self._expiry.start()
+            due = time.monotonic() + deadline
         future = self._pool.submit(self, fn, args, kwargs, priority, due)
         self._expiry.at(due)  # once it is queued: the moment may have passed while it waited for room
         return future

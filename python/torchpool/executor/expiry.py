@@ -23,8 +23,16 @@ class Expiry:
     def at(self, due: float) -> None:
         """A task that has to start by then was queued."""
         if due < self.due:
-            self.due = due
-            default_timer().call_at(due, self._expire)
+            before, self.due = self.due, due  # first: it may be called at once
+            try:
+                default_timer().call_at(due, self._expire)
+            except BaseException:
+                self.due = before
+                raise
+
+    def start(self) -> None:
+        """Before such a task is queued: afterwards nothing may fail. Raises RuntimeError."""
+        default_timer().start()
 
     def _expire(self) -> None:
         self.due = math.inf

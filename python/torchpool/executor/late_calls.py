@@ -108,7 +108,8 @@ class LateCalls:
         try:
             thread.start()
         except BaseException:
-            self._thread = None
+            if thread.ident is None:  # should it start after all, it serves, and a second one would hand over twice
+                self._thread = None
             raise
 
     def release(self) -> None:

@@ -82,21 +82,28 @@ class Timer:
             if self._closed:
                 raise RuntimeError("the timer is closed")
             self._sweep()
+            self._start_thread()
             heapq.heappush(self._heap, (when, next(self._numbers), entry))
-            if self._thread is None:
-                self._start_thread(entry)
-            elif self._heap[0][2] is entry:
+            if self._heap[0][2] is entry:
                 self._cond.notify()
         return entry
 
-    def _start_thread(self, first: Entry) -> None:
+    def start(self) -> None:
+        """Starts the thread, unless it runs: `call_at` does not fail afterwards. Raises RuntimeError where there are
+        too many threads, and once the timer is closed."""
+        with self._cond:
+            if self._closed:
+                raise RuntimeError("the timer is closed")
+            self._start_thread()
+
+    def _start_thread(self) -> None:
+        if self._thread is not None:
+            return
         thread = threading.Thread(target=self._run, name="torchpool-timer", daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # too many threads, or the interpreter is at its end
-            first._take()
-            raise
-        self._thread = thread
+        finally:
+            self._thread = thread if thread.ident is not None else None  # an interrupted start is a start
 
     @property
     def entries(self) -> int:

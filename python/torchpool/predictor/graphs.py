@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -99,29 +99,37 @@ class Capturer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._waiting = 0
+        self._jobs: deque[Callable[[], None]] = deque()
         self._thread: threading.Thread | None = None
 
     def add(self, job: Callable[[], None]) -> None:
+        """Has the thread call job() once, also when the interpreter ends. Raises RuntimeError, and forgets the job,
+        where no thread can be started."""
         with self._lock:
-            self._jobs.put(job)
-            self._waiting += 1
-            if self._thread is None:
-                # Not a daemon: torch aborts the process when the interpreter goes away under it.
-                self._thread = threading.Thread(target=self._serve, name="torchpool-capture", daemon=False)
-                self._thread.start()
+            self._jobs.append(job)
+            if self._thread is not None and self._thread.is_alive():
+                return
+            # Not a daemon: torch aborts the process when the interpreter goes away under it.
+            thread = threading.Thread(target=self._serve, name="torchpool-capture", daemon=False)
+            try:
+                thread.start()
+            except RuntimeError:
+                self._jobs.remove(job)
+                raise
+            finally:
+                self._thread = thread  # one that an interrupt kept from being waited for has started all the same
 
     def _serve(self) -> None:
         while True:
             with self._lock:
-                if self._waiting == 0:
+                if not self._jobs:
                     self._thread = None
                     return
-                self._waiting -= 1
-                job = self._jobs.get()
-            if threading.main_thread().is_alive():  # at exit nobody waits for a graph
+                job = self._jobs.popleft()
+            try:
                 job()
+            except BaseException:
+                log.exception("a capture")
             del job
 
 
@@ -226,7 +234,11 @@ class Graphs:
         with self._changed:
             self._under_way += 1
             self.captured.pop(kind.id, None)
-        _capturer.add(lambda: self._capture(kind))
+        try:
+            _capturer.add(lambda: self._capture(kind))
+        except RuntimeError as error:  # too many threads, or the interpreter ends
+            text = f"there is no thread to capture it: {error}; refresh() tries again"
+            self._settle(kind, Captured(text, rows=RowsVerdict("no graph", f"no graph: {text}")))
 
     def again(self, kind_id: int) -> None:
         """The weights of a graph were replaced: it is captured anew, but not for ever."""
@@ -269,13 +281,22 @@ class Graphs:
         captured = Captured()
         with self._changed:
             ready = self._ready.pop((kind.id, kind.number), None)
-        if ready is None:
-            self._try(captured, lambda: self._serve(kind, captured, self._build(kind, captured)))
-        else:
-            built, captured = ready
-            self._try(captured, lambda: self._serve(kind, captured, built))
+        try:
+            if ready is None:
+                self._try(captured, lambda: self._serve(kind, captured, self._build(kind, captured)))
+            else:
+                built, captured = ready
+                self._try(captured, lambda: self._serve(kind, captured, built))
+            _core.trim_heap()  # of what comparing took: 25 MB for MiniLM, which malloc would keep
+        except BaseException as error:  # SystemExit in a module's code, say
+            captured.reason = captured.reason or f"capturing was ended by {type(error).__name__}"
+            captured.rows = captured.rows or RowsVerdict("no graph", captured.reason)
+            raise
+        finally:
+            self._settle(kind, captured)
+
+    def _settle(self, kind: CapturedKind, captured: Captured) -> None:
         captured.seconds = time.monotonic() - kind.started
-        _core.trim_heap()  # of what comparing took: 25 MB for MiniLM, which malloc would keep
         with self._changed:
             self._under_way -= 1
             if self._kinds.get(kind.id) is kind:
@@ -300,6 +321,8 @@ class Graphs:
         return served is not None and not served.closed and self._kinds.get(kind.id) is kind
 
     def _build(self, kind: CapturedKind, captured: Captured) -> Built | None:
+        if not threading.main_thread().is_alive():
+            raise CaptureError("the interpreter exits")
         served, module = self._served(), self._module()
         if served is None or module is None or not self._wanted(kind):
             return None
