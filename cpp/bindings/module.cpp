@@ -4,6 +4,7 @@
 #include "bindings/executor/bind_executor.h"
 #include "bindings/graph/bind_graph.h"
 #include "bindings/graph/module_watch.h"
+#include "bindings/interpreter/around_fork.h"
 #include "bindings/interpreter/bound_gate.h"
 #include "bindings/interpreter/bound_runtime.h"
 #include "bindings/interpreter/errors.h"
@@ -16,6 +17,7 @@ PYBIND11_MODULE(_core, module) {
   torchpool::register_errors(module);
   torchpool::register_runtime(module);
   torchpool::register_gates(module);
+  torchpool::register_around_fork(module);
   torchpool::register_pending(module);
   torchpool::register_awaited_call(module);
   torchpool::register_graph(module);

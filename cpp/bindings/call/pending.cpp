@@ -55,12 +55,13 @@ py::object take_result(const CallRequest& request) {
 }
 
 bool Pending::cancel() noexcept {
-  if (!request_) return false;
+  if (!request_ || is_parents()) return false;
   return cancel_in(channel_, *request_) || request_->state() == RequestState::kCancelled;
 }
 
 bool Pending::wait(std::optional<double> timeout) {
   if (!request_) return true;
+  if (is_parents()) throw Closed("submitted before the fork: the call belongs to the parent process");
   return wait_for(*request_, channel_, timeout ? after_seconds(*timeout) : kNever);
 }
 

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 
+#include "bindings/interpreter/around_fork.h"
 #include "bindings/interpreter/gil.h"
 #include "bindings/interpreter/waiting.h"
 #include "core/schedule/runtime.h"
@@ -14,7 +15,7 @@ namespace torchpool {
 class Pending {
  public:
   Pending(std::shared_ptr<CallRequest> request, const std::shared_ptr<Channel>& channel)
-      : request_(std::move(request)), channel_(channel) {}
+      : request_(std::move(request)), channel_(channel), forks_(forks()) {}
   explicit Pending(py::object result) : ready_(std::move(result)) {}
 
   static Pending failed(py::object error);
@@ -38,10 +39,14 @@ class Pending {
   py::object result();
 
  private:
+  // Submitted by the process that this one was forked from, whose threads will not resolve it here.
+  bool is_parents() const noexcept { return request_ && !request_->done() && forks_ != forks(); }
+
   std::shared_ptr<CallRequest> request_;
   // Not an owner: a channel waits at its end for what runs, which may need the interpreter's lock that is held here.
   // Once it is gone everything is resolved.
   std::weak_ptr<Channel> channel_;
+  int forks_ = 0;  // when it was submitted
   py::object ready_;
   py::object error_;
 };

@@ -1,8 +1,10 @@
 #include "bindings/futures/call_future.h"
 
 #include <utility>
+#include <vector>
 
 #include "bindings/call/pending.h"
+#include "bindings/futures/future_fork.h"
 #include "bindings/futures/future_lock.h"
 #include "bindings/futures/future_methods.h"
 #include "bindings/futures/future_standard.h"
@@ -15,6 +17,8 @@ namespace torchpool {
 namespace {
 
 constexpr std::size_t kBreath = 128;  // futures that are settled before other threads may run
+
+PendingCall* first_call = nullptr;  // of all; under the interpreter's lock
 
 struct CallOutcome {
   py::object value;
@@ -65,11 +69,21 @@ void settle_futures(const py::list& done) {
 
 }  // namespace
 
+PendingCall::PendingCall(PyObject* future_of_it, CallOwner whose) noexcept
+    : owner(std::move(whose)), future(future_of_it), next(first_call) {
+  if (next != nullptr) next->previous = this;
+  first_call = this;
+}
+
+PendingCall::~PendingCall() {
+  (previous != nullptr ? previous->next : first_call) = next;
+  if (next != nullptr) next->previous = previous;
+}
+
 py::object new_call_future(CallOwner owner) {
   auto future = py::reinterpret_steal<py::object>(new_future(future_type));
   if (!future) throw py::error_already_set();
-  auto* call = new PendingCall;
-  call->owner = std::move(owner);
+  auto* call = new PendingCall(future.ptr(), std::move(owner));
   fields_of(future.ptr())->call = call;
   if (call->owner.window) call->owner.window->entered();
   if (call->owner.group) call->owner.group->add(future.ptr());
@@ -164,6 +178,18 @@ PyObject* cancel_call(PyObject* future) {
   return nullptr;
 }
 
+void fail_lone_calls_after_fork(const py::object& make_exception) {
+  std::vector<py::object> lost;
+  for (const PendingCall* call = first_call; call != nullptr; call = call->next) {
+    if (call->owner.group == nullptr) lost.push_back(py::reinterpret_borrow<py::object>(call->future));
+  }
+  for (const py::object& future : lost) {
+    FutureFields& fields = *fields_of(future.ptr());
+    fields.call = nullptr;  // leaked: its request belongs to threads that are gone
+    if (fields.ordinary || !is_done(fields)) fail_after_fork(fields, make_exception);
+  }
+}
+
 void call_back_later(PyObject* future, PyObject* callbacks) noexcept {
   static PyObject* later = nullptr;
   try {
@@ -177,6 +203,7 @@ void call_back_later(PyObject* future, PyObject* callbacks) noexcept {
 }
 
 void register_call_future(py::module_& module) {
+  module.def("fail_lone_calls_after_fork", &fail_lone_calls_after_fork, py::arg("make_exception"));
   module.def("settle_futures", &settle_futures, py::arg("done"),
              "Settles what is done: futures of calls, and others by their _settle().");
 }

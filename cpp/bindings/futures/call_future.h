@@ -19,12 +19,21 @@ struct CallOwner {
 };
 
 struct PendingCall {
+  PendingCall(PyObject* future_of_it, CallOwner whose) noexcept;
+  ~PendingCall();
+  PendingCall(const PendingCall&) = delete;
+  PendingCall& operator=(const PendingCall&) = delete;
+
   // Null until the predictor has the call, and again once its outcome is taken over. It refers back to the future by
   // whom it notifies; see NotifyingRequest.
   std::shared_ptr<CallRequest> request;
   std::weak_ptr<Channel> channel;
   CallOwner owner;
   bool settling = false;  // a thread has taken the outcome, and gives it to the future and lets go
+  // All of the process, in no order, so that a forked child can end them.
+  PyObject* const future;
+  PendingCall* next = nullptr;
+  PendingCall* previous = nullptr;
 };
 
 // Pending; its request comes by attach().
@@ -49,6 +58,10 @@ void let_go_of_ended(PyObject* future);
 bool call_runs(PyObject* future) noexcept;
 // cancel() of a pending future that has a call.
 PyObject* cancel_call(PyObject* future);
+
+// In a forked child: futures of calls that have no group fail with make_exception(), since the threads that were to
+// resolve them are gone. For those of groups: CallGroup::fail_after_fork.
+void fail_lone_calls_after_fork(const py::object& make_exception);
 
 // Hands them to the thread of callbacks.
 void call_back_later(PyObject* future, PyObject* callbacks) noexcept;

@@ -3,9 +3,10 @@
 #include <thread>
 #include <vector>
 
-#include "bindings/interpreter/waiting.h"
 #include "core/machine/topology.h"
+#include "core/sync/error.h"
 #include "core/sync/mutex.h"
+#include "core/sync/thread.h"
 #include "predict/batch/thread_scope.h"
 
 namespace torchpool {
@@ -22,9 +23,22 @@ BoundRuntime::BoundRuntime(int workers, py::object notify_futures, py::object no
 
 namespace {
 
+// What is left of a runtime that was destroyed on a thread of its own.
+struct Remains {
+  std::unique_ptr<Runtime> core;
+  std::shared_ptr<Resolver> futures;
+  std::shared_ptr<Resolver> loops;
+  void close() const {
+    core->close();
+    futures->close();
+    loops->close();
+  }
+};
+
 struct Reaped {
   Mutex mutex;
   std::vector<std::thread> threads TP_GUARDED_BY(mutex);
+  std::vector<std::shared_ptr<Remains>> left TP_GUARDED_BY(mutex);  // for which there was no thread
 };
 
 Reaped& reaped() {
@@ -39,13 +53,14 @@ BoundRuntime::~BoundRuntime() {
     close();
     return;
   }
+  const auto remains = std::make_shared<Remains>(Remains{std::move(core_), futures_, loops_});
   Reaped& all = reaped();
   const MutexLock lock(all.mutex);
-  all.threads.emplace_back([core = std::move(core_), futures = futures_, loops = loops_] {
-    core->close();
-    futures->close();
-    loops->close();
-  });
+  try {
+    all.threads.push_back(start_thread([remains] { remains->close(); }));
+  } catch (const NoThread&) {
+    all.left.push_back(remains);
+  }
 }
 
 bool must_run_inline() {
@@ -54,12 +69,15 @@ bool must_run_inline() {
 
 void join_reaped_runtimes() {
   std::vector<std::thread> threads;
+  std::vector<std::shared_ptr<Remains>> left;
   {
     Reaped& all = reaped();
     const MutexLock lock(all.mutex);
     threads.swap(all.threads);
+    left.swap(all.left);
   }
   for (std::thread& thread : threads) thread.join();
+  for (const auto& remains : left) remains->close();
 }
 
 void BoundRuntime::close() {
@@ -90,15 +108,6 @@ void register_runtime(py::module_& module) {
     const GilRelease release;
     join_reaped_runtimes();
   });
-  module.def("after_fork_in_child", [] {
-    set_main_thread();
-    set_up_spinning();
-    take_back_lent_cores();
-    GilReclaimer::instance().after_fork_in_child();
-  });
-  module.def(
-      "leak", [](const py::object& object) { object.inc_ref(); },
-      "Keeps an object for ever: one whose threads did not survive a fork can be neither used nor destroyed.");
   module.def("usable_cores", [] { return usable_cores(read_topology()); });
   module.def("describe_topology", [] { return read_topology().describe(); });
   module.def(

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <memory>
 
+#include "bindings/interpreter/around_fork.h"
 #include "bindings/interpreter/resolver.h"
 #include "core/schedule/runtime.h"
 
@@ -23,12 +24,15 @@ class BoundRuntime {
   bool inline_allowed() const noexcept { return inline_allowed_; }
   void forbid_inline() noexcept { inline_allowed_ = false; }
   bool closed() const noexcept { return closed_; }
+  // A forked child may neither use nor destroy its parent's: see Note [A child has one thread].
+  bool is_parents() const noexcept { return forks_ != forks(); }
   // Calls that run on their callers' own threads just now.
   std::atomic<int>& running_here() noexcept { return running_here_; }
   // Fails what waits with Closed, lets what runs finish, joins. Releases the interpreter's lock meanwhile. Idempotent.
   void close();
 
  private:
+  const int forks_ = forks();
   std::atomic<int> running_here_{0};
   std::atomic<bool> closed_{false};
   bool inline_allowed_ = true;

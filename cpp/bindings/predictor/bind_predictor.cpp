@@ -119,6 +119,7 @@ void register_predictor(py::module_& module) {
           },
           py::arg("args"), py::arg("kwargs"), py::arg("priority") = 0, py::arg("deadline") = py::none(),
           py::arg("dynamic") = false, py::arg("chunk") = 0)
+      .def("inherit", &BoundPredictor::inherit, py::arg("parents"))
       .def("learn", &BoundPredictor::learn_from, py::arg("args"), py::arg("kwargs"))
       .def("settle_promise", &BoundPredictor::settle_promise, py::arg("kind_id"), py::arg("args"), py::arg("kwargs"),
            py::arg("learn"))

@@ -51,6 +51,9 @@ class BoundLearner {
   // Whether the module's own code can have made such a change of the module.
   bool own_change(const Difference& difference) const noexcept;
 
+  // Of batches under a contract of the kind; null where nobody looks at them.
+  std::shared_ptr<Verifier> make_verifier(const CallKind& kind, Merging merging) const;
+
   // A result with all its tensors copied.
   py::object own(const py::object& result) const { return learner_.attr("own")(result); }
   const PyRef& own_function() const noexcept { return own_; }
@@ -74,7 +77,6 @@ class BoundLearner {
   py::tuple ask_mismatch(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const;
   void install(CallKind& kind, const py::tuple& learned);
   ContextVariables variables_of(const CallKind& kind) const;
-  std::shared_ptr<Verifier> make_verifier(const CallKind& kind, Merging merging) const;
 
   py::object learner_;
   const bool by_graph_;

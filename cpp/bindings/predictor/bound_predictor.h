@@ -53,6 +53,9 @@ class BoundPredictor final : public MeasuredPredictor {
   // Learns, or widens, a kind as it was promised to, from a call like the one that it was promised for. `learn` false:
   // that call was refused by the model, so that the next one is to be learned from.
   void settle_promise(std::int64_t kind, const py::tuple& args, const py::object& kwargs, bool learn);
+  // In a forked child, before the first call: learns what the parent's predictor had learned. Returns, by kind, its
+  // graph or None. Nothing where the module has changed since.
+  py::dict inherit(BoundPredictor& parents);
   void forget_learned();
   // The model's own call on this thread, without gradients.
   py::object run_plain(const py::tuple& args, const py::object& kwargs);

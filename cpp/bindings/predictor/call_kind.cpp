@@ -105,6 +105,12 @@ std::vector<std::shared_ptr<CallKind>> CallKinds::all() const {
   return all;
 }
 
+void CallKinds::add(const std::shared_ptr<CallKind>& kind) {
+  next_id_ = std::max(next_id_, kind->id + 1);
+  by_structure_[kind->structure].push_back(kind);
+  ++count_;
+}
+
 CallKinds::Taken CallKinds::take() noexcept {
   count_ = 0;
   return std::exchange(by_structure_, {});

@@ -87,6 +87,8 @@ class CallKinds {
                                         const c10::FunctionSchema* schema);
   std::shared_ptr<CallKind> find(std::int64_t id) const;  // null when it is gone
   std::vector<std::shared_ptr<CallKind>> all() const;
+  // Of a parent's predictor, with the id that it had there.
+  void add(const std::shared_ptr<CallKind>& kind);
   void remove(const CallKind& kind);
   // Of the kind that is added next. Ids are never used again: a call may still hold a kind of before.
   std::int64_t next_id() const noexcept { return next_id_; }

@@ -118,6 +118,10 @@ void PredictorChannels::set_policy(PolicyMaker make) {
 }
 
 void PredictorChannels::check_open() const {
+  if (runtime_->is_parents()) {
+    throw Closed("predictor '" + options_.name +
+                 "': what began before the process was forked cannot go on in the child");
+  }
   if (closed_) throw Closed("predictor '" + options_.name + "' is closed");
   if (runtime_->closed()) throw Closed("the runtime of predictor '" + options_.name + "' is closed");
   if (options_.gate->held_by_this_thread()) {

@@ -115,6 +115,15 @@ void Runtime::resize(int workers, int cores_per_batch) {
   if (error != nullptr) std::rethrow_exception(error);
 }
 
+bool Runtime::pause(TimePoint until) {
+  scheduler_->pause();
+  return scheduler_->wait_paused(until);
+}
+
+void Runtime::resume() {
+  scheduler_->resume();
+}
+
 void Runtime::set_workers_locked(int workers) {
   for (const Lane lane : {Lane::kCompute, Lane::kInterpreter}) {
     const std::unique_ptr<ThreadGroup>& group = threads_[static_cast<std::size_t>(lane)];

@@ -63,6 +63,10 @@ class Runtime {
   // std::invalid_argument below 1, std::logic_error on a thread of the runtime's own workers, Closed, and what a start
   // hook throws: nothing is changed then.
   void resize(int workers, int cores_per_batch) TP_EXCLUDES(join_mutex_, start_mutex_);
+  // Around a fork: between the two no step begins, and no caller runs its call inline with all cores. pause() waits for
+  // what runs, until `until` at most; it returns whether nothing does. The two nest.
+  bool pause(TimePoint until);
+  void resume();
   int workers() const noexcept { return workers_.load(std::memory_order_relaxed); }
   int cores_per_batch() const noexcept { return cores_per_batch_.load(std::memory_order_relaxed); }
   Clock& clock() const noexcept;

@@ -98,7 +98,8 @@ bool Scheduler::wait_drained(ChannelState& channel, TimePoint until) {
 
 bool Scheduler::try_inline(ChannelState& channel, InlineKind kind) {
   MutexLock lock(mutex_);
-  if (inline_call_ || leased_ > 0 || stopping() || !channel.open.load(std::memory_order_relaxed)) return false;
+  if (inline_call_ || paused_ > 0 || leased_ > 0 || stopping() || !channel.open.load(std::memory_order_relaxed))
+    return false;
   for (const LaneState& lane : lanes_) {
     if (lane.busy > 0 || !lane.rotation.empty()) return false;
   }
@@ -122,6 +123,7 @@ void Scheduler::end_inline(const ChannelStatePtr& channel, InlineKind kind) {
       --channel->tiny;
     } else {
       inline_call_ = false;
+      if (paused_ > 0) idle_.notify_all();
     }
     leave_channel_locked(channel);
     wake = wake_locked();
@@ -288,7 +290,7 @@ void Scheduler::destroy_runs(std::vector<TaskRun> runs) {
 }
 
 bool Scheduler::runnable_locked(const LaneState& lane) const {
-  return !inline_call_ && !lane.rotation.empty() && (leased_ < cores() || lane.busy == 0);
+  return !inline_call_ && paused_ == 0 && !lane.rotation.empty() && (leased_ < cores() || lane.busy == 0);
 }
 
 int Scheduler::most_running_locked(const ChannelState& channel) const {
@@ -364,6 +366,7 @@ Scheduler::Wake Scheduler::give_back_locked(WorkerSlot& worker, Assignment& assi
   }
   LaneState& lane = lane_locked(worker.lane);
   --lane.busy;
+  if (paused_ > 0) idle_.notify_all();
   // This worker looks for work itself now, or keeps the time, so nobody of its lane needs to be woken before it has
   // taken.
   if (std::exchange(worker.woken, false)) lane.waking = false;

@@ -127,6 +127,12 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
   // Refuses new work, fails waiting requests with Closed, destroys tasks that are between two steps, and lets the
   // workers end.
   void close() TP_EXCLUDES(mutex_);
+
+  // From now on no step begins and no caller gets an inline lease, until resume() was called as often.
+  void pause() TP_EXCLUDES(mutex_);
+  void resume() TP_EXCLUDES(mutex_);
+  // Whether all steps that ran, and an inline call with all cores, have ended by `until`. Requires: paused.
+  bool wait_paused(TimePoint until) TP_EXCLUDES(mutex_);
   Clock& clock() const noexcept { return clock_; }
   int cores() const noexcept { return cores_.load(std::memory_order_relaxed); }
 
@@ -158,6 +164,7 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
   LaneState& lane_locked(Lane lane) TP_REQUIRES(mutex_) { return lanes_[static_cast<std::size_t>(lane)]; }
   int idle_cores_locked() const TP_REQUIRES(mutex_) { return std::max(0, cores() - leased_); }
   bool runnable_locked(const LaneState& lane) const TP_REQUIRES(mutex_);
+  bool runs_locked() const TP_REQUIRES(mutex_);  // a step, or an inline call with all cores
   // Whether the lane needs a worker: to run an item, or to sleep until a held channel is due.
   bool needs_worker_locked(const LaneState& lane) const TP_REQUIRES(mutex_);
   int most_running_locked(const ChannelState& channel) const TP_REQUIRES(mutex_);
@@ -184,6 +191,8 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
   int cores_per_step_ TP_GUARDED_BY(mutex_) = 1;
   int leased_ TP_GUARDED_BY(mutex_) = 0;
   bool inline_call_ TP_GUARDED_BY(mutex_) = false;  // a caller has all cores
+  int paused_ TP_GUARDED_BY(mutex_) = 0;
+  CondVar idle_;  // while paused
   const std::shared_ptr<FairRounds> rounds_ = std::make_shared<FairRounds>();
   std::array<LaneState, 2> lanes_ TP_GUARDED_BY(mutex_){LaneState(rounds_), LaneState(rounds_)};
   std::unordered_set<std::shared_ptr<Suspended>> suspended_ TP_GUARDED_BY(mutex_);

@@ -88,6 +88,33 @@ bool Scheduler::ends(WorkerSlot& worker) {
   return true;
 }
 
+void Scheduler::pause() {
+  MutexLock lock(mutex_);
+  ++paused_;
+}
+
+void Scheduler::resume() {
+  Wake wake;
+  {
+    MutexLock lock(mutex_);
+    if (--paused_ == 0) wake = wake_locked();
+  }
+  wake.now();
+}
+
+bool Scheduler::runs_locked() const {
+  return inline_call_ || lanes_[0].busy > 0 || lanes_[1].busy > 0;
+}
+
+bool Scheduler::wait_paused(TimePoint until) {
+  MutexLock lock(mutex_);
+  while (runs_locked()) {
+    if (clock_.now() >= until) return false;
+    clock_.wait_until(idle_, mutex_, until);
+  }
+  return true;
+}
+
 bool Scheduler::needs_worker_locked(const LaneState& lane) const {
   return runnable_locked(lane) || (!lane.held.empty() && lane.timekeeper == nullptr);
 }

@@ -18,6 +18,7 @@
 #define TP_REQUIRES(...) TP_THREAD_ANNOTATION(requires_capability(__VA_ARGS__))
 #define TP_EXCLUDES(...) TP_THREAD_ANNOTATION(locks_excluded(__VA_ARGS__))
 #define TP_ACQUIRE(...) TP_THREAD_ANNOTATION(acquire_capability(__VA_ARGS__))
+#define TP_TRY_ACQUIRE(...) TP_THREAD_ANNOTATION(try_acquire_capability(__VA_ARGS__))
 #define TP_RELEASE(...) TP_THREAD_ANNOTATION(release_capability(__VA_ARGS__))
 #define TP_NO_ANALYSIS TP_THREAD_ANNOTATION(no_thread_safety_analysis)
 
@@ -27,6 +28,7 @@ class TP_CAPABILITY("mutex") Mutex {
  public:
   void lock() TP_ACQUIRE() { mutex_.lock(); }
   void unlock() TP_RELEASE() { mutex_.unlock(); }
+  bool try_lock() TP_TRY_ACQUIRE(true) { return mutex_.try_lock(); }
 
  private:
   friend class CondVar;

@@ -5,6 +5,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
+#include <system_error>
+#include <thread>
 
 namespace torchpool {
 
@@ -56,6 +59,29 @@ int share_of_cores(int calls) {
   const int lent = lent_cores.load(std::memory_order_relaxed);
   if (calls <= 1 && lent == 0) return 0;
   return std::max(1, (at::get_num_threads() - lent) / std::max(1, calls));
+}
+
+bool end_intra_op_team() noexcept {
+  static auto* const pause = find_torch_symbol<int(int)>("omp_pause_resource_all");
+  static auto* const set_omp = find_torch_symbol<void(int)>("omp_set_num_threads");
+  constexpr int kHard = 2;  // omp_pause_hard
+  if (pause == nullptr || set_omp == nullptr) return false;
+  const int threads = at::get_num_threads();
+  const bool ended = pause(kHard) == 0;
+  set_omp(threads);  // which it has forgotten
+  return ended;
+}
+
+void renew_torch_pool() noexcept {
+  try {
+    std::thread([] {
+      try {
+        at::get_num_threads();
+      } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): whoever computes next meets it, and says so
+      }
+    }).join();
+  } catch (const std::system_error&) {  // NOLINT(bugprone-empty-catch): no thread is left that could race for it
+  }
 }
 
 IntraOpScope::IntraOpScope(int threads) {

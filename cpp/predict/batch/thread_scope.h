@@ -15,6 +15,14 @@ void take_back_lent_cores();
 // Intra-op threads for each of `calls` that run side by side on threads of the user's; 0: as many as the thread has.
 int share_of_cores(int calls);
 
+// Ends the threads that OpenMP keeps behind the calling one; the next region starts others. False where that cannot be.
+// A process forked afterwards may use OpenMP on this thread, which libgomp would let wait for them for ever.
+bool end_intra_op_team() noexcept;
+
+// In a forked child, before it has other threads. Torch makes a thread pool of its own afresh there (PThreadPool) once
+// a new thread asks for its number of threads; where several ask at once, all but one find no pool, and raise.
+void renew_torch_pool() noexcept;
+
 // Sets the threads for a scope on a thread of the user's, and puts the thread's own setting back. 0: changes nothing.
 class IntraOpScope {
  public:

@@ -60,6 +60,12 @@ class GraphBackend : public Backend {
   // needed. Requires the lock that the weights' writers hold.
   WeightChange form_change() const noexcept { return watch_.form_change(); }
 
+  // Another backend of the same graph and weights, for a process that was forked since: it has locks of its own.
+  // Requires the lock that the weights' writers hold when it begins.
+  std::shared_ptr<GraphBackend> made_anew() const {
+    return std::make_shared<GraphBackend>(packed_, plain_, watch_.live(), reclaimer_);
+  }
+
   // Whether the graph holds for the sizes of a call, as far as these are not those of the batch.
   bool takes(const Contract& contract, const std::vector<at::Tensor>& inputs_of_call) const;
 

@@ -110,6 +110,20 @@ void PackedWeight::adopt(const Aside& aside) {
   contents_ = aside.contents;
 }
 
+void PackedWeight::inherit(PackedWeight& parents) {
+  Results results;
+  std::optional<std::uint64_t> contents;
+  if (!parents.mutex_.try_lock()) return;
+  if (!parents.packing_) {
+    results = parents.results_;
+    contents = parents.contents_;
+  }
+  parents.mutex_.unlock();
+  MutexLock lock(mutex_);
+  results_ = std::move(results);
+  contents_ = contents;
+}
+
 std::uint64_t PackedWeight::bytes() const {
   MutexLock lock(mutex_);
   std::uint64_t bytes = 0;
@@ -122,9 +136,9 @@ std::uint64_t PackedWeight::bytes() const {
 }
 
 PackedWeights& PackedWeights::of_this_process() {
-  static std::atomic<PackedWeights*> instance{new PackedWeights};  // never deleted: backends may outlive statics
+  static std::atomic<PackedWeights*> instance{new PackedWeights(nullptr)};  // never deleted: backends outlive statics
   [[maybe_unused]] static const int registered =
-      pthread_atfork(nullptr, nullptr, [] { instance.store(new PackedWeights); });
+      pthread_atfork(nullptr, nullptr, [] { instance.store(new PackedWeights(instance.load())); });
   return *instance.load();
 }
 
@@ -135,10 +149,23 @@ std::shared_ptr<PackedWeight> PackedWeights::find_or_make(const Fold& fold, cons
   if (key.empty()) return made;
   MutexLock lock(mutex_);
   std::erase_if(by_key_, [](const auto& entry) { return entry.second.expired(); });
-  std::weak_ptr<PackedWeight>& known = by_key_[std::move(key)];
+  std::weak_ptr<PackedWeight>& known = by_key_[key];
   if (auto found = known.lock()) return found;
+  if (const auto inherited = find_of_parents(key)) made->inherit(*inherited);
   known = made;
   return made;
+}
+
+// Under the lock of this process's weights: another thread may look for the same.
+std::shared_ptr<PackedWeight> PackedWeights::find_of_parents(const std::string& key) const {
+  for (PackedWeights* parents = parents_; parents != nullptr; parents = parents->parents_) {
+    if (!parents->mutex_.try_lock()) return nullptr;
+    const auto known = parents->by_key_.find(key);
+    auto found = known == parents->by_key_.end() ? nullptr : known->second.lock();
+    parents->mutex_.unlock();
+    if (found != nullptr) return found;
+  }
+  return nullptr;
 }
 
 PackedWeights::Usage PackedWeights::usage() const {

@@ -48,6 +48,9 @@ class PackedWeight {
   void adopt(const Aside& aside) TP_EXCLUDES(mutex_);
 
   std::uint64_t bytes() const TP_EXCLUDES(mutex_);
+  // Takes over the results of the parent process's, unless one of its threads was changing them when it forked.
+  // Requires: nobody else knows this one yet.
+  void inherit(PackedWeight& parents) TP_EXCLUDES(mutex_);
 
  private:
   mutable Mutex mutex_;
@@ -60,7 +63,8 @@ class PackedWeight {
 // The process's packed weights, each for as long as a backend owns it. Thread-safe.
 class PackedWeights {
  public:
-  // A forked child has a cache of its own: a thread that was packing in the parent does not exist in the child.
+  // A forked child has a cache of its own: a thread that was packing in the parent does not exist in the child. What
+  // the parent had packed is taken over as it is asked for, and lies in memory that the two share.
   static PackedWeights& of_this_process();
 
   // `live` and `handles` are the fold's weights. Requires: the owner keeps both until it has dropped the result.
@@ -74,6 +78,12 @@ class PackedWeights {
   Usage usage() const TP_EXCLUDES(mutex_);
 
  private:
+  explicit PackedWeights(PackedWeights* parents) noexcept : parents_(parents) {}
+  // In a forked child: what the nearest of the processes that it descends from has under the key. Null where that
+  // cannot be told, since a thread was changing it at the fork.
+  std::shared_ptr<PackedWeight> find_of_parents(const std::string& key) const;
+
+  PackedWeights* const parents_;  // never freed, and used by nobody any more
   mutable Mutex mutex_;
   std::unordered_map<std::string, std::weak_ptr<PackedWeight>> by_key_ TP_GUARDED_BY(mutex_);
 };

@@ -66,6 +66,7 @@ class WeightWatch {
   // For reading the weights without packing them: the live memory, but safe from `p.data = other`. In the order of
   // `live`. A tensor without memory of its own (meta, sparse, wrapper subclasses) is its own handle.
   const std::vector<at::Tensor>& handles() const noexcept { return handles_; }
+  // Requires the lock that the tensors' writers hold.
   const std::vector<at::Tensor>& live() const noexcept { return live_; }
   // All tensors of the watch, for a thread that may drop them. The watch is useless afterwards.
   std::vector<at::Tensor> release() &&;

@@ -79,9 +79,13 @@ def finish_callbacks() -> None:
 
 
 def after_fork_in_child() -> None:
-    """Starts afresh: the callbacks' thread did not survive the fork, and its lock may be held."""
+    """Starts afresh: the callbacks' thread did not survive the fork, and its lock may be held. Nor did those that
+    were to resolve what is pending, which fails."""
     global _callbacks
     _callbacks = _Callbacks()
+    _core.fail_lone_calls_after_fork(
+        lambda: _core.Closed("submitted before the fork: the call belongs to the parent process")
+    )
 
 
 def without_our_frame(error: BaseException) -> BaseException:

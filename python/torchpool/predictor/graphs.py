@@ -225,6 +225,29 @@ class Graphs:
             if self._kinds.get(kind.id) is kind:
                 del self._kinds[kind.id]
 
+    def after_fork_in_child(self) -> None:
+        """A thread that is gone may hold the lock, and none captures."""
+        self._changed = threading.Condition()
+        self._under_way = 0
+        self._ready.clear()
+
+    def inherit(self, graphs: Mapping[int, _core.GraphBackend | None]) -> None:
+        """In a forked child: of what the parent had learned these kinds hold, served by these graphs."""
+        with self._changed:
+            self._kinds = {kind_id: kind for kind_id, kind in self._kinds.items() if kind_id in graphs}
+            self.captured = {
+                kind_id: replace(found, backend=found.backend and graphs[kind_id])
+                for kind_id, found in self.captured.items()
+                if kind_id in self._kinds
+            }
+
+    def resume(self) -> None:
+        """Captures what another process was about to capture."""
+        with self._changed:
+            left = [kind for kind_id, kind in self._kinds.items() if kind_id not in self.captured]
+        for kind in left:
+            self._start(kind)
+
     def failed(self, kind_id: int) -> bool:
         """Whether there is no proof, and will be none."""
         found = self.captured.get(kind_id)

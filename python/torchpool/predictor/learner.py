@@ -9,7 +9,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -233,6 +233,16 @@ class Learner:
             self._code.forget()
             self._refusals.clear()
             for kind_id in [kind_id for kind_id in self.kinds if kind_id < before]:
+                del self.kinds[kind_id]
+
+    def after_fork_in_child(self) -> None:
+        """A thread that is gone may hold the lock."""
+        self._lock = self.refusals.lock = threading.Lock()
+
+    def inherit(self, kind_ids: Container[int]) -> None:
+        """In a forked child: of what the parent had learned only these kinds hold."""
+        with self._lock:
+            for kind_id in [kind_id for kind_id in self.kinds if kind_id not in kind_ids]:
                 del self.kinds[kind_id]
 
     def watched(self) -> list[torch.nn.Module]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,8 +22,9 @@ from torchpool.predictor.graphs import Captured, Graphs, Served
 from torchpool.predictor.kinds import Kind, context_in_words
 from torchpool.predictor.learner import Learner
 from torchpool.predictor.options import Options, check_options, method_of, module_of
-from torchpool.runtime import Runtime, default_runtime
+from torchpool.runtime import Child, Runtime, default_runtime, in_child
 
+_predictors: weakref.WeakSet[Predictor] = weakref.WeakSet()
 _NOT_PROBED = "a plain callable is not probed unless example= or batch= is given (probing runs it about a dozen times)"
 _PROOF_SECONDS = 20.0  # that wrap() waits at most for what the module's batches need
 
@@ -41,12 +43,18 @@ class Predictor(Calls):
         self._module = module_of(model)
         self._method = method_of(model)
         self._first_batch, self._most_batch = first_and_most(32, options.max_batch)
-        self._saved: tuple[Contract, ...] = options.saved
         self._closed = False
         self.__wrapped__ = model
         self.__name__ = options.name
         self.__doc__ = model.__doc__
-        self._open()
+        self._used_runtime = runtime or default_runtime()
+        self._generation = self._used_runtime._generation
+        self._opening = threading.RLock()  # reentrant: a signal's handler may call, too
+        self._graphs = self._make_graphs()
+        self._learner = self._make_learner()
+        self._core = self._make_core()
+        updates.opened(self)
+        _predictors.add(self)
         for args, kwargs in options.examples:
             self._core.learn(args, kwargs)
         if options.backend == "graph" and options.examples and self._graphs is not None:
@@ -60,34 +68,33 @@ class Predictor(Calls):
     def _predictor(self) -> Predictor:
         return self  # an attribute would be a cycle: a dropped predictor is to be freed at once
 
-    def _open(self) -> None:
+    def _make_learner(self) -> Learner:
         options = self._options
-        self._used_runtime = self._runtime or default_runtime()
-        self._generation = self._used_runtime._generation
         probed = self._module is not None or options.examples or options.batch is not None or options.saved
-        scripted = options.backend == "torchscript"
-        self._graphs = self._make_graphs()
-        self._learner = Learner(
+        return Learner(
             self._model,
             self._module,
             _plain_runner(weakref.ref(self)),
             examples=options.examples,
             batch=options.batch,
-            saved=self._saved,
+            saved=options.saved,
             pad=options.pad,
             alone=None if options.merging and probed else "merging is off (batch=False)" if probed else _NOT_PROBED,
             prove=options.prove,
             dtype=options.dtype,
-            tensors_only=scripted,
+            tensors_only=options.backend == "torchscript",
             by_module=options.backend == "python",
             on_first_batch=_first_batch_setter(weakref.ref(self)) if options.max_batch is None else None,
             graphs=self._graphs,
         )
-        self._answers = Answers(self._learner, self._graphs, Behind(weakref.ref(self)))
-        self._core = _core.Predictor(
+
+    def _make_core(self) -> _core.Predictor:
+        options = self._options
+        scripted = options.backend == "torchscript"
+        return _core.Predictor(
             self._used_runtime._core,
             self._model,
-            self._answers,
+            Answers(self._learner, self._graphs, Behind(weakref.ref(self))),
             name=options.name,
             queue_rows=options.queue_size,
             queue_bytes=options.queue_bytes,
@@ -102,7 +109,6 @@ class Predictor(Calls):
             by_graph=self._graphs is not None,
             verify=options.verify,
         )
-        updates.opened(self)
 
     def _make_graphs(self) -> Graphs | None:
         if not self._options.merging or (self._options.backend == "python" and not self._options.proof_needed):
@@ -123,16 +129,41 @@ class Predictor(Calls):
 
     def _open_core(self) -> _core.Predictor:
         if self._generation != self._used_runtime._generation:
-            # This is a forked child: its runtime was started afresh. What was learned is still true.
-            _core.leak(self._core)
-            self._saved = tuple(self._learner.candidates()) or self._saved
-            self._open()
-            if self._closed:
-                self._core.close(True)
+            self._open_anew()
         return self._core
 
     def _settle_promise(self, kind_id: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None, learn: bool) -> None:
         self._core.settle_promise(kind_id, args, kwargs, learn)
+
+    def _is_open(self) -> bool:
+        return self._generation == self._used_runtime._generation
+
+    def _after_fork(self) -> None:
+        """In the child, where other threads may hold all locks for ever, before anything else runs."""
+        _core.leak(self._core)
+        self._opening = threading.RLock()
+        self._learner.after_fork_in_child()
+        if self._graphs is not None:
+            self._graphs.after_fork_in_child()
+
+    def _open_anew(self) -> None:
+        """In a forked child, whose runtime was started afresh. What the parent had learned still holds."""
+        with self._opening:
+            generation = self._used_runtime._generation
+            if self._generation == generation:
+                return
+            core = self._make_core()
+            inherited = core.inherit(self._core)
+            self._learner.inherit(inherited)
+            if self._graphs is not None:
+                self._graphs.inherit(inherited)
+            if self._closed:
+                core.close(True)
+            self._core = core
+            updates.opened(self)
+            self._generation = generation  # last: from now on other threads no longer come by here
+        if self._graphs is not None:
+            self._graphs.resume()
 
     def _look_ahead(self) -> int:
         return max(128, 4 * (self._options.max_batch or self._first_batch) * self._used_runtime.workers)
@@ -188,7 +219,6 @@ class Predictor(Calls):
 
     def refresh(self) -> None:
         """Forgets what was learned, for a module that was changed in a way that its calls do not show."""
-        self._saved = ()
         self._open_core().forget_learned()
 
     def updating(self) -> updates.Updating:
@@ -309,3 +339,11 @@ def _served(ref: weakref.ref[Predictor]) -> Callable[[], Served | None]:
         )
 
     return served
+
+
+def _after_fork() -> None:
+    for predictor in list(_predictors):
+        predictor._after_fork()
+
+
+in_child(Child.PREDICTORS, _after_fork)

@@ -50,7 +50,7 @@ class Refusals:
     ) -> None:
         """`kinds`: what was learned, by id, guarded by the lock; `parameters`: the model's; `run` runs it."""
         self._kinds = kinds
-        self._lock = lock
+        self.lock = lock
         self._parameters = parameters
         self._run = run
 
@@ -117,7 +117,7 @@ class Refusals:
         return [kind for kind in self._known().values() if kind.route != "direct"]
 
     def _known(self) -> dict[int, Kind]:
-        with self._lock:
+        with self.lock:
             return dict(self._kinds)
 
     def _takes_others_like(self, call: Call, sample: Leaves) -> bool:

@@ -27,6 +27,9 @@ class Updated(Protocol):
     _module: torch.nn.Module | None
     """What calls run; None for a plain callable."""
 
+    def _is_open(self) -> bool:
+        """False in a forked child until it is used: its core is the parent's, which nothing leaves any more."""
+
 
 class Updates:
     """The predictors of a process, and who updates whose weights."""
@@ -64,7 +67,7 @@ class Updates:
             finally:
                 self._waiting.pop(me, None)
             held = {id(core) for one in self._active if one.thread == me for core in one.cores}
-            found = [one._core for one in list(self._predictors) if update.concerns(one)]
+            found = [one._core for one in list(self._predictors) if one._is_open() and update.concerns(one)]
             update.cores = [core for core in found if id(core) not in held]
             self._active.append(update)
 

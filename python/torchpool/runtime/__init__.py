@@ -4,7 +4,7 @@
 order for the whole package.
 """
 
-from torchpool.runtime.lifecycle import Child, Exit, at_exit, in_child
+from torchpool.runtime.lifecycle import Child, Exit, around_fork, at_exit, in_child
 from torchpool.runtime.runtime import Runtime, default_runtime
 
-__all__ = ["Child", "Exit", "Runtime", "at_exit", "default_runtime", "in_child"]
+__all__ = ["Child", "Exit", "Runtime", "around_fork", "at_exit", "default_runtime", "in_child"]

@@ -41,8 +41,11 @@ class Child(enum.IntEnum):
     CAPTURES = 4
     """The thread that captures."""
     RUNTIMES = 5
-    """Workers: predictors find theirs again when they are called next."""
-    EXECUTORS = 6
+    """Workers, which start with the first work."""
+    PREDICTORS = 6
+    """What callers of one wait for. The rest of a predictor is made anew when it is called next, so that a child that
+    does not use it does nothing for it."""
+    EXECUTORS = 7
     """Threads and tasks, and the calls that executors have sent into predictors."""
 
 
@@ -52,6 +55,8 @@ class Lifecycle:
     def __init__(self) -> None:
         self._at_exit: dict[Exit, list[Hook]] = {phase: [] for phase in Exit}
         self._in_child: dict[Child, list[Hook]] = {phase: [] for phase in Child}
+        self._before_fork: list[Hook] = []
+        self._in_parent: list[Hook] = []
 
     def at_exit(self, phase: Exit, hook: Hook) -> None:
         """Calls hook() when the interpreter ends, in that phase."""
@@ -60,6 +65,11 @@ class Lifecycle:
     def in_child(self, phase: Child, hook: Hook) -> None:
         """Calls hook() in each forked child, in that phase, before anything else runs there."""
         self._in_child[phase].append(hook)
+
+    def around_fork(self, before: Hook, in_parent: Hook) -> None:
+        """Calls before() when the process is about to fork, and in_parent() afterwards, in the parent only."""
+        self._before_fork.append(before)
+        self._in_parent.append(in_parent)
 
     def before_threads_are_joined(self) -> None:
         """The interpreter has begun to end."""
@@ -74,10 +84,19 @@ class Lifecycle:
         """In the child: the hooks of one phase."""
         _call(self._in_child[phase])
 
+    def forks(self) -> None:
+        """The process is about to fork."""
+        _call(self._before_fork)
+
+    def has_forked(self) -> None:
+        """In the parent, where a fork failed, too."""
+        _call(self._in_parent)
+
     def attach(self) -> None:
         """Has the interpreter call all this from now on."""
         threading._register_atexit(self.before_threads_are_joined)  # type: ignore[attr-defined]
         atexit.register(self.after_threads_were_joined)
+        os.register_at_fork(before=self.forks, after_in_parent=self.has_forked)
         for phase in Child:  # apart: where a hook raises, the interpreter reports it and goes on with the next phase
             os.register_at_fork(after_in_child=functools.partial(self.forked, phase))
 
@@ -89,4 +108,4 @@ def _call(hooks: list[Hook]) -> None:
 
 _process = Lifecycle()
 _process.attach()
-at_exit, in_child = _process.at_exit, _process.in_child
+at_exit, in_child, around_fork = _process.at_exit, _process.in_child, _process.around_fork

@@ -30,6 +30,7 @@ class Runtime:
             raise ValueError(f"workers must be an int of at least 1, got {workers!r}")
         self._requested = workers or 0
         self._threads = 1
+        self._closed = False
         self._open()
         _runtimes.add(self)
 
@@ -37,7 +38,7 @@ class Runtime:
         self._core = _core.Runtime(self._requested, _core.settle_futures, _core.wake_loops)
         if self._threads > 1:
             self._core.resize(self._core.workers, self._threads)
-        if _in_forked_child:
+        if _in_forked_child and not _core.intra_op_team_ended():
             self._core.forbid_inline()
         self._generation = getattr(self, "_generation", -1) + 1
 
@@ -68,12 +69,15 @@ class Runtime:
 
     def close(self) -> None:
         """Fails what waits with `Closed`, lets what runs finish, and joins the workers. Idempotent."""
+        self._closed = True
         self._core.close()
 
     def _after_fork(self) -> None:
         # The workers did not survive the fork, and nothing that they held may be touched: the old core is leaked.
         _core.leak(self._core)
         self._open()
+        if self._closed:
+            self._core.close()
 
     def __repr__(self) -> str:
         return f"<torchpool.Runtime workers={self.workers} ({_core.describe_topology()})>"
@@ -100,6 +104,10 @@ def _close_all() -> None:
         time.sleep(0.001)
 
 
+def _before_fork() -> None:
+    _core.before_fork([runtime._core for runtime in list(_runtimes)])
+
+
 def _make_afresh() -> None:
     global _lock, _in_forked_child
     _lock = threading.Lock()
@@ -114,6 +122,7 @@ def _open_anew() -> None:
 
 lifecycle.at_exit(Exit.RUNTIMES, _close_all)
 lifecycle.at_exit(Exit.CALLBACKS, futures.finish_callbacks)
+lifecycle.around_fork(_before_fork, _core.after_fork_in_parent)
 lifecycle.in_child(Child.EXTENSION, _make_afresh)
 lifecycle.in_child(Child.FUTURES, futures.after_fork_in_child)
 lifecycle.in_child(Child.RUNTIMES, _open_anew)

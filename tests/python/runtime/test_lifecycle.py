@@ -21,6 +21,7 @@ for phase in reversed(Exit):
     cycle.at_exit(phase, lambda phase=phase: say("exit", phase.name))
 for phase in reversed(Child):
     cycle.in_child(phase, lambda phase=phase: say("child", phase.name))
+cycle.around_fork(lambda: say("before the fork"), lambda: say("in the parent"))
 """
 
 
@@ -125,7 +126,11 @@ os.waitpid(child, 0)
 say("parent")
 os._exit(0)
 """
-    assert output_of(source) == [*(f"child {phase.name}" for phase in Child), "parent"]
+    output = output_of(source)
+    assert output[0] == "before the fork"
+    # The two processes say these at the same time.
+    assert [line for line in output if line.startswith("child")] == [f"child {phase.name}" for phase in Child]
+    assert [line for line in output[1:] if not line.startswith("child")] == ["in the parent", "parent"]
 
 
 def test_where_a_hook_raises_in_a_child_the_other_phases_are_called_all_the_same() -> None:
@@ -164,7 +169,8 @@ def test_each_part_of_the_package_has_its_phase() -> None:
         "TIMERS": ["executor.timer"],
         "EXTENSION": ["runtime.runtime"],
         "FUTURES": ["call.futures"],
-        "CAPTURES": ["predictor.graphs"],
+        "CAPTURES": ["predictor.updates", "predictor.graphs"],
         "RUNTIMES": ["runtime.runtime"],
+        "PREDICTORS": ["predictor.predictor"],
         "EXECUTORS": ["executor.executor"],
     }
