@@ -29,9 +29,12 @@ bool is_plain_tensor(PyObject* object) {
                            c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Functionalize}));
 }
 
-PyObject* enum_type() {
+// What raises when it is asked for its class (a proxy of something that is gone) is none.
+bool is_enum(PyObject* object) {
   static PyObject* type = py::object(py::module_::import("enum").attr("Enum")).release().ptr();
-  return type;
+  const int is = PyObject_IsInstance(object, type);
+  if (is < 0) PyErr_Clear();
+  return is == 1;
 }
 
 void append_bytes(std::string& key, char tag, const void* data, std::size_t size) {
@@ -64,7 +67,7 @@ bool append_value(std::string& key, PyObject* object) {
   } else if (THPDevice_Check(object)) {
     const std::string name = reinterpret_cast<THPDevice*>(object)->device.str();
     append_bytes(key, 'v', name.data(), name.size());
-  } else if (THPDtype_Check(object) || PyObject_IsInstance(object, enum_type()) == 1) {
+  } else if (THPDtype_Check(object) || is_enum(object)) {
     const auto address = reinterpret_cast<std::uintptr_t>(object);
     append_bytes(key, 'o', &address, sizeof address);
   } else {

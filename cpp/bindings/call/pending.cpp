@@ -41,8 +41,9 @@ bool wait_for(CallRequest& request, const std::weak_ptr<Channel>& channel, TimeP
     }
     if (resolved) return true;
     if (slices && PyErr_CheckSignals() != 0) {
+      const py::error_already_set raised;  // what is dropped with the request may run code of its own
       cancel_in(channel, request);
-      throw py::error_already_set();
+      throw raised;
     }
     if (Clock::steady().now() >= until) return request.done();
   }

@@ -25,8 +25,9 @@ bool take_gates(const Gates& gates, double seconds) {
     }
     if (taken) return true;
     if (PyErr_CheckSignals() != 0) {
+      const py::error_already_set raised;
       UpdateGate::open_all(gates);
-      throw py::error_already_set();
+      throw raised;
     }
     if (Clock::steady().now() >= until) return false;
   }

@@ -176,9 +176,12 @@ void raise_to_python(const std::exception_ptr& error) {
   } catch (const torch::jit::JITException& raised) {
     const py::object type = py::module_::import("torch.jit").attr("Error");
     PyErr_SetString(type.ptr(), raised.what());
+  } catch (py::error_already_set& raised) {
+    raised.restore();
   } catch (...) {
     torch::translate_exception_to_python(std::current_exception());
   }
+  if (PyErr_Occurred() == nullptr) PyErr_SetString(PyExc_RuntimeError, "an exception that is not of C++'s own");
   throw py::error_already_set();
 }
 

@@ -48,6 +48,13 @@ class GilGate : public LaneGate {
   static void stop_thread();  // gives the thread state back; for the lane's stop hook and other native threads
 };
 
+// Note [An error that is set]
+// Between a call that fails and the throw of py::error_already_set, which takes the error, no code of Python's may run:
+// it would clear the error, and taking none ends in "error_already_set called while Python error indicator not set". A
+// destructor, a comparison and the drop of a last reference are code of Python's. Who has to do something in between
+// makes the py::error_already_set first. In the same way a function that answers "no" by -1 has set an error, which is
+// to be cleared, or it is found by the next call that succeeds.
+
 // For what Python calls by a C function pointer: C++ exceptions become Python's.
 template <class Body>
 PyObject* guarded(Body&& body) {

@@ -52,7 +52,7 @@ py::object InlineRunner::run_watched(ModuleWatch& watch, const py::tuple& args, 
   const InGate in_gate(gate_.get());
   const bool as_known = !watch.look();
   py::object result = try_plain(args, kwargs);
-  std::optional<py::error_already_set> raised;  // what compares attributes may run with no error set only
+  std::optional<py::error_already_set> raised;  // see Note [An error that is set]
   if (!result) raised.emplace();
   if (as_known) watch.rebase_after_run([this](const Difference& found) { return learner_.own_change(found); });
   if (raised) throw py::error_already_set(*raised);
