@@ -61,10 +61,10 @@ struct CallKind {
   // Of all contracts that it has had: what met once never merges again.
   std::shared_ptr<Refutation> refutation = std::make_shared<Refutation>();
   ContextVariables context;  // kMerge: those that the module may read
-  bool aliases = false;   // results must be copied before they are handed out
-  bool widening = false;  // kMerge: it is to be widened, by a promise
-  bool widens = true;     // kMerge: calls that depart from the contract may still teach something
-  PyRef failure;          // what learning raised, where it was promised
+  bool aliases = false;      // results must be copied before they are handed out
+  bool widening = false;     // kMerge: it is to be widened, by a promise
+  bool widens = true;        // kMerge: calls that depart from the contract may still teach something
+  PyRef failure;             // what learning raised, where it was promised
 
   // Whether it is to be learned by a promise that is not settled yet.
   bool promised() const noexcept { return route == Route::kLearning && learning_thread == 0; }
