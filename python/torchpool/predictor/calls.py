@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from torchpool import _core
 from torchpool.call import Call, Future, as_call
 from torchpool.predictor import aio, mapping
+from torchpool.predictor.patience import Patience
 from torchpool.predictor.schedule import Schedule
 
 
@@ -20,6 +21,9 @@ class Callee(Protocol):
 
     def _open_core(self) -> _core.Predictor:
         """Who answers calls, in a forked child, too."""
+
+    def _callee(self) -> _core.Predictor | Patience:
+        """Who answers a call that its thread waits for."""
 
     def _look_ahead(self) -> int:
         """Calls of a map in flight: every worker has a full batch running, and several more to choose near lengths
@@ -45,7 +49,7 @@ class Calls:
         Raises what the model raises for this call alone; TypeError or ValueError for arguments that it refuses;
         QueueFull, Closed; TimeoutError past the deadline.
         """
-        return self._predictor._open_core().call(args, kwargs, self._priority, self._deadline)
+        return self._predictor._callee().call(args, kwargs, self._priority, self._deadline)
 
     def submit(self, /, *args: Any, **kwargs: Any) -> Future:
         """A future of the call. Inputs above 64 KiB must not be written until it is done; smaller ones are copied."""

@@ -235,17 +235,16 @@ class Graphs:
         """In a forked child: of what the parent had learned these kinds hold, served by these graphs."""
         with self._changed:
             self._kinds = {kind_id: kind for kind_id, kind in self._kinds.items() if kind_id in graphs}
-            self.captured = {
-                kind_id: replace(found, backend=found.backend and graphs[kind_id])
-                for kind_id, found in self.captured.items()
-                if kind_id in self._kinds
-            }
+            kept = {kind_id: found for kind_id, found in self.captured.items() if kind_id in graphs}
+            self.captured = {k: replace(found, backend=found.backend and graphs[k]) for k, found in kept.items()}
+
+    def left(self) -> list[CapturedKind]:
+        """In a forked child: what its parent was about to capture."""
+        return [kind for kind_id, kind in self._kinds.items() if kind_id not in self.captured]
 
     def resume(self) -> None:
-        """Captures what another process was about to capture."""
-        with self._changed:
-            left = [kind for kind_id, kind in self._kinds.items() if kind_id not in self.captured]
-        for kind in left:
+        """Captures what is left."""
+        for kind in self.left():
             self._start(kind)
 
     def failed(self, kind_id: int) -> bool:

@@ -22,6 +22,7 @@ from torchpool.predictor.graphs import Captured, Graphs, Served
 from torchpool.predictor.kinds import Kind, context_in_words
 from torchpool.predictor.learner import Learner
 from torchpool.predictor.options import Options, check_options, method_of, module_of
+from torchpool.predictor.patience import Patience
 from torchpool.runtime import Child, Runtime, default_runtime, in_child
 
 _predictors: weakref.WeakSet[Predictor] = weakref.WeakSet()
@@ -49,6 +50,7 @@ class Predictor(Calls):
         self.__doc__ = model.__doc__
         self._used_runtime = runtime or default_runtime()
         self._generation = self._used_runtime._generation
+        self._patience: Patience | None = None
         self._opening = threading.RLock()  # reentrant: a signal's handler may call, too
         self._graphs = self._make_graphs()
         self._learner = self._make_learner()
@@ -135,6 +137,21 @@ class Predictor(Calls):
     def _settle_promise(self, kind_id: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None, learn: bool) -> None:
         self._core.settle_promise(kind_id, args, kwargs, learn)
 
+    def _callee(self) -> _core.Predictor | Patience:
+        if self._is_open():
+            return self._core
+        return self._patience if self._patience is not None and self._patience.lasts() else self._open_core()
+
+    def _may_wait(self) -> bool:
+        """In a forked child: whether something is to be learned or captured, and the module may serve until then."""
+        if self._module is None or not self._options.merging or self._options.prove == "required":
+            return False
+        if self._closed or self._used_runtime._closed:
+            return False
+        if any(part.training for part in self._module.modules()):
+            return False  # which may be refused
+        return not self._learner.kinds or (self._graphs is not None and bool(self._graphs.left()))
+
     def _is_open(self) -> bool:
         return self._generation == self._used_runtime._generation
 
@@ -145,6 +162,7 @@ class Predictor(Calls):
         self._learner.after_fork_in_child()
         if self._graphs is not None:
             self._graphs.after_fork_in_child()
+        self._patience = Patience(self) if self._may_wait() else None
 
     def _open_anew(self) -> None:
         """In a forked child, whose runtime was started afresh. What the parent had learned still holds."""

@@ -221,3 +221,50 @@ else:
     forked(update)
 assert_all_close(by_threads(predict, xs), want)
 """)
+
+
+def test_a_child_of_one_thread_learns_once_its_calls_have_taken_their_time() -> None:
+    run("""
+from torchpool.predictor import patience
+predict = torchpool.wrap(model, prove="trust", backend="python")
+def work():
+    assert_all_close(map(predict, xs), want)
+    assert not predict._learner.kinds, "it has learned at once"
+    predict._patience._left = 0.0
+    assert_all_close(map(predict, xs), want)
+    assert predict._learner.kinds
+forked(work)
+def work():
+    assert_all_close(predict.map(xs), want)  # which is more than to call the module
+    assert predict._learner.kinds
+forked(work)
+def work():
+    predict(xs[0])
+    assert_all_close(by_threads(predict, xs), want)
+    assert predict._learner.kinds
+forked(work)
+""")
+
+
+def test_a_patient_child_refuses_what_it_would_refuse_later() -> None:
+    run("""
+predict = torchpool.wrap(model, prove="trust", backend="python")
+def work():
+    x = row(1).requires_grad_()
+    try:
+        predict(x)
+    except TypeError as error:
+        assert "requires grad" in str(error)
+    else:
+        raise AssertionError("it was not refused")
+forked(work)
+def work():
+    assert not predict(row(1)).requires_grad
+    predict.close()
+    try:
+        predict(row(1))
+    except torchpool.Closed:
+        return
+    raise AssertionError("it is open")
+forked(work)
+""")
