@@ -37,6 +37,7 @@ void CostModel::Mean::record(float sample) noexcept {
 
 void CostModel::record(const BatchSize& size, Duration took, bool one_core) noexcept {
   const std::int64_t cells = std::max<std::int64_t>(1, size.rows) * std::max<std::int64_t>(1, size.length);
+  record_fitting(cells);
   Table& table = tables_[one_core ? 0 : 1];
   const auto length = static_cast<std::size_t>(length_class(size.length));
   const auto ns = static_cast<float>(std::max<Duration::rep>(1, took.count()));
@@ -130,6 +131,19 @@ void CostModel::record_out_of_memory(std::int64_t rows, std::int64_t length) noe
   std::int64_t known = most_cells_.load(std::memory_order_relaxed);
   while (bound < known && !most_cells_.compare_exchange_weak(known, bound, std::memory_order_relaxed)) {
   }
+  if (bound >= known) return;  // by a batch from before the bound
+  if (known != kNoBound) {
+    patience_.store(std::min(patience_.load(std::memory_order_relaxed) * 2, kMostPatience), std::memory_order_relaxed);
+  }
+  fitting_.store(0, std::memory_order_relaxed);
+}
+
+void CostModel::record_fitting(std::int64_t cells) noexcept {
+  std::int64_t bound = most_cells_.load(std::memory_order_relaxed);
+  if (bound == kNoBound || 4 * cells < 3 * bound) return;
+  if (fitting_.fetch_add(1, std::memory_order_relaxed) + 1 < patience_.load(std::memory_order_relaxed)) return;
+  fitting_.store(0, std::memory_order_relaxed);
+  most_cells_.compare_exchange_strong(bound, std::min(bound * 2, kNoBound), std::memory_order_relaxed);
 }
 
 std::int64_t CostModel::rows_in_memory(std::int64_t length) const noexcept {

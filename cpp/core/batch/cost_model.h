@@ -54,7 +54,9 @@ class CostModel {
   double ns_per_item(int row_class, int length_class, std::uint32_t samples = kEnough) const noexcept;
   std::vector<Point> points() const;
 
-  // Memory could not hold a batch of rows x length. From now on no batch may be more than half as large.
+  // Memory could not hold a batch of rows x length. From now on no batch may be more than half as large, until so many
+  // of nearly that size went well that one of twice the size is worth another try; the number doubles with each
+  // failure.
   void record_out_of_memory(std::int64_t rows, std::int64_t length) noexcept;
   // Rows of this length that memory holds, as far as is known; 2^40 where no bound is known.
   std::int64_t rows_in_memory(std::int64_t length) const noexcept;
@@ -78,7 +80,14 @@ class CostModel {
   double ns_per_cell(const Table& table, int row_class, int length_class) const noexcept;
 
   std::array<Table, 2> tables_;  // on one core, on several
-  std::atomic<std::int64_t> most_cells_{std::int64_t{1} << 40};
+  void record_fitting(std::int64_t cells) noexcept;
+
+  static constexpr std::int64_t kNoBound = std::int64_t{1} << 40;
+  static constexpr std::uint32_t kPatience = 64;  // batches
+  static constexpr std::uint32_t kMostPatience = kPatience << 8;
+  std::atomic<std::int64_t> most_cells_{kNoBound};
+  std::atomic<std::uint32_t> patience_{kPatience};
+  std::atomic<std::uint32_t> fitting_{0};  // batches of nearly the bound's size, since the bound changed
 };
 
 }  // namespace torchpool

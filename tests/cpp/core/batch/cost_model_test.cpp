@@ -194,7 +194,7 @@ TEST(CostModelTest, TogetherIsTriedOnceSharesAreKnownAndKeptWhereItIsFaster) {
   EXPECT_FALSE(other.better_together(8, 4, 64));  // of that length nothing is known
 }
 
-TEST(CostModelTest, WhatMemoryHoldsSticksAndOnlyShrinks) {
+TEST(CostModelTest, WhatMemoryHoldsShrinks) {
   CostModel model;
   model.record_out_of_memory(64, 16);
   EXPECT_EQ(model.rows_in_memory(16), 32);
@@ -207,6 +207,35 @@ TEST(CostModelTest, WhatMemoryHoldsSticksAndOnlyShrinks) {
   model.record_out_of_memory(1, 1);
   EXPECT_EQ(model.rows_in_memory(1), 1);
   EXPECT_EQ(model.rows_in_memory(1'000), 1);  // one row is always tried
+}
+
+// As many batches of nearly the bound's size as are needed before a larger one is tried.
+void fill(CostModel& model, std::int64_t rows, int batches) {
+  for (int i = 0; i < batches; ++i) model.record(of_rows(rows, 1, rows), Duration(rows), kOneCore);
+}
+
+TEST(CostModelTest, WhatMemoryHoldsIsTriedAgain) {
+  CostModel model;
+  model.record_out_of_memory(64, 1);
+  fill(model, 16, 1'000);  // small ones say nothing
+  fill(model, 32, 63);
+  EXPECT_EQ(model.rows_in_memory(1), 32);
+  fill(model, 32, 1);
+  EXPECT_EQ(model.rows_in_memory(1), 64);
+  fill(model, 64, 64);
+  EXPECT_EQ(model.rows_in_memory(1), 128);
+}
+
+TEST(CostModelTest, WhatFailsAgainIsTriedLater) {
+  CostModel model;
+  model.record_out_of_memory(64, 1);
+  fill(model, 32, 64);
+  model.record_out_of_memory(64, 1);
+  EXPECT_EQ(model.rows_in_memory(1), 32);
+  fill(model, 32, 127);
+  EXPECT_EQ(model.rows_in_memory(1), 32);
+  fill(model, 32, 1);
+  EXPECT_EQ(model.rows_in_memory(1), 64);
 }
 
 TEST(CostModelTest, WritersAndReadersMayMeet) {
