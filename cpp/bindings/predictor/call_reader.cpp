@@ -93,19 +93,21 @@ void CallReader::read(const py::tuple& args, const py::object& kwargs, PreparedC
       if (!known) fit(call);
       return;
     }
-    // A module with buffers must not be run while another thread probes it, or its state would be lost.
+    // A module with buffers must not be run while another thread probes it, or its state would be lost; nor any before
+    // its first run has told what it does.
     const bool own = call.kind->learning_thread == PyThread_get_thread_ident();
-    if (own || must_run_inline() || (promised != call.kind.get() && !learner_.may_have_state())) return;
-    wait_until_learned(*call.kind, deadline.value_or(kNever));
-    if (promised == call.kind.get() && call.kind->failure) {
+    const bool to_the_end = promised == call.kind.get();
+    if (own || must_run_inline() || (!to_the_end && !learner_.may_have_state())) return;
+    wait_until_learned(*call.kind, deadline.value_or(kNever), to_the_end);
+    if (to_the_end && call.kind->failure) {
       set_raised(borrow(call.kind->failure).ptr());
       throw py::error_already_set();
     }
   }
 }
 
-void CallReader::wait_until_learned(const CallKind& kind, TimePoint deadline) {
-  while (kind.route == Route::kLearning) {
+void CallReader::wait_until_learned(const CallKind& kind, TimePoint deadline, bool to_the_end) const {
+  while (kind.route == Route::kLearning && (to_the_end || learner_.may_have_state())) {
     if (Clock::steady().now() >= deadline) {
       throw DeadlineExceeded("the deadline of the call passed while the model was being learned");
     }

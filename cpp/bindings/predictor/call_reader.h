@@ -41,7 +41,8 @@ class CallReader {
   void find_route(PreparedCall& call) const;
   bool merges(CallKind& kind, const PreparedCall& call) const;
   bool takes(CallKind& kind, const PreparedCall& call) const;
-  static void wait_until_learned(const CallKind& kind, TimePoint deadline);
+  // `to_the_end`: also while others may run the model.
+  void wait_until_learned(const CallKind& kind, TimePoint deadline, bool to_the_end) const;
 
   const bool by_graph_;
   BoundLearner& learner_;

@@ -18,7 +18,6 @@ def look_beside(
     module: torch.nn.Module | None,
     spec: tree.TreeSpec | None,
     run: Callable[[], Any],
-    *,
     unproven: bool,
     by_module: bool,
 ) -> tree.TreeSpec | None:

@@ -25,9 +25,11 @@ from torchpool.call import (
     tree,
 )
 from torchpool.capture import same_in_eval
-from torchpool.contract import Contract, Leaves, Reason, choose_first_batch, refusal, tolerance
-from torchpool.contract.probe import Found, find
+from torchpool.contract import Contract, Leaves, Reason, choose_first_batch, refusal
+from torchpool.contract.probe import Found, PlainDraws, find
 from torchpool.predictor.beside import look_beside
+from torchpool.predictor.first_runs import FirstRuns
+from torchpool.predictor.found import complete
 from torchpool.predictor.graphs import Graphs
 from torchpool.predictor.kinds import MERGING_UNPROVEN, Kind, Learned
 from torchpool.predictor.lazy_weights import LazyWeights
@@ -69,7 +71,7 @@ class Learner:
         `graphs` each kind of call whose rows may be proven independent."""
         self._target = target
         self._module = module
-        self._lazy = LazyWeights(module)
+        self._lazy, self._first_runs = LazyWeights(module), FirstRuns()
         self._run_plain = run_plain
         self._examples = list(examples)
         self._batch = batch
@@ -114,7 +116,8 @@ class Learner:
             learned = ("caller", None, None, False, self._next_number(), "no")
         elif self._alone is None:
             # In a copy of the caller's context: what the model sets there while it is probed is gone afterwards.
-            learned = contextvars.copy_context().run(self._learn_kind, kind, call, leaves)
+            with self._first_runs.begun():
+                learned = contextvars.copy_context().run(self._learn_kind, kind, call, leaves)
         with self._lock:
             if kind_id < self._forgotten:
                 return learned  # the module is another one by now: nobody will be served by this
@@ -147,8 +150,9 @@ class Learner:
                 raise refusal.Refused(ValueError(text))
 
     def may_have_state(self) -> bool:
-        """Whether the model must not be run by others while it is probed: a probe puts its buffers back."""
-        return self._module is not None and (next(self._module.buffers(), None) is not None or self._lazy.missing())
+        """Whether others must not run the model now: a probe puts buffers back, and its first run tells the rest."""
+        buffers = self._module is not None and next(self._module.buffers(), None) is not None
+        return buffers or self._lazy.missing() or self._first_runs.under_way()
 
     @property
     def answers_unlearned(self) -> bool:
@@ -294,12 +298,14 @@ class Learner:
                 raised[:] = [error]
                 raise
 
+        draws = PlainDraws(self._target)
+        noted = self._first_runs.noted(draws.watched(run), lambda: draws.drawn is None)
         pad = {name: value for name, value in self._pad.items() if name in kind.names}
         batch = self._batch and {
             n: dim for n, dim in self._batch.items() if n not in self._arguments or n in kind.names
         }
         search = functools.partial(
-            find, run, samples, kind.names, module=self._module, pad=pad, batch=batch,
+            find, noted, samples, kind.names, module=self._module, pad=pad, batch=batch,
             proof_follows=self._merging == "no" and self._graphs is not None, reach=self._code.reach,
             threads=not _core.on_worker_thread(),  # else another one waits for what may need this very thread
         )  # fmt: skip
@@ -320,13 +326,7 @@ class Learner:
                 f"{found.contract.reason}. Results would depend on other calls or on chance: call model.eval() before "
                 "wrapping, or wrap with batch=False for the model's own calls"
             )
-        more: dict[str, Any] = {"values": kind.values, "tolerance": tolerance(self._module, self._dtype)}
-        contract, candidate = found.contract, found.candidate
-        return Found(
-            dataclasses.replace(contract, **more),
-            None if candidate is None else dataclasses.replace(candidate, **more),
-            found.spec,
-        )
+        return complete(found, kind, self._module, self._dtype, draws.drawn)
 
     def _settle(self, kind: Kind, call: Call, found: Found) -> Learned:
         contract, candidate = self._code.signed(found.contract), found.candidate and self._code.signed(found.candidate)
@@ -338,7 +338,7 @@ class Learner:
         merging = self._merging if contract.mode == "merge" and contract.call_rows is None else "no"
         run = functools.partial(self._run_plain, *call)
         by_module = self._by_module and route == "merge"
-        spec = look_beside(kind, self._target, self._module, spec, run, unproven=merging != "no", by_module=by_module)
+        spec = look_beside(kind, self._target, self._module, spec, run, merging != "no", by_module)
         if kind.unshown is not None:
             merging = "no"  # a graph shows where such values come from
             if self._graphs is None:

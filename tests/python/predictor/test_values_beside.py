@@ -207,3 +207,25 @@ def test_trust_merges_by_a_graph_that_shows_where_values_come_from(runtime: torc
     shown = predict.explain()
     assert shown.served_by == ("graph",) and shown.contracts[0].mode == "merge", shown
     assert "share batches by a proven graph only: output '1' is a NoneType" in str(shown)
+
+
+class Remembers(Head):
+    """Writes to itself where an answer is another than it ever was."""
+
+    def __init__(self, result: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__(result)
+        self.register_buffer("below", torch.zeros(()))
+        self.last: Any = None
+
+    def forward(self, ids: Tensor) -> Any:
+        if bool((ids < 0).any()):
+            self.below += 1
+            self.last = ids
+        return self.linear(self.embedding(ids).mean(1)), None
+
+
+def test_other_answers_than_the_models_own_leave_no_trace(runtime: torchpool.Runtime) -> None:
+    model = build(lambda: Remembers(RESULTS["label"]))
+    predict = torchpool.wrap(model, example=QUIET, backend="python", prove="trust", runtime=runtime)
+    assert predict.explain().contracts[0].mode == "merge"
+    assert model.below == 0 and model.last is None

@@ -3,11 +3,13 @@
 `probing` goes the way: `run` runs the model and keeps the limits of time and memory, `state` sees what it changes of
 itself, `layout` lists where rows may be, `rows` refutes what is wrong with what `perturb` disturbs, `ragged` finds
 the dims that vary, and `lengths` proves that they may be padded. `values` tells whether what a result holds beside
-tensors may belong to one call, and `context` which context variables the model may read.
+tensors may belong to one call, `context` which context variables the model may read, and `draws` whether it draws from
+other generators than torch's, as far as its code, or what is `reachable` from it, shows.
 """
 
 from torchpool.contract.probe.context import context_variables
+from torchpool.contract.probe.draws import PlainDraws
 from torchpool.contract.probe.probing import Found, find, probe
 from torchpool.contract.probe.values import unshown
 
-__all__ = ["Found", "context_variables", "find", "probe", "unshown"]
+__all__ = ["Found", "PlainDraws", "context_variables", "find", "probe", "unshown"]

@@ -7,10 +7,8 @@ code can reach count as read, too, and a run without any variable set must give 
 from __future__ import annotations
 
 import contextvars
-import functools
 import sys
 import types
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,12 +16,11 @@ import torch
 from torch import nn
 
 from torchpool.call.tree import TreeSpec, flatten
+from torchpool.contract.probe.reachable import TooMany, reachable
 from torchpool.contract.probe.state import ModuleState
 from torchpool.contract.probe.watch import Drew
 
 _READS = ("get", "set", "reset")
-_NOT_ENTERED = ("torch", "numpy", "transformers", "builtins", "torchpool")
-_MAX_OBJECTS = 20_000
 _Variable = contextvars.ContextVar[Any]
 _Result = tuple[list[torch.Tensor], TreeSpec]
 
@@ -103,95 +100,12 @@ def _flat(run: Callable[[], Any]) -> _Result:
 
 
 def _reachable(target: Any) -> Iterator[_Variable]:
-    """Those among what the code of the target names: attributes, closures, defaults and globals, of helpers, too."""
-    owner = getattr(target, "__self__", target)
-    waiting: deque[Any] = deque([owner, target])
-    for value in list(vars(owner).values()) if hasattr(owner, "__dict__") else []:
-        waiting.append(value)
-    known: set[int] = set()
-    kept: list[Any] = []  # whose addresses stay their own meanwhile
-    while waiting:
-        one = waiting.popleft()
-        if id(one) in known:
-            continue
-        if len(known) >= _MAX_OBJECTS:
-            raise _MayReadAny
-        known.add(id(one))
-        kept.append(one)
-        if isinstance(one, contextvars.ContextVar):
-            yield one
-        elif type(one).__name__ == "LocalProxy":  # stands for what a variable holds, by a function that is hidden
-            raise _MayReadAny
-        else:
-            waiting.extend(_named_by(one))
-
-
-def _named_by(one: Any) -> Iterator[Any]:
-    if isinstance(one, nn.Module):
-        for part in one.modules():
-            yield type(part)
-            yield from (value for name, value in vars(part).items() if not isinstance(value, torch.Tensor))
-        return
-    if isinstance(one, list | tuple | set | frozenset | deque):
-        yield from (item for item in list(one) if not _is_plain(item))
-    elif isinstance(one, dict):
-        yield from (item for item in list(one.values()) if not _is_plain(item))
-    elif isinstance(one, types.MethodType):
-        yield one.__func__
-        yield one.__self__
-    elif isinstance(one, types.BuiltinMethodType):
-        yield one.__self__
-    elif isinstance(one, functools.partial):
-        yield from (one.func, *one.args, *one.keywords.values())
-    elif isinstance(one, staticmethod | classmethod):
-        yield one.__func__
-    elif isinstance(one, property):
-        yield from (one.fget,) if one.fget is not None else ()
-    elif isinstance(one, types.FunctionType):
-        if not _is_library(one.__module__):
-            yield from _outside(one)
-    elif not isinstance(one, type) and callable(one) and "__wrapped__" in getattr(one, "__dict__", {}):
-        yield vars(one)["__wrapped__"]
-    elif isinstance(one, type):
-        for cls in one.__mro__:
-            if not _is_library(cls.__module__):
-                yield from vars(cls).values()
-    elif not _is_library(type(one).__module__) and not isinstance(one, types.ModuleType | torch.Tensor):
-        yield type(one)
-        yield from getattr(one, "__dict__", {}).values()
-
-
-def _outside(function: types.FunctionType) -> Iterator[Any]:
-    """What a function takes from outside: closure, defaults, and globals by the names in its code."""
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # not bound yet
-            continue
-    yield from function.__defaults__ or ()
-    yield from (function.__kwdefaults__ or {}).values()
-    names = set(_names(function.__code__))
-    for name in names & function.__globals__.keys():
-        value = function.__globals__[name]
-        yield value
-        if isinstance(value, types.ModuleType) and not _is_library(value.__name__):
-            yield from (vars(value)[inner] for inner in names & vars(value).keys())
-    wrapped = getattr(function, "__wrapped__", None)
-    if wrapped is not None:
-        yield wrapped
-
-
-def _names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names(constant)
-
-
-def _is_library(name: str | None) -> bool:
-    top = (name or "builtins").partition(".")[0]
-    return top in _NOT_ENTERED or top in sys.stdlib_module_names
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | bytes | int | float | complex | torch.Tensor | None)
+    """Those among what the code of the target names."""
+    try:
+        for one in reachable(target):
+            if isinstance(one, contextvars.ContextVar):
+                yield one
+            elif type(one).__name__ == "LocalProxy":  # stands for what a variable holds, by a function that is hidden
+                raise _MayReadAny
+    except TooMany:
+        raise _MayReadAny from None

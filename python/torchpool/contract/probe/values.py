@@ -77,6 +77,7 @@ def _decides(module: nn.Module | None, spec: TreeSpec, run: Callable[[], Any], a
         except Exception:  # a check of the inputs: no result at all
             continue
         finally:
+            state.note_run()
             state.restore()
         if other != spec:
             return where
