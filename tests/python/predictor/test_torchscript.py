@@ -165,46 +165,6 @@ def test_a_named_tuple_keeps_its_fields(lane: Lane) -> None:
         assert_close(result.second, expected.second)
 
 
-class WithCount(nn.Module):
-    def forward(self, x: Tensor) -> Tuple[Tensor, int]:  # noqa: UP006
-        return x * 2, int((x > 100).sum())
-
-
-class WithOptional(nn.Module):
-    def forward(self, x: Tensor) -> Tuple[Tensor, Optional[Tensor]]:  # noqa: UP006, UP045
-        found: Optional[Tensor] = None  # noqa: UP045
-        if bool((x > 100).any()):
-            found = x.amax(1)
-        return x * 2, found
-
-
-class WithKey(nn.Module):
-    def forward(self, x: Tensor) -> Dict[str, Tensor]:  # noqa: UP006
-        found = {"y": x * 2}
-        if bool((x > 100).any()):
-            found["alarm"] = x.amax(1)
-        return found
-
-
-class WithList(nn.Module):
-    def forward(self, x: Tensor) -> List[Tensor]:  # noqa: UP006
-        found = [x * 2]
-        while len(found) < 3 and bool((x > 100).any()):
-            found.append(x.amax(1))
-        return found
-
-
-@pytest.mark.parametrize("cls", [WithCount, WithOptional, WithKey, WithList])
-@pytest.mark.parametrize("example", [draw(2, 4), draw(2, 4) + 200], ids=["quiet", "loud"])
-def test_a_result_that_values_may_decide_runs_alone(cls: type[nn.Module], example: Tensor, lane: Lane) -> None:
-    model = torch.jit.script(cls().eval())
-    predict = torchpool.wrap(model, example=example, runtime=lane.runtime)
-    calls = [(x + 200 * (index % 2),) for index, x in enumerate(draws(6, 2, 4))]
-    for call, result in zip(calls, lane.together(predict, calls), strict=True):
-        assert_same(result, eager(model, *call))
-    assert predict.explain().contracts[0].mode == "alone"
-
-
 def test_results_are_ordinary_tensors_fit_for_training(lane: Lane) -> None:
     model = _scripted(lambda: nn.Linear(4, 3))
     predict = torchpool.wrap(model, example=draw(1, 4), runtime=lane.runtime)

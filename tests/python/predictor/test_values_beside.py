@@ -6,16 +6,18 @@ import asyncio
 import dataclasses
 from collections.abc import Callable
 from concurrent import futures
-from typing import Any, NamedTuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple  # noqa: UP035 - what TorchScript reads
 
 import pytest
 import torch
 from bad_models import assert_same, together
-from support import HANG, build, eager, run_threads
+from support import HANG, build, draw, draws, eager, run_threads
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
 import torchpool
+from torchpool.call import tree
+from torchpool.contract.probe import unshown
 
 Tensor = torch.Tensor
 ALARM = 77  # a call with this id is loud; an id stays one where probing permutes ids
@@ -229,3 +231,63 @@ def test_other_answers_than_the_models_own_leave_no_trace(runtime: torchpool.Run
     predict = torchpool.wrap(model, example=QUIET, backend="python", prove="trust", runtime=runtime)
     assert predict.explain().contracts[0].mode == "merge"
     assert model.below == 0 and model.last is None
+
+
+# --- scripts ----------------------------------------------------------------------------------------------------------
+
+
+class WithCount(nn.Module):
+    def forward(self, x: Tensor) -> Tuple[Tensor, int]:  # noqa: UP006
+        return x * 2, int((x > 100).sum())
+
+
+class WithOptional(nn.Module):
+    def forward(self, x: Tensor) -> Tuple[Tensor, Optional[Tensor]]:  # noqa: UP006, UP045
+        found: Optional[Tensor] = None  # noqa: UP045
+        if bool((x > 100).any()):
+            found = x.amax(1)
+        return x * 2, found
+
+
+class WithKey(nn.Module):
+    def forward(self, x: Tensor) -> Dict[str, Tensor]:  # noqa: UP006
+        found = {"y": x * 2}
+        if bool((x > 100).any()):
+            found["alarm"] = x.amax(1)
+        return found
+
+
+class WithList(nn.Module):
+    def forward(self, x: Tensor) -> List[Tensor]:  # noqa: UP006
+        found = [x * 2]
+        while len(found) < 3 and bool((x > 100).any()):
+            found.append(x.amax(1))
+        return found
+
+
+@pytest.mark.parametrize("cls", [WithCount, WithOptional, WithKey, WithList])
+@pytest.mark.parametrize("example", [draw(2, 4), draw(2, 4) + 200], ids=["quiet", "loud"])
+def test_a_result_that_values_may_decide_runs_alone(
+    cls: type[nn.Module], example: Tensor, runtime: torchpool.Runtime
+) -> None:
+    model = torch.jit.script(cls().eval())
+    predict = torchpool.wrap(model, example=example, runtime=runtime)
+    calls = [(x + 200 * (index % 2),) for index, x in enumerate(draws(6, 2, 4))]
+    for call, result in zip(calls, together(predict, runtime, calls), strict=True):
+        assert_same(result, eager(model, *call))
+    assert predict.explain().contracts[0].mode == "alone"
+
+
+class Fixed(nn.Module):
+    def forward(self, x: Tensor) -> Tuple[Dict[str, Tensor], List[Tensor], int, Optional[Tensor]]:  # noqa: UP006, UP045
+        return {"y": x * 2}, [x, x + 1], 3, None
+
+
+@pytest.mark.parametrize(
+    ("cls", "what"),
+    [(WithCount, "int"), (WithOptional, "Optional"), (WithKey, "Dict"), (WithList, "List"), (Fixed, "")],
+)
+def test_a_scripts_graph_tells_what_values_may_decide(cls: type[nn.Module], what: str) -> None:
+    model = torch.jit.script(cls().eval())
+    found = unshown(model, model, tree.flatten(model(draw(2, 4)))[1], lambda: model(draw(2, 4)))
+    assert (found is None) if not what else what in str(found)
