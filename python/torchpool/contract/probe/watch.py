@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
 # Tagged as drawing, though they never do.
 _DRAW_NOTHING = frozenset({"aten::_fused_sdp_choice", "aten::_nested_tensor_softmax_with_shape"})
@@ -91,9 +91,19 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The operator that was about to draw."""
 
     @classmethod
-    def is_infra_mode(cls) -> bool:
-        """Others set a flag of the whole process, which would keep torch.compile on other threads from compiling."""
-        return True
+    def _should_skip_dynamo(cls) -> bool:
+        """Else the first run would import torch._dynamo, which takes a second and 100 MB."""
+        return False
+
+    # As the base class has them, which also set flags of the whole process: two threads that enter and leave in turn
+    # would leave them set, and torch.compile would compile nothing any more.
+
+    def __enter__(self) -> Watch:
+        _push_mode(self)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        _pop_mode()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
