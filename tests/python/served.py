@@ -55,6 +55,9 @@ class Told:
         self.refutations: list[str] = []
         self.moved = 0
 
+    def state_rests(self) -> None:
+        """Nothing was put off until then."""
+
     def spec(self) -> tree.TreeSpec:
         return self._spec
 

@@ -373,7 +373,7 @@ void ModuleState::compare(const Owner& owner, SlotKind slot, std::vector<Differe
   }
 }
 
-std::vector<Difference> ModuleState::differences(const std::unordered_set<std::string>& ignored) {
+std::vector<Difference> ModuleState::differences(const std::unordered_set<std::string>& ignored, bool first_only) {
   std::vector<Difference> found;
   if (always_moved_) {
     for (const Part& part : parts_) compare(part, ignored, found);
@@ -392,7 +392,11 @@ std::vector<Difference> ModuleState::differences(const std::unordered_set<std::s
     } else {
       compare(owners_[meaning.index], meaning.kind, found);
     }
-    if (found.size() == before) slots_[i].seen = *slots_[i].at;
+    if (found.size() == before) {
+      slots_[i].seen = *slots_[i].at;
+    } else if (first_only) {
+      break;
+    }
   }
   return found;
 }

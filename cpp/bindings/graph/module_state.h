@@ -53,7 +53,8 @@ class ModuleState {
     return any != 0;
   }
   // Empty when what moved is as it was; that is then not looked at again.
-  std::vector<Difference> differences(const std::unordered_set<std::string>& ignored);
+  // `first_only`: one will do.
+  std::vector<Difference> differences(const std::unordered_set<std::string>& ignored, bool first_only = false);
   std::size_t stamps() const noexcept { return slots_.size(); }
 
  private:

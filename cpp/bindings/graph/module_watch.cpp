@@ -37,13 +37,22 @@ Change ModuleWatch::rebase_after_run(const std::function<bool(const Difference&)
   return accept(&Counts::runs, kMaxRunChanges);
 }
 
-Change ModuleWatch::accept(int Counts::* count, int most) {
-  const std::vector<Difference> differences = state_.differences(volatile_);
-  if (differences.empty()) return {};
+void ModuleWatch::count(const std::vector<Difference>& differences, int Counts::* counted, int most) {
   for (const Difference& difference : differences) {
-    int& times = counts_[difference.subject].*count;
+    int& times = counts_[difference.subject].*counted;
     if (++times >= most && volatile_.insert(difference.subject).second) volatile_names_.push_back(difference.subject);
   }
+}
+
+ModuleState ModuleWatch::rebase_and_give() {
+  count(state_.differences(volatile_), &Counts::reports, kMaxReports);
+  return std::exchange(state_, ModuleState(roots_, volatile_));
+}
+
+Change ModuleWatch::accept(int Counts::* counted, int most) {
+  const std::vector<Difference> differences = state_.differences(volatile_);
+  if (differences.empty()) return {};
+  count(differences, counted, most);
   // The old state dies last: what it held may run code of its own when it is dropped.
   ModuleState before = std::exchange(state_, ModuleState(roots_, volatile_));
   return summary(differences);

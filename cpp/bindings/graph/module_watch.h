@@ -5,6 +5,7 @@
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "bindings/graph/module_state.h"
@@ -39,6 +40,11 @@ class ModuleWatch {
   // Accepts the present state. What keeps changing between runs ends up volatile too, after kMaxReports: somebody else
   // may be calling the module beside us, and nothing tells that from its owner's changes.
   void rebase() { accept(&Counts::reports, kMaxReports); }
+  // The same; gives the state of before.
+  ModuleState rebase_and_give();
+  // Whether the module is in this state; accepts it as the present one, and gives that of before.
+  bool is_in(ModuleState& state) const { return state.differences(volatile_, true).empty(); }
+  ModuleState exchange(ModuleState state) { return std::exchange(state_, std::move(state)); }
   // To be called right after a run of the module that followed an uneventful look: tells and accepts what the run
   // changed. `own` says of a difference whether the module's code can make it. If not, somebody else changed the module
   // meanwhile: nothing is accepted, and the next look finds it all.
@@ -56,7 +62,8 @@ class ModuleWatch {
     int reports = 0;
   };
   static Change summary(const std::vector<Difference>& differences);
-  Change accept(int Counts::* count, int most);
+  void count(const std::vector<Difference>& differences, int Counts::* counted, int most);
+  Change accept(int Counts::* counted, int most);
 
   py::list roots_;
   std::unordered_map<std::string, Counts> counts_;  // by subject

@@ -135,6 +135,7 @@ void register_predictor(py::module_& module) {
       .def("forget_learned", &BoundPredictor::forget_learned)
       .def("graphs", &BoundPredictor::graphs)
       .def("weights_written", &BoundPredictor::weights_written)
+      .def_property_readonly("module_changed", &BoundPredictor::module_changed)
       .def_property_readonly("closed", &BoundPredictor::closed)
       .def_property_readonly("gate", &BoundPredictor::gate)
       .def_property_readonly("backend", &BoundPredictor::backend_name);

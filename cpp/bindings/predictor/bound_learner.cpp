@@ -200,6 +200,7 @@ std::vector<std::shared_ptr<graph::GraphBackend>> BoundLearner::graphs() const {
 void BoundLearner::retire_graphs() {
   for (const auto& kind : kinds_.all()) {
     if (kind->graph) kind->graph->retire();
+    kind->mixed = true;  // not to be served again if the module becomes what it was
   }
 }
 

@@ -40,6 +40,12 @@ class BoundLearner {
   // learner hears of it once. A worker that finds it out has no lock to say so.
   bool tell_if_refuted(CallKind& kind) const;
   void tell_refuted() const;
+  // What the learner knows, for what it is to know instead; None: nothing.
+  py::object exchange_memory(const py::object& memory) { return learner_.attr("exchange")(kinds_.next_id(), memory); }
+  // The module has been in its present state for some calls, and may stay in it.
+  void state_rests() const {
+    if (by_graph_) learner_.attr("state_rests")();
+  }
   // Graphs of the kinds read the weights anew; those whose weights lie elsewhere now serve no call any more.
   void weights_written();
   std::vector<std::shared_ptr<graph::GraphBackend>> graphs() const;  // that serve

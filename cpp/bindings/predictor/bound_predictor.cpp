@@ -94,8 +94,10 @@ py::object BoundPredictor::settle(const PreparedCall& call, const py::tuple& arg
 
 py::object BoundPredictor::answer_here(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) {
   // While it waited for its turn another call may have widened the contract: to probe once more would tell nothing new.
-  const bool departs = call.mismatch && !reader_.fits_now(call);
-  return departs ? learner_.settle_mismatch(call, args, kwargs) : inline_.run(call, args, kwargs);
+  if (!call.mismatch || reader_.fits_now(call)) return inline_.run(call, args, kwargs);
+  py::object result = learner_.settle_mismatch(call, args, kwargs);
+  if (module_changed()) call.kind->mixed = true;
+  return result;
 }
 
 py::object BoundPredictor::run_queued(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
@@ -168,6 +170,7 @@ void BoundPredictor::settle_promise(std::int64_t id, const py::tuple& args, cons
     FlatCall flat;
     flatten_call(args.ptr(), kwargs.is_none() ? nullptr : kwargs.ptr(), flat);
     kind->note_sizes(flat.leaves);
+    if (module_changed()) kind->mixed = true;
     return;
   }
   if (!kind->widening) return;
@@ -175,7 +178,9 @@ void BoundPredictor::settle_promise(std::int64_t id, const py::tuple& args, cons
   if (!learn) return;
   PreparedCall call;
   reader_.read(args, kwargs, call);
-  if (call.mismatch && call.kind == kind) learner_.widen(call, args, kwargs);
+  if (!call.mismatch || call.kind != kind) return;
+  learner_.widen(call, args, kwargs);
+  if (module_changed()) kind->mixed = true;
 }
 
 void BoundPredictor::forget_learned() {
@@ -190,6 +195,7 @@ py::object BoundPredictor::run_plain(const py::tuple& args, const py::object& kw
 bool BoundPredictor::serve(std::int64_t kind, std::int64_t number, const py::object& contract, const py::object& spec,
                            std::shared_ptr<graph::GraphBackend> graph, std::int64_t first_batch, std::int64_t max_batch,
                            bool by_module) {
+  if (module_changed()) return false;  // the graph may be of another state of it
   const bool by_graph = graph && !by_module;
   if (by_graph ? !channels_.open_graph() : channels_.closed()) return false;
   if (!learner_.serve(kind, number, contract, spec, std::move(graph), by_module)) return false;
@@ -203,7 +209,11 @@ bool BoundPredictor::serve(std::int64_t kind, std::int64_t number, const py::obj
 
 void BoundPredictor::weights_written() {
   learner_.weights_written();
-  if (reader_.watch().look()) learner_.retire_graphs();  // of calls that wait: they go on to the module
+  reader_.states().weights_written();
+  const Change change = reader_.watch().look();
+  if (!change || change.kind == ChangeKind::kAttribute) return;
+  learner_.retire_graphs();  // of calls that wait: they go on to the module
+  reader_.states().clear();
 }
 
 std::optional<MeasuredPredictor::RepeatedCall> BoundPredictor::repeated(const py::tuple& args,

@@ -57,6 +57,8 @@ class BoundPredictor final : public MeasuredPredictor {
   // graph or None. Nothing where the module has changed since.
   py::dict inherit(BoundPredictor& parents);
   void forget_learned();
+  // Whether the module is not as it was at the last call.
+  bool module_changed() { return static_cast<bool>(reader_.watch().look()); }
   // The model's own call on this thread, without gradients.
   py::object run_plain(const py::tuple& args, const py::object& kwargs);
   // From now on calls of this kind are merged under `contract`, in batches of at most `max_batch` rows, and run by

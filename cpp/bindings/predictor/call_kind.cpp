@@ -111,9 +111,27 @@ void CallKinds::add(const std::shared_ptr<CallKind>& kind) {
   ++count_;
 }
 
+void CallKind::give_up_promise() noexcept {
+  if (promised()) route = Route::kUnknown;
+}
+
 CallKinds::Taken CallKinds::take() noexcept {
   count_ = 0;
   return std::exchange(by_structure_, {});
+}
+
+CallKinds::Taken CallKinds::exchange(Taken others) noexcept {
+  Taken taken = std::exchange(by_structure_, std::move(others));
+  count_ = 0;
+  for (const auto& [structure, kinds] : by_structure_) count_ += kinds.size();
+  for (auto& [structure, kinds] : taken) {
+    for (const auto& kind : kinds) kind->give_up_promise();
+    std::erase_if(kinds, [](const auto& kind) {
+      return kind->mixed || kind->route == Route::kUnknown || kind->route == Route::kLearning;
+    });
+  }
+  std::erase_if(taken, [](const auto& entry) { return entry.second.empty(); });
+  return taken;
 }
 
 void CallKinds::remove(const CallKind& kind) {

@@ -62,12 +62,15 @@ struct CallKind {
   std::shared_ptr<Refutation> refutation = std::make_shared<Refutation>();
   ContextVariables context;  // kMerge: those that the module may read
   bool aliases = false;      // results must be copied before they are handed out
+  bool mixed = false;        // the module has changed while it was learned
   bool widening = false;     // kMerge: it is to be widened, by a promise
   bool widens = true;        // kMerge: calls that depart from the contract may still teach something
   PyRef failure;             // what learning raised, where it was promised
 
   // Whether it is to be learned by a promise that is not settled yet.
   bool promised() const noexcept { return route == Route::kLearning && learning_thread == 0; }
+  // Nobody will: who waits for it learns another kind.
+  void give_up_promise() noexcept;
 
   // Whether no call that the module ran by itself had these sizes yet. False, too, once there were kMaxSizes of them.
   bool has_new_sizes(const std::vector<at::Tensor>& inputs) const;
@@ -95,6 +98,9 @@ class CallKinds {
   using Taken = std::unordered_map<std::string, std::vector<std::shared_ptr<CallKind>>>;
   // All of them, of which none is left.
   Taken take() noexcept;
+  // Others in place of those that there are, which it gives; without those that are not known in full, or not of one
+  // state of the module.
+  Taken exchange(Taken others) noexcept;
 
  private:
   Taken by_structure_;

@@ -10,7 +10,7 @@
 namespace torchpool {
 
 CallReader::CallReader(const py::list& modules, bool by_graph, BoundLearner& learner, const PredictorChannels& channels)
-    : by_graph_(by_graph), learner_(learner), channels_(channels), watch_(modules) {}
+    : by_graph_(by_graph), learner_(learner), channels_(channels), watch_(modules), states_(learner) {}
 
 void CallReader::refuse_grad(const FlatCall& flat, const py::tuple& args, PyObject* kwargs) const {
   if (!at::GradMode::is_enabled()) return;
@@ -24,24 +24,18 @@ void CallReader::refuse_grad(const FlatCall& flat, const py::tuple& args, PyObje
   }
 }
 
-// What was proven of the module as it was says nothing of what it is now. Attributes are another matter where the
-// module itself is called: many modules write some of theirs in forward, and nearly none decide how rows mix.
-void CallReader::see_changes() {
-  while (const Change change = watch_.look()) {
-    if (change.kind == ChangeKind::kAttribute && !by_graph_) return watch_.rebase();
-    if (forget()) return;
-  }
-}
-
 // Until the change is accepted every thread sees it, and forgets before it is served.
 bool CallReader::forget() {
+  states_.clear();
   return learner_.forget([this] { watch_.rebase(); });
 }
 
 bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, PreparedCall& call) {
   channels_.check_open();
   GilReclaimer::instance().drain();
-  see_changes();
+  // What was proven of the module as it was says nothing of what it is now. Attributes are another matter where the
+  // module itself is called: many modules write some of theirs in forward, and nearly none decide how rows mix.
+  const bool known_state = states_.follow(watch_, by_graph_);
   PyObject* named = kwargs.is_none() ? nullptr : kwargs.ptr();
   flatten_call(args.ptr(), named, call.flat);
   refuse_grad(call.flat, args, named);
@@ -51,7 +45,7 @@ bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, Prepa
       opaque_seen_.insert(call.flat.opaque).second) {
     learner_.saw_opaque(call.flat.opaque);
   }
-  if (!call.flat.opaque.empty() || leaves.empty() || call.ambient.must_run_here) return true;
+  if (!call.flat.opaque.empty() || leaves.empty() || call.ambient.must_run_here || !known_state) return true;
   call.kind =
       learner_.kinds().find_or_add(call.flat, call.ambient.torch_key, args.ptr(), named, channels_.script_schema());
   if (!call.kind) return true;
@@ -87,6 +81,7 @@ void CallReader::read(const py::tuple& args, const py::object& kwargs, PreparedC
       learner_.learn(*call.kind, args, kwargs);
       // What was learned of the module as it was is of no use to this call either.
       if (!learner_.kinds().find(call.kind->id)) continue;
+      if (watch_.look()) call.kind->mixed = true;
       call.kind->note_sizes(call.flat.leaves);  // it was run with them to learn from
     }
     if (!call.kind || call.kind->route != Route::kLearning) {

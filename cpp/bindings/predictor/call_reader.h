@@ -7,6 +7,7 @@
 
 #include "bindings/graph/module_watch.h"
 #include "bindings/predictor/bound_learner.h"
+#include "bindings/predictor/known_states.h"
 #include "bindings/predictor/predictor_channels.h"
 
 namespace torchpool {
@@ -28,14 +29,15 @@ class CallReader {
 
   // Whether a call that departed from its kind's contract when it was read is as that has become since.
   bool fits_now(const PreparedCall& call) const;
-  // Nothing learned so far holds any more. False, and nothing is settled, if other threads have learned meanwhile.
+  // Nothing learned so far holds any more, of whichever state of the module. False, and nothing is settled, if other
+  // threads have learned meanwhile.
   bool forget();
 
+  KnownStates& states() noexcept { return states_; }
   ModuleWatch& watch() noexcept { return watch_; }
   const ModuleWatch& watch() const noexcept { return watch_; }
 
  private:
-  void see_changes();
   void refuse_grad(const FlatCall& flat, const py::tuple& args, PyObject* kwargs) const;
   void fit(PreparedCall& call) const;
   void find_route(PreparedCall& call) const;
@@ -48,6 +50,7 @@ class CallReader {
   BoundLearner& learner_;
   const PredictorChannels& channels_;
   ModuleWatch watch_;
+  KnownStates states_;
   std::set<OpaqueArgument> opaque_seen_;
 };
 

@@ -6,6 +6,9 @@ from torchpool.predictor.behind import Behind
 from torchpool.predictor.graphs import Graphs
 from torchpool.predictor.learner import Learner
 
+Memory = tuple[Learner.Memory | None, Graphs.Memory | None]
+"""Of one state of the module: what was learned, and what was captured."""
+
 
 class Answers:
     """The extension looks these names up in what it is given as its learner; each leads to the object that knows."""
@@ -26,6 +29,18 @@ class Answers:
     def answers_unlearned(self) -> bool:
         """Whether a call may be answered before its kind is learned."""
         return self._learner.answers_unlearned
+
+    def exchange(self, before: int, memory: Memory | None) -> Memory:
+        """What is known of the module as it was, for what is known of it as it is now; None: nothing. What is still being
+        learned of kinds with ids below `before` is of neither."""
+        known, captured = memory or (None, None)
+        mine = self._learner.exchange(before, known)
+        return mine, None if self._graphs is None else self._graphs.exchange(captured)
+
+    def state_rests(self) -> None:
+        """The module has been as it is for some calls."""
+        if self._graphs is not None:
+            self._graphs.resume()
 
     def forget(self, before: int) -> None:
         """What was learned of kinds with ids below `before` holds no more."""

@@ -38,6 +38,10 @@ class Runner(Protocol):
         """Attributes that the module writes when it runs."""
 
     @property
+    def module_changed(self) -> bool:
+        """Whether the module is not as it was at the last call."""
+
+    @property
     def gate(self) -> _core.UpdateGate:
         """Keeps runs of the module and changes of its weights apart."""
 
@@ -159,6 +163,35 @@ class Graphs:
         self._ready: dict[tuple[int, int], tuple[Built, Captured]] = {}
         """By id and number what `prove_now` has built of kinds that the extension has not taken over yet."""
         self.captured: dict[int, Captured] = {}
+        self._begun: dict[int, CapturedKind] = {}
+        """Kinds whose captures have begun, and have come to nothing yet."""
+        self._queued: set[int] = set()
+        self._generation = 0
+        """Another number for each state of the module."""
+
+    Memory = tuple[
+        dict[int, CapturedKind],
+        dict[tuple[int, int], tuple[Built, Captured]],
+        dict[int, int],
+        dict[int, Captured],
+        dict[int, CapturedKind],
+    ]
+
+    def exchange(self, memory: Memory | None) -> Memory:
+        """What was captured of the module in one state, for what was captured in another; None: nothing. Captures that
+        are under way stop: they are of neither."""
+        with self._changed:
+            before = self._kinds, self._ready, self._rebuilt, self.captured, self._begun
+            self._kinds, self._ready, self._rebuilt, self.captured, self._begun = memory or ({}, {}, {}, {}, {})
+            self._generation += 1
+        return before
+
+    def resume(self) -> None:
+        """Captures that a change of the module's state has stopped begin anew."""
+        with self._changed:
+            stopped = [kind for kind in self._begun.values() if kind.id not in self._queued]
+        for kind in stopped:
+            self._start(kind)
 
     def learned(
         self,
@@ -255,12 +288,15 @@ class Graphs:
     def _start(self, kind: CapturedKind) -> None:
         with self._changed:
             self._under_way += 1
+            self._begun[kind.id] = kind
+            self._queued.add(kind.id)
             self.captured.pop(kind.id, None)
         try:
             _capturer.add(lambda: self._capture(kind))
         except RuntimeError as error:  # too many threads, or the interpreter ends
             text = f"there is no thread to capture it: {error}; refresh() tries again"
-            self._settle(kind, Captured(text, rows=RowsVerdict("no graph", f"no graph: {text}")))
+            none = Captured(text, rows=RowsVerdict("no graph", f"no graph: {text}"))
+            self._settle(kind, none, self._generation)
 
     def again(self, kind_id: int) -> None:
         """The weights of a graph were replaced: it is captured anew, but not for ever."""
@@ -280,6 +316,7 @@ class Graphs:
             self._ready = {key: built for key, built in self._ready.items() if key[0] >= before}
             self._rebuilt = {kind_id: count for kind_id, count in self._rebuilt.items() if kind_id >= before}
             self.captured = {kind_id: found for kind_id, found in self.captured.items() if kind_id >= before}
+            self._begun = {kind_id: kind for kind_id, kind in self._begun.items() if kind_id >= before}
 
     def wait(self, timeout: float | None) -> bool:
         """Until no capture is under way; False when time ran out."""
@@ -302,6 +339,7 @@ class Graphs:
     def _capture(self, kind: CapturedKind) -> None:
         captured = Captured()
         with self._changed:
+            generation = self._generation
             ready = self._ready.pop((kind.id, kind.number), None)
         try:
             if ready is None:
@@ -315,14 +353,18 @@ class Graphs:
             captured.rows = captured.rows or RowsVerdict("no graph", captured.reason)
             raise
         finally:
-            self._settle(kind, captured)
+            self._settle(kind, captured, generation)
 
-    def _settle(self, kind: CapturedKind, captured: Captured) -> None:
+    def _settle(self, kind: CapturedKind, captured: Captured, generation: int) -> None:
         captured.seconds = time.monotonic() - kind.started
+        served = self._served()
+        changed = served is not None and captured.backend is None and served.runner.module_changed
         with self._changed:
             self._under_way -= 1
-            if self._kinds.get(kind.id) is kind:
+            self._queued.discard(kind.id)
+            if self._kinds.get(kind.id) is kind and generation == self._generation and not changed:
                 self.captured[kind.id] = captured
+                self._begun.pop(kind.id, None)
             self._changed.notify_all()
 
     def _try(self, captured: Captured, work: Callable[[], T]) -> T | None:

@@ -249,6 +249,21 @@ class Learner:
             for kind_id in [kind_id for kind_id in self.kinds if kind_id not in kind_ids]:
                 del self.kinds[kind_id]
 
+    Memory = tuple[dict[object, str], dict[int, Kind]]
+
+    def exchange(self, before: int, memory: Memory | None) -> Memory:
+        """What was learned of the module in one state, for what was learned in another; None: nothing. What is being
+        learned now, of kinds with ids below `before`, is of neither."""
+        with self._lock:
+            known = self._refusals, dict(self.kinds)
+            self._refusals, kinds = memory or ({}, {})
+            self.kinds.clear()  # others know the dict
+            self.kinds.update(kinds)
+            self._forgotten = max(self._forgotten, before)
+            self._saved = []
+            self._code.forget()
+        return known
+
     def watched(self) -> list[torch.nn.Module]:
         """The modules in which a change shows; a script keeps its own elsewhere."""
         return [] if self._module is None or isinstance(self._module, torch.jit.ScriptModule) else [self._module]
