@@ -378,7 +378,7 @@ std::vector<Difference> ModuleState::differences(const std::unordered_set<std::s
   if (always_moved_) {
     for (const Part& part : parts_) compare(part, ignored, found);
   }
-  for (std::size_t i = 0; i < slots_.size(); ++i) {
+  for (std::size_t i = 0; i < slots_.size() && (found.empty() || !first_only); ++i) {
     if (*slots_[i].at == slots_[i].seen) continue;
     const SlotMeaning& meaning = meanings_[i];
     const std::size_t before = found.size();
@@ -392,11 +392,7 @@ std::vector<Difference> ModuleState::differences(const std::unordered_set<std::s
     } else {
       compare(owners_[meaning.index], meaning.kind, found);
     }
-    if (found.size() == before) {
-      slots_[i].seen = *slots_[i].at;
-    } else if (first_only) {
-      break;
-    }
+    if (found.size() == before) slots_[i].seen = *slots_[i].at;
   }
   return found;
 }

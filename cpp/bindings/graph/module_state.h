@@ -55,6 +55,8 @@ class ModuleState {
   // Empty when what moved is as it was; that is then not looked at again.
   // `first_only`: one will do.
   std::vector<Difference> differences(const std::unordered_set<std::string>& ignored, bool first_only = false);
+  // Whether submodules or hooks have been changed since they were looked at, even if they are now what they were.
+  bool structure_moved() const noexcept;
   std::size_t stamps() const noexcept { return slots_.size(); }
 
  private:

@@ -44,6 +44,15 @@ void ModuleWatch::count(const std::vector<Difference>& differences, int Counts::
   }
 }
 
+bool ModuleState::structure_moved() const noexcept {
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    if (*slots_[i].at == slots_[i].seen || meanings_[i].kind != SlotKind::kStamp) continue;
+    const PartKind kind = parts_[meanings_[i].index].kind;
+    if (kind == PartKind::kModules || kind == PartKind::kHooks || kind == PartKind::kPreHooks) return true;
+  }
+  return false;
+}
+
 ModuleState ModuleWatch::rebase_and_give() {
   count(state_.differences(volatile_), &Counts::reports, kMaxReports);
   return std::exchange(state_, ModuleState(roots_, volatile_));

@@ -49,6 +49,9 @@ class ModuleWatch {
   // changed. `own` says of a difference whether the module's code can make it. If not, somebody else changed the module
   // meanwhile: nothing is accepted, and the next look finds it all.
   Change rebase_after_run(const std::function<bool(const Difference&)>& own);
+  // Whether a run that followed an uneventful look has changed submodules or hooks, even if it has put them back:
+  // another run at that time would have seen them. To be asked before rebase_after_run().
+  bool run_changed_structure() const noexcept { return state_.structure_moved(); }
   // "attribute 'cos_cached' of module 'rotary'", ...: in the order in which they were found.
   const std::vector<std::string>& volatile_names() const noexcept { return volatile_names_; }
   std::size_t stamps() const noexcept { return state_.stamps(); }

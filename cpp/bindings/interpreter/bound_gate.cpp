@@ -62,6 +62,7 @@ void register_gates(py::module_& module) {
       .def(py::init<>())
       .def("run", &run_inside, py::arg("work"))
       .def("hold", &UpdateGate::hold, py::arg("here"))
+      .def_property_readonly("one_at_a_time", &UpdateGate::admits_one_at_a_time)
       .def_property_readonly("held_here", &UpdateGate::held_by_this_thread)
       .def_property_readonly("entered_here", &UpdateGate::entered_by_this_thread);
   module.def("take_gates", &take_gates, py::arg("gates"), py::arg("seconds"),

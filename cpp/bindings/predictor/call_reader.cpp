@@ -35,7 +35,8 @@ bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, Prepa
   GilReclaimer::instance().drain();
   // What was proven of the module as it was says nothing of what it is now. Attributes are another matter where the
   // module itself is called: many modules write some of theirs in forward, and nearly none decide how rows mix.
-  const bool known_state = states_.follow(watch_, by_graph_);
+  // A module that sets hooks for a run of its own is looked at between runs; no graph serves it.
+  const bool known_state = channels_.gate()->model_in_flux() || states_.follow(watch_, by_graph_);
   PyObject* named = kwargs.is_none() ? nullptr : kwargs.ptr();
   flatten_call(args.ptr(), named, call.flat);
   refuse_grad(call.flat, args, named);

@@ -6,6 +6,7 @@
 
 #include "bindings/interpreter/bound_gate.h"
 #include "bindings/predictor/python_backend.h"
+#include "core/sync/error.h"
 #include "predict/batch/batch_runner.h"
 #include "predict/batch/thread_scope.h"
 
@@ -17,6 +18,25 @@ namespace {
 constexpr Duration kHandOver = std::chrono::microseconds(20);
 
 thread_local int runs_of_this_thread = 0;
+
+// A failure costs speed only, as in a batch's task.
+class UpkeepTask : public Task {
+ public:
+  UpkeepTask(std::shared_ptr<graph::GraphBackend> graph, std::shared_ptr<ChannelStats> stats)
+      : graph_(std::move(graph)), stats_(std::move(stats)) {}
+  Step step(WorkerContext& /*context*/) noexcept override {
+    try {
+      graph_->upkeep();
+    } catch (const std::exception&) {
+      stats_->upkeep_failed.fetch_add(1, std::memory_order_relaxed);
+    }
+    return Step::done();
+  }
+
+ private:
+  std::shared_ptr<graph::GraphBackend> graph_;
+  std::shared_ptr<ChannelStats> stats_;
+};
 
 }  // namespace
 
@@ -54,9 +74,24 @@ py::object InlineRunner::run_watched(ModuleWatch& watch, const py::tuple& args, 
   py::object result = try_plain(args, kwargs);
   std::optional<py::error_already_set> raised;  // see Note [An error that is set]
   if (!result) raised.emplace();
-  if (as_known) watch.rebase_after_run([this](const Difference& found) { return learner_.own_change(found); });
+  if (as_known) {
+    const bool moved = watch.run_changed_structure();
+    const auto own = [this](const Difference& found) { return learner_.own_change(found); };
+    // Hooks that a run sets for itself and takes away again would act on every other run of that time.
+    if (watch.rebase_after_run(own).kind != ChangeKind::kStructure && moved) gate_->admit_one_at_a_time();
+  }
   if (raised) throw py::error_already_set(*raised);
   return result;
+}
+
+// Batches see to it themselves; where all calls run on their callers' threads, nobody else would.
+void InlineRunner::keep_up(const std::shared_ptr<graph::GraphBackend>& graph) const {
+  if (!graph->ask_upkeep()) return;
+  try {
+    runtime_->core().post(Lane::kCompute, std::make_unique<UpkeepTask>(graph, stats_));
+  } catch (const Closed&) {
+    return;  // no call comes any more
+  }
 }
 
 // Null when the graph cannot serve it: then the module itself says what is wrong.
@@ -83,6 +118,7 @@ py::object InlineRunner::try_graph(const PreparedCall& call, Channel& channel, I
   }
   running.fetch_sub(1, std::memory_order_relaxed);
   channel.record_inline(size, took, kind);
+  keep_up(call.graph);
   return static_cast<const PyResultForm&>(*call.contract->result_form).rebuild(outputs);
 }
 

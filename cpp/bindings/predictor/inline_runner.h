@@ -33,6 +33,7 @@ class InlineRunner {
   py::object run_watched(ModuleWatch& watch, const py::tuple& args, const py::object& kwargs) const;
 
  private:
+  void keep_up(const std::shared_ptr<graph::GraphBackend>& graph) const;
   py::object try_plain(const py::tuple& args, const py::object& kwargs) const;
   py::object run_counted(const PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                          InlineCount& count) const;

@@ -32,10 +32,14 @@ bool UpdateGate::entered_by_this_thread() const noexcept {
   return false;
 }
 
+bool UpdateGate::full(std::uint64_t word) const noexcept {
+  return word >= kRun && one_at_a_time_.load(std::memory_order_acquire) && !entered_by_this_thread();
+}
+
 bool UpdateGate::try_enter() noexcept {
   std::uint64_t word = word_.load(std::memory_order_relaxed);
   for (;;) {
-    if ((word & kHeld) != 0) return false;
+    if ((word & kHeld) != 0 || full(word)) return false;
     if ((word & kClosing) != 0 && !InGate::closing_around_this_thread()) return false;
     if (word_.compare_exchange_weak(word, word + kRun, std::memory_order_acquire, std::memory_order_relaxed)) {
       return true;
@@ -55,15 +59,14 @@ bool UpdateGate::enter(Clock& clock, TimePoint until) {
 
 void UpdateGate::leave() noexcept {
   const std::uint64_t left = word_.fetch_sub(kRun, std::memory_order_release) - kRun;
-  if (left != kClosing) return;
-  MutexLock lock(mutex_);
-  changed_.notify_all();
+  if (left == kClosing || (left == 0 && admits_one_at_a_time())) change_state(0, 0);
 }
 
 void UpdateGate::tell_when_open(std::shared_ptr<Event> event) {
   {
     MutexLock lock(mutex_);
-    if ((word_.load(std::memory_order_acquire) & (kHeld | kClosing)) != 0) {
+    const std::uint64_t word = word_.load(std::memory_order_acquire);
+    if ((word & (kHeld | kClosing)) != 0 || full(word)) {
       told_.push_back(std::move(event));
       return;
     }

@@ -44,6 +44,13 @@ class UpdateGate {
   // The same, waiting until `until`.
   bool enter(Clock& clock, TimePoint until) TP_EXCLUDES(mutex_);
   void leave() noexcept TP_EXCLUDES(mutex_);
+  // From now on one run at a time enters, beside those inside of it: the model changes itself while it runs.
+  void admit_one_at_a_time() noexcept { one_at_a_time_.store(true); }
+  bool admits_one_at_a_time() const noexcept { return one_at_a_time_.load(std::memory_order_relaxed); }
+  // Whether a run is inside that may have changed the model for itself.
+  bool model_in_flux() const noexcept {
+    return admits_one_at_a_time() && word_.load(std::memory_order_acquire) >= kRun;
+  }
   // Sets the event when try_enter() is worth another try.
   void tell_when_open(std::shared_ptr<Event> event) TP_EXCLUDES(mutex_);
 
@@ -68,11 +75,13 @@ class UpdateGate {
   static constexpr std::uint64_t kRun = 4;  // one run inside
 
   bool try_hold() noexcept;
+  bool full(std::uint64_t word) const noexcept;
   void change_state(std::uint64_t set, std::uint64_t clear) noexcept TP_EXCLUDES(mutex_);
   bool wait_empty(Clock& clock, TimePoint until) TP_EXCLUDES(mutex_);
 
   std::atomic<std::uint64_t> word_{0};  // kRun times the runs inside, and the state
   std::atomic<std::thread::id> holder_{};
+  std::atomic<bool> one_at_a_time_{false};
   Mutex mutex_;
   CondVar changed_;
   std::vector<std::shared_ptr<Event>> told_ TP_GUARDED_BY(mutex_);

@@ -222,6 +222,7 @@ void GraphBackend::adopt(const Staged& staged) {
 }
 
 void GraphBackend::upkeep() {
+  upkeep_asked_.store(false);
   std::shared_ptr<const WeightFingerprint> seen;
   std::uint64_t epoch = 0;
   {

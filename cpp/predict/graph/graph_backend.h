@@ -53,6 +53,8 @@ class GraphBackend : public Backend {
   // The weights have been written: they are now those that were packed aside, if that is what they hold. Requires the
   // lock that writers hold, and that nothing runs.
   void adopt(const Staged& staged) TP_EXCLUDES(mutex_);
+  // Whether upkeep is due and nobody has been asked for it yet: now the caller is.
+  bool ask_upkeep() noexcept { return upkeep_due() && !upkeep_asked_.exchange(true); }
   bool upkeep_due() const noexcept override;
   void upkeep() override;
 
@@ -125,6 +127,7 @@ class GraphBackend : public Backend {
   std::vector<Part> parts_;
 
   std::atomic<bool> retired_{false};
+  std::atomic<bool> upkeep_asked_{false};
   mutable Mutex mutex_;
   WeightState state_ TP_GUARDED_BY(mutex_);
   std::shared_ptr<const WeightFingerprint> seen_ TP_GUARDED_BY(mutex_);  // of state_'s epoch

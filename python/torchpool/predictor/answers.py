@@ -31,8 +31,8 @@ class Answers:
         return self._learner.answers_unlearned
 
     def exchange(self, before: int, memory: Memory | None) -> Memory:
-        """What is known of the module as it was, for what is known of it as it is now; None: nothing. What is still being
-        learned of kinds with ids below `before` is of neither."""
+        """What is known of the module as it was, for what is known of it as it is now; None: nothing. What is being
+        learned now, of kinds with ids below `before`, is of neither."""
         known, captured = memory or (None, None)
         mine = self._learner.exchange(before, known)
         return mine, None if self._graphs is None else self._graphs.exchange(captured)
@@ -40,7 +40,7 @@ class Answers:
     def state_rests(self) -> None:
         """The module has been as it is for some calls."""
         if self._graphs is not None:
-            self._graphs.resume()
+            self._graphs.resume_stopped()
 
     def forget(self, before: int) -> None:
         """What was learned of kinds with ids below `before` holds no more."""

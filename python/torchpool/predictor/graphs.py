@@ -186,7 +186,7 @@ class Graphs:
             self._generation += 1
         return before
 
-    def resume(self) -> None:
+    def resume_stopped(self) -> None:
         """Captures that a change of the module's state has stopped begin anew."""
         with self._changed:
             stopped = [kind for kind in self._begun.values() if kind.id not in self._queued]
@@ -263,6 +263,7 @@ class Graphs:
         self._changed = threading.Condition()
         self._under_way = 0
         self._ready.clear()
+        self._queued.clear()
 
     def inherit(self, graphs: Mapping[int, _core.GraphBackend | None]) -> None:
         """In a forked child: of what the parent had learned these kinds hold, served by these graphs."""

@@ -42,6 +42,7 @@ log = logging.getLogger("torchpool")
 
 _MAX_WIDENINGS = 8
 _KEPT_SAMPLES = 4
+_OWN_HOOKS = "the model sets hooks or submodules of its own while it runs, which other runs of that time would meet"
 _NO_GRAPH = "rows are proven independent on a graph, and {} has none; prove='verify' merges without a proof"
 
 
@@ -65,10 +66,11 @@ class Learner:
         by_module: bool = False,
         on_first_batch: Callable[[int], None] | None = None,
         graphs: Graphs | None = None,
+        one_at_a_time: Callable[[], bool] = lambda: False,
     ) -> None:
         """`run_plain` runs the target as it is. `tensors_only`: who runs merged calls can give back nothing else than
         tensors. `by_module`: the module runs what is proven, too. `on_first_batch` is told a good number of rows,
-        `graphs` each kind of call whose rows may be proven independent."""
+        `graphs` each kind of call whose rows may be proven independent. `one_at_a_time`: runs may not meet."""
         self._target = target
         self._module = module
         self._lazy, self._first_runs = LazyWeights(module), FirstRuns()
@@ -86,6 +88,7 @@ class Learner:
         self._tensors_only, self._by_module = tensors_only, by_module
         self._on_first_batch = on_first_batch
         self._graphs = graphs
+        self._one_at_a_time = one_at_a_time
         self.parameters = parameter_names(target)
         self._arguments = argument_names(target)  # what may be stated of them counts where they are passed
         self._lock = threading.Lock()
@@ -252,8 +255,7 @@ class Learner:
     Memory = tuple[dict[object, str], dict[int, Kind]]
 
     def exchange(self, before: int, memory: Memory | None) -> Memory:
-        """What was learned of the module in one state, for what was learned in another; None: nothing. What is being
-        learned now, of kinds with ids below `before`, is of neither."""
+        """As `Answers.exchange`, of what was learned."""
         with self._lock:
             known = self._refusals, dict(self.kinds)
             self._refusals, kinds = memory or ({}, {})
@@ -345,6 +347,9 @@ class Learner:
 
     def _settle(self, kind: Kind, call: Call, found: Found) -> Learned:
         contract, candidate = self._code.signed(found.contract), found.candidate and self._code.signed(found.candidate)
+        if self._one_at_a_time() and not contract.serial:
+            contract = dataclasses.replace(contract, mode="alone", serial=True, reason=_OWN_HOOKS, code=Reason.CHECK)
+            candidate = None
         route = "merge" if contract.mode == "merge" else "serial" if contract.serial else "parallel"
         if contract.code is Reason.THREAD:
             route = "caller"

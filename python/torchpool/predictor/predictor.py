@@ -88,6 +88,7 @@ class Predictor(Calls):
             by_module=options.backend == "python",
             on_first_batch=_first_batch_setter(weakref.ref(self)) if options.max_batch is None else None,
             graphs=self._graphs,
+            one_at_a_time=_one_at_a_time(weakref.ref(self)),
         )
 
     def _make_core(self) -> _core.Predictor:
@@ -337,6 +338,14 @@ def _first_batch_setter(ref: weakref.ref[Predictor]) -> Callable[[int], None]:
             predictor._core.set_batch(predictor._first_batch, predictor._most_batch)
 
     return set_first_batch
+
+
+def _one_at_a_time(ref: weakref.ref[Predictor]) -> Callable[[], bool]:
+    def one_at_a_time() -> bool:
+        predictor = ref()
+        return predictor is not None and predictor._core.gate.one_at_a_time
+
+    return one_at_a_time
 
 
 def _served(ref: weakref.ref[Predictor]) -> Callable[[], Served | None]:

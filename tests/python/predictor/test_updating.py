@@ -146,6 +146,16 @@ def test_scripts_wait_too(
     assert got.tolist() == [[2 * NEW] * 4]
 
 
+def test_a_call_that_is_learned_from_waits(
+    runtime: torchpool.Runtime, others: ThreadPoolExecutor, unrelated: torchpool.Predictor
+) -> None:
+    """The learner runs the model some times: none of its runs is in the update, and what it finds is not mixed."""
+    model = Pair()
+    predict = torchpool.wrap(model, runtime=runtime)
+    got = written_in_halves(predict, model, lambda: predict(X), others, unrelated)
+    assert got.tolist() == [[2 * NEW] * 4]
+
+
 def test_all_predictors_of_a_module_and_of_its_parts_wait(
     runtime: torchpool.Runtime, others: ThreadPoolExecutor, unrelated: torchpool.Predictor
 ) -> None:

@@ -17,6 +17,12 @@ Gates some_gates(std::size_t count) {
   return gates;
 }
 
+class Told : public EventListener {
+ public:
+  void on_event() noexcept override { told.store(true); }
+  std::atomic<bool> told{false};
+};
+
 TEST(UpdateGateTest, AnOpenGateLetsAnyNumberIn) {
   const auto gate = std::make_shared<UpdateGate>();
   EXPECT_TRUE(gate->try_enter());
@@ -144,11 +150,34 @@ TEST(UpdateGateTest, AGateMayBeHeldFromItsStart) {
   gates[1]->leave();
 }
 
-class Told : public EventListener {
- public:
-  void on_event() noexcept override { told.store(true); }
-  std::atomic<bool> told{false};
-};
+TEST(UpdateGateTest, AdmitsOneAtATimeWhereRunsChangeTheModel) {
+  ManualClock clock;
+  const Gates gates = some_gates(1);
+  UpdateGate& gate = *gates[0];
+  gate.admit_one_at_a_time();
+  ASSERT_TRUE(gate.try_enter());
+  {
+    const InGate in_gate(&gate);
+    EXPECT_TRUE(gate.try_enter());  // inside of itself
+    gate.leave();
+  }
+  EXPECT_FALSE(gate.try_enter());
+  GatePass pass(gates[0]);
+  Event* opened = pass.enter();
+  ASSERT_NE(opened, nullptr);
+  std::thread other([&] {
+    EXPECT_TRUE(gate.enter(clock, kNever));
+    gate.leave();
+  });
+  clock.await_waiters(1);
+  gate.leave();
+  other.join();
+  EXPECT_FALSE(opened->listen(std::make_shared<Told>()));  // set already
+  EXPECT_EQ(pass.enter(), nullptr);
+  EXPECT_FALSE(UpdateGate::take_all(gates, clock, clock.now()));
+  pass.leave();
+  EXPECT_TRUE(UpdateGate::take_all(gates, clock, clock.now()));
+}
 
 TEST(GatePassTest, ATaskIsToldWhenItMayAskAgain) {
   ManualClock clock;
