@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchpool.contract.reach import Reach, is_library, kept_by, own_attributes
+from torchpool.contract.held import is_library, kept_by, own_attributes
+from torchpool.contract.reach import Reach
 
 _MAX_ITEMS = 64  # of a list or dict among the settings; a longer one is a table
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)

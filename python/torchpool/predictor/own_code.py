@@ -72,5 +72,5 @@ class OwnCode:
 
     def thread_state(self) -> str | None:
         """Why calls run on the threads that make them, if it reads what belongs to a thread."""
-        found = next(self.reach().thread_locals(), None)
-        return None if found is None else f"{THREAD_STATE}: {found[0]} is a threading.local"
+        found = self.reach().thread_state()
+        return None if found is None else f"{THREAD_STATE}: {found}"

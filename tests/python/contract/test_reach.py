@@ -111,7 +111,7 @@ def test_a_callable_object_and_what_it_keeps() -> None:
     pipeline = Pipeline()
     reach = Reach(pipeline.run, None)
     assert reach.writes("length")
-    assert [found for found, _ in reach.thread_locals()] == ["attribute 'local' of Pipeline"]
+    assert reach.thread_state() == "attribute 'local' of Pipeline is a threading.local"
 
 
 def test_code_with_more_than_256_names() -> None:

@@ -74,7 +74,7 @@ WAYS: dict[str, Callable[[Any, torch.Tensor], int]] = {
     "two helpers": lambda net, x: deepest(),
     "nothing but its thread": lambda net, x: thread_tenants.by_name(),
 }
-UNSEEN = ("two helpers", "nothing but its thread")  # in the code: the run on another thread tells
+ASKS = "nothing but its thread"
 
 
 class Tenants(nn.Module):
@@ -137,14 +137,53 @@ def test_each_thread_gets_its_own(name: str) -> None:
     run_threads(6, work)
     text = str(predict.explain())
     assert "the model reads the state of the thread that calls it" in text
-    assert ("is a threading.local" in text) == (name not in UNSEEN), text
+    assert ("is a threading.local" in text) == (name != ASKS), text
+    assert ("by_name() asks for current_thread()" in text) == (name == ASKS), text
 
 
-def test_a_function_that_is_not_probed_reads_its_callers_state_too() -> None:
-    predict = torchpool.wrap(lambda x: x + LOCAL.tenant)
-    _as_tenant(2)
-    for result in _ask(predict, torch.zeros(1, 4)):
-        assert_close(result, torch.full((1, 4), 2.0))
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("what", ["a function", "a module by itself", "an object"])
+def test_what_is_not_probed_reads_its_callers_state_too(what: str, first: int) -> None:
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        return x + deepest()
+
+    class Module(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return plain(x)
+
+    class Object:
+        local = LOCAL
+
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.local.tenant
+
+    made = {"a function": plain, "an object": Object()}
+    predict = torchpool.wrap(made[what]) if what in made else torchpool.wrap(Module().eval(), batch=False)
+    _as_tenant(first)
+    predict(torch.zeros(1, 4))
+
+    def work(number: int) -> None:
+        _as_tenant(number % 3)
+        for result in _ask(predict, torch.zeros(1, 4)):
+            assert_close(result, torch.full((1, 4), float(number % 3)))
+
+    run_threads(6, work)
+
+
+def test_a_first_call_in_the_state_that_a_new_thread_has_tells_nothing() -> None:
+    model = build(lambda: Tenants(WAYS["two helpers"]))
+    predict = torchpool.wrap(model)
+    predict(draw(1, 4))
+
+    def work(number: int) -> None:
+        _as_tenant(number % 3)
+        x = draw(1, 4)
+        with torch.no_grad():
+            expected = model.heads[number % 3](x)  # type: ignore[operator]
+        for result in _ask(predict, x):
+            assert_close(result, expected)
+
+    run_threads(6, work)
 
 
 def test_a_model_that_raises_on_other_threads() -> None:
@@ -152,7 +191,7 @@ def test_a_model_that_raises_on_other_threads() -> None:
 
     class Bound(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            if threading.current_thread() is not here:
+            if vars(threading)["current_thread"]() is not here:  # not seen in the code: the run there tells
                 raise RuntimeError("made on another thread")
             return x * 2
 
