@@ -18,6 +18,7 @@ std::shared_ptr<CallKind> copy_of(const CallKind& parents, const BoundLearner& l
   if (parents.refutation->refuted()) kind->refutation->refute(kRefuted);
   if (parents.contract) {
     const auto contract = std::make_shared<Contract>(*parents.contract);
+    contract->overtaken = learner.overtaken();
     if (const auto& verifier = parents.contract->verifier) {
       contract->verifier = learner.make_verifier(*kind, verifier->proven() ? Merging::kNo : Merging::kVerify);
     }
@@ -41,6 +42,7 @@ py::dict BoundPredictor::inherit(BoundPredictor& parents) {
     if (!kind) continue;
     if (kind->graph && !kind->by_module && !channels_.open_graph()) continue;
     learner_.kinds().add(kind);
+    if (kind->graph) learner_.add_served(kind->graph);
     graphs[py::int_(kind->id)] = kind->graph ? py::cast(kind->graph) : py::none();
   }
   return graphs;

@@ -19,6 +19,7 @@ void BoundLearner::install(CallKind& kind, const py::tuple& learned) {
   std::shared_ptr<Contract> contract;
   if (route == Route::kMerge) {
     contract = contract_from_python(learned[1], learned[2]);
+    contract->overtaken = overtaken_;
     if (merging == Merging::kVerify) contract->verifier = make_verifier(kind, merging);
   }
   const bool refuted = tell_if_refuted(kind);
@@ -63,9 +64,11 @@ bool BoundLearner::serve(std::int64_t id, std::int64_t number, const py::object&
   if (!kind || tell_if_refuted(*kind)) return false;
   if (kind->learned_number != number || kind->route != Route::kMerge) return false;
   if (kind->merging == Merging::kNo && !proven) throw py::value_error("rows that are not proven independent may meet");
+  served->overtaken = overtaken_;
   served->verifier = make_verifier(*kind, proven ? Merging::kNo : kind->merging);
   kind->by_graph_only = served->call_rows || (graph && proven && kind->merging != Merging::kTrust);
   kind->by_module = graph && by_module;
+  if (graph) add_served(graph);
   if (kind->by_module) {
     graph->drop_packed();
     if (kind->by_graph_only) served->guards = std::make_shared<const graph::Guards>(graph->program(false).guards);
@@ -184,9 +187,20 @@ void BoundLearner::refuse(const PreparedCall& call, const py::tuple& args, const
 }
 
 void BoundLearner::weights_written() {
-  for (const auto& kind : kinds_.all()) {
-    if (kind->graph) kind->graph->weights_written();
+  for (const auto& served : served_) {
+    if (const auto graph = served.lock()) graph->weights_written();
   }
+}
+
+void BoundLearner::add_served(const std::shared_ptr<graph::GraphBackend>& graph) {
+  std::erase_if(served_, [](const auto& served) { return served.expired(); });
+  served_.push_back(graph);
+}
+
+BoundLearner::Overtaken BoundLearner::overtake(Overtaken next) {
+  next->store(false, std::memory_order_release);
+  overtaken_->store(true, std::memory_order_release);
+  return std::exchange(overtaken_, std::move(next));
 }
 
 std::vector<std::shared_ptr<graph::GraphBackend>> BoundLearner::graphs() const {
@@ -198,10 +212,10 @@ std::vector<std::shared_ptr<graph::GraphBackend>> BoundLearner::graphs() const {
 }
 
 void BoundLearner::retire_graphs() {
-  for (const auto& kind : kinds_.all()) {
-    if (kind->graph) kind->graph->retire();
-    kind->mixed = true;  // not to be served again if the module becomes what it was
+  for (const auto& served : served_) {
+    if (const auto graph = served.lock()) graph->retire();
   }
+  for (const auto& kind : kinds_.all()) kind->mixed = true;  // not to be served again if the module becomes what it was
 }
 
 // Python's part first: while it runs, other threads may come, and are to see that there is something to forget.
@@ -211,6 +225,7 @@ bool BoundLearner::forget(const std::function<void()>& accept) {
   if (kinds_.next_id() != before) return false;
   const CallKinds::Taken taken = kinds_.take();  // dropped last: what a graph holds may run code of its own then
   accept();
+  overtake();
   for (const auto& [structure, kinds] : taken) {
     for (const auto& kind : kinds) {
       if (kind->promised()) kind->route = Route::kUnknown;  // nobody keeps the promise: for those who wait

@@ -1,10 +1,12 @@
 // Holds what is known of each kind of call, and asks Python's learner where that is not enough.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "bindings/graph/module_state.h"
 #include "bindings/predictor/prepared_call.h"
@@ -46,11 +48,19 @@ class BoundLearner {
   void state_rests() const {
     if (by_graph_) learner_.attr("state_rests")();
   }
-  // Graphs of the kinds read the weights anew; those whose weights lie elsewhere now serve no call any more.
+  // Graphs that have served read the weights anew; those whose weights lie elsewhere now serve no call any more.
   void weights_written();
   std::vector<std::shared_ptr<graph::GraphBackend>> graphs() const;  // that serve
   // No graph of before serves a call any more.
   void retire_graphs();
+  // A graph begins to serve. Calls that wait may keep it for longer than its kind does.
+  void add_served(const std::shared_ptr<graph::GraphBackend>& graph);
+  using Overtaken = std::shared_ptr<std::atomic<bool>>;
+  // The module has changed: calls that wait share no batch of it under the contracts of now, which are known by what is
+  // returned. `next`: of the contracts that hold instead.
+  Overtaken overtake(Overtaken next = std::make_shared<std::atomic<bool>>(false));
+  // Of the contracts of now.
+  const Overtaken& overtaken() const noexcept { return overtaken_; }
   // Nothing known holds any more: `accept`, which runs no Python code, is called at the moment from which on nobody is
   // served by it. False, without that, if other threads have got to know of more kinds meanwhile.
   bool forget(const std::function<void()>& accept);
@@ -90,6 +100,8 @@ class BoundLearner {
   std::shared_ptr<ChannelStats> stats_;
   PyRef own_;
   CallKinds kinds_;
+  std::vector<std::weak_ptr<graph::GraphBackend>> served_;
+  Overtaken overtaken_ = std::make_shared<std::atomic<bool>>(false);
 };
 
 // That a kind is learned, or widened, behind a call that does not wait for that. Unless it is kept, whoever comes next

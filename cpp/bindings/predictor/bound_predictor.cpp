@@ -209,11 +209,11 @@ bool BoundPredictor::serve(std::int64_t kind, std::int64_t number, const py::obj
 
 void BoundPredictor::weights_written() {
   learner_.weights_written();
-  reader_.states().weights_written();
   const Change change = reader_.watch().look();
-  if (!change || change.kind == ChangeKind::kAttribute) return;
+  if (!change) return;
   learner_.retire_graphs();  // of calls that wait: they go on to the module
   reader_.states().clear();
+  if (reader_.matters(change.kind)) learner_.overtake();
 }
 
 std::optional<MeasuredPredictor::RepeatedCall> BoundPredictor::repeated(const py::tuple& args,

@@ -24,8 +24,10 @@ void CallReader::refuse_grad(const FlatCall& flat, const py::tuple& args, PyObje
   }
 }
 
-// Until the change is accepted every thread sees it, and forgets before it is served.
+// Until the change is accepted every thread sees it, and forgets before it is served. Calls that wait for the end of an
+// update are not to read its weights by a graph of the module as it was; at other times they may as well.
 bool CallReader::forget() {
+  if (channels_.gate()->closed()) learner_.retire_graphs();
   states_.clear();
   return learner_.forget([this] { watch_.rebase(); });
 }
@@ -36,7 +38,8 @@ bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, Prepa
   // What was proven of the module as it was says nothing of what it is now. Attributes are another matter where the
   // module itself is called: many modules write some of theirs in forward, and nearly none decide how rows mix.
   // A module that sets hooks for a run of its own is looked at between runs; no graph serves it.
-  const bool known_state = channels_.gate()->model_in_flux() || states_.follow(watch_, by_graph_);
+  const bool known_state =
+      channels_.gate()->model_in_flux() || states_.follow(watch_, by_graph_, channels_.gate()->closed());
   PyObject* named = kwargs.is_none() ? nullptr : kwargs.ptr();
   flatten_call(args.ptr(), named, call.flat);
   refuse_grad(call.flat, args, named);
@@ -155,7 +158,9 @@ void CallReader::find_route(PreparedCall& call) const {
 bool CallReader::takes(CallKind& kind, const PreparedCall& call) const {
   if (!kind.graph || (call.ambient.torch_key != 0 && !kind.by_module)) return false;
   if (kind.graph->form_change() == WeightChange::kSame) return kind.graph->takes(*call.contract, call.flat.leaves);
-  kind.graph.reset();  // its weights lie elsewhere now, or are of another sort
+  // Its weights lie elsewhere now, or are of another sort: not for calls that wait, either.
+  kind.graph->retire();
+  kind.graph.reset();
   learner_.weights_moved(kind);
   return false;
 }

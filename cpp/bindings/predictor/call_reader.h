@@ -34,6 +34,8 @@ class CallReader {
   bool forget();
 
   KnownStates& states() noexcept { return states_; }
+  // Whether nothing learned so far holds after such a change of the module.
+  bool matters(ChangeKind change) const noexcept { return change != ChangeKind::kAttribute || by_graph_; }
   ModuleWatch& watch() noexcept { return watch_; }
   const ModuleWatch& watch() const noexcept { return watch_; }
 

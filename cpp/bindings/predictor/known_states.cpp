@@ -29,7 +29,7 @@ void KnownStates::wait_for_switch() const {
   }
 }
 
-bool KnownStates::follow(ModuleWatch& watch, bool attributes_matter) {
+bool KnownStates::follow(ModuleWatch& watch, bool attributes_matter, bool updating) {
   if (switching_) wait_for_switch();
   const Change change = watch.look();
   if (!change) return count_call();
@@ -38,14 +38,15 @@ bool KnownStates::follow(ModuleWatch& watch, bool attributes_matter) {
     return true;
   }
   const bool state = change.kind == ChangeKind::kAttribute || change.kind == ChangeKind::kTraining;
-  if (!state) clear();
+  if (updating) learner_.retire_graphs();
+  if (!state || updating) clear();
   if (state && recall(watch)) {
     calls_ = 0;
     restless_ = false;
     return true;
   }
   quick_changes_ = calls_ < kRest ? quick_changes_ + 1 : 0;
-  begin_anew(watch, state && !restless_);
+  begin_anew(watch, state && !restless_ && !updating);
   calls_ = 0;
   restless_ = state && quick_changes_ > kQuickChanges;
   return !restless_;
@@ -60,10 +61,6 @@ void KnownStates::for_each_graph(Body body) {
       }
     }
   }
-}
-
-void KnownStates::weights_written() {
-  for_each_graph([](graph::GraphBackend& graph) { graph.weights_written(); });
 }
 
 void KnownStates::clear() {
@@ -89,7 +86,8 @@ bool KnownStates::recall(ModuleWatch& watch) {
     found.splice(found.begin(), known_, known);
     py::object memory = learner_.exchange_memory(found.front().memory);
     known_.push_front({watch.exchange(std::move(found.front().state)),
-                       learner_.kinds().exchange(std::move(found.front().kinds)), std::move(memory)});
+                       learner_.kinds().exchange(std::move(found.front().kinds)), std::move(memory),
+                       learner_.overtake(std::move(found.front().overtaken))});
     return true;
   }
   return false;
@@ -100,13 +98,14 @@ void KnownStates::begin_anew(ModuleWatch& watch, bool keep) {
   const std::size_t before = watch.volatile_names().size();
   py::object memory = learner_.exchange_memory(py::none());
   CallKinds::Taken kinds = learner_.kinds().exchange({});
+  BoundLearner::Overtaken overtaken = learner_.overtake();
   ModuleState state = watch.rebase_and_give();
   if (watch.volatile_names().size() != before) {
     clear();  // they would be taken for what they are not
     return;
   }
   if (!keep || kinds.empty()) return;
-  known_.push_front({std::move(state), std::move(kinds), std::move(memory)});
+  known_.push_front({std::move(state), std::move(kinds), std::move(memory), std::move(overtaken)});
   if (known_.size() > kMost) known_.pop_back();
 }
 

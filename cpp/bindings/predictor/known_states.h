@@ -29,10 +29,9 @@ class KnownStates {
   explicit KnownStates(BoundLearner& learner) : learner_(learner) {}
 
   // A call begins: follows what changed of the module since the last one. False where the module itself is to answer,
-  // since nothing is known of its state, which may be another one soon.
-  bool follow(ModuleWatch& watch, bool attributes_matter);
-  // As BoundLearner's, for the states that were put aside.
-  void weights_written();
+  // since nothing is known of its state, which may be another one soon. `updating`: calls may wait for the end of an
+  // update, which are not to read its weights by a graph of the module as it was.
+  bool follow(ModuleWatch& watch, bool attributes_matter, bool updating);
   // What was learned of other states than the present one holds no longer.
   void clear();
 
@@ -41,6 +40,7 @@ class KnownStates {
     ModuleState state;
     CallKinds::Taken kinds;
     py::object memory;  // the learner's
+    BoundLearner::Overtaken overtaken;
   };
   class Switch;
 

@@ -51,6 +51,8 @@ class UpdateGate {
   bool model_in_flux() const noexcept {
     return admits_one_at_a_time() && word_.load(std::memory_order_acquire) >= kRun;
   }
+  // Whether an update holds it, or waits for it.
+  bool closed() const noexcept { return (word_.load(std::memory_order_acquire) & (kHeld | kClosing)) != 0; }
   // Sets the event when try_enter() is worth another try.
   void tell_when_open(std::shared_ptr<Event> event) TP_EXCLUDES(mutex_);
 

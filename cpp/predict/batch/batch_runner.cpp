@@ -36,11 +36,12 @@ class BatchTask : public Task {
       std::erase_if(left_, [](const auto& request) { return request->done(); });
       if (left_.empty()) return Step::done();
     }
-    if (fell_back_) {  // what a graph was proven of says nothing of the module's batches
+    // What a graph was proven of says nothing of the module's batches, nor does what the module was before a change.
+    const std::shared_ptr<Backend> backend = left_.front()->backend;
+    if (fell_back_ || (backend == nullptr && left_.front()->contract->is_overtaken())) {
       runner_->run_apart(left_, context);
       return Step::done();
     }
-    const std::shared_ptr<Backend> backend = left_.front()->backend;
     left_ = runner_->run(left_, context);
     if (left_.empty()) {
       pass_.leave();
@@ -283,7 +284,8 @@ BatchRunner::Answer BatchRunner::answer_alone(const CallRequest& request, Worker
     throw Error(c10::str("the model returned ", result.outputs.size(), " tensors, where calls before had ",
                          contract.outputs.size()));
   }
-  for (at::Tensor& output : result.outputs) answer.outputs.push_back(own(std::move(output), contract.aliases));
+  const bool aliases = contract.aliases || contract.is_overtaken();
+  for (at::Tensor& output : result.outputs) answer.outputs.push_back(own(std::move(output), aliases));
   return answer;
 }
 

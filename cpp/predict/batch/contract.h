@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -96,7 +97,10 @@ struct Contract {
   std::shared_ptr<Verifier> verifier;             // of its batches; null: nobody looks at them
   // Batches of the module for which its rows are proven independent; null: all sizes, or the batches' backend knows.
   std::shared_ptr<const graph::Guards> guards;
+  // True once the module is another one than this was learned of: its rows may meet. Null: it stays what it is.
+  std::shared_ptr<const std::atomic<bool>> overtaken;
 
+  bool is_overtaken() const noexcept { return overtaken && overtaken->load(std::memory_order_acquire); }
   // Units that an output has for that many rows.
   std::int64_t units(std::int64_t rows) const noexcept { return call_rows ? rows / *call_rows : rows; }
   bool may_share(const CallShape& shape) const noexcept { return !call_rows || *call_rows == shape.rows; }
