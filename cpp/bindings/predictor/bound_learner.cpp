@@ -68,7 +68,10 @@ bool BoundLearner::serve(std::int64_t id, std::int64_t number, const py::object&
   served->verifier = make_verifier(*kind, proven ? Merging::kNo : kind->merging);
   kind->by_graph_only = served->call_rows || (graph && proven && kind->merging != Merging::kTrust);
   kind->by_module = graph && by_module;
-  if (graph) add_served(graph);
+  if (graph) {
+    add_served(graph);
+    graph->catch_up();
+  }
   if (kind->by_module) {
     graph->drop_packed();
     if (kind->by_graph_only) served->guards = std::make_shared<const graph::Guards>(graph->program(false).guards);

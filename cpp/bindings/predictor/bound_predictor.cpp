@@ -208,6 +208,7 @@ bool BoundPredictor::serve(std::int64_t kind, std::int64_t number, const py::obj
 }
 
 void BoundPredictor::weights_written() {
+  graph::GraphBackend::count_update();
   learner_.weights_written();
   const Change change = reader_.watch().look();
   if (!change) return;

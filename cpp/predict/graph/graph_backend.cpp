@@ -150,6 +150,10 @@ void GraphBackend::weights_written() {
   seen_ = std::move(present);
 }
 
+void GraphBackend::catch_up() {
+  if (updates_.load(std::memory_order_relaxed) != updates_before_) weights_written();
+}
+
 BackendResult GraphBackend::run(const CallForm& /*form*/, std::vector<at::Tensor> inputs,
                                 const AmbientState* /*ambient*/, WorkerContext& /*context*/) {
   if (retired_.load(std::memory_order_acquire)) throw GuardFailed("the graph is of a module that has changed since");

@@ -39,6 +39,10 @@ class GraphBackend : public Backend {
   // Somebody has written the weights, perhaps in a way that leaves no trace. Requires the lock that such writers hold,
   // and that nothing runs.
   void weights_written() TP_EXCLUDES(mutex_);
+  // An update of some model ends. Those that serve its calls are told by weights_written(), one that is compared with
+  // the module now by catch_up(), before it serves. Both require what weights_written() does.
+  static void count_update() noexcept { updates_.fetch_add(1, std::memory_order_relaxed); }
+  void catch_up();
   // The graph stands for the module no longer: later runs throw GuardFailed.
   void retire() noexcept { retired_.store(true, std::memory_order_release); }
   // Packed copies of weights that the module is to have soon.
@@ -115,6 +119,9 @@ class GraphBackend : public Backend {
   static std::vector<Part> parts_of(const Program& program, const std::vector<at::Tensor>& live,
                                     const std::vector<at::Tensor>& handles);
 
+  static inline std::atomic<std::uint64_t> updates_{0};
+
+  const std::uint64_t updates_before_ = updates_.load(std::memory_order_relaxed);  // the first look at the weights
   const std::shared_ptr<const Program> packed_;
   const std::shared_ptr<const Program> plain_;
   Reclaimer& reclaimer_;
