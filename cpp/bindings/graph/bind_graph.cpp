@@ -1,6 +1,7 @@
 #include <malloc.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <algorithm>
 #include <unordered_map>
 #include <utility>
 
@@ -92,6 +93,14 @@ class StagedWeights {
     packed_.emplace_back(std::move(backend), std::move(made));
   }
 
+  // To be called before the weights are written, when nobody else writes any more. A part of one graph may have been
+  // packed for another.
+  void recheck() {
+    const bool written = std::any_of(packed_.begin(), packed_.end(),
+                                     [](const auto& one) { return one.first->writes() != one.second.writes; });
+    if (written) packed_.clear();
+  }
+
   void adopt() {
     for (const auto& [backend, staged] : packed_) backend->adopt(staged);
     packed_.clear();
@@ -129,6 +138,9 @@ void register_graph(py::module_& module) {
                             "Weights that a module is to have soon, and packed copies of them.")
       .def(py::init<const py::iterable&, const py::iterable&>(), py::arg("live"), py::arg("staged"))
       .def("pack", &StagedWeights::pack, py::arg("graph"))
+      .def("recheck", &StagedWeights::recheck,
+           "Drops the packed copies where others have written weights since: those that are not staged are packed in, "
+           "too.")
       .def("adopt", &StagedWeights::adopt);
   module.def(
       "packed_weights",

@@ -143,6 +143,7 @@ bool GraphBackend::is_packed() const {
 }
 
 void GraphBackend::weights_written() {
+  writes_.fetch_add(1, std::memory_order_relaxed);
   if (form_change() != WeightChange::kSame) return retire();
   auto present = std::make_shared<const WeightFingerprint>(watch_.take());
   MutexLock lock(mutex_);
@@ -191,11 +192,12 @@ GraphBackend::PackedPtr GraphBackend::packed_from(const Results& results) const 
 
 GraphBackend::Staged GraphBackend::pack_aside(const std::function<const at::Tensor*(const at::Tensor& live)>& staged,
                                               SharedAside& shared) const {
+  Staged made;
+  made.writes = writes();
   std::vector<at::Tensor> all = watch_.handles();
   for (std::size_t i = 0; i < all.size(); ++i) {
     if (const at::Tensor* other = staged(watch_.live()[i])) all[i] = *other;
   }
-  Staged made;
   for (const Part& part : parts_) {
     auto known = shared.find(part.shared.get());
     if (known == shared.end()) {

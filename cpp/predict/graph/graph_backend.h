@@ -49,11 +49,14 @@ class GraphBackend : public Backend {
   struct Staged {
     std::vector<PackedWeight::Aside> parts;  // of the packed program
     std::vector<std::uint64_t> samples;      // of the weights, as the watch takes them
+    std::uint64_t writes = 0;                // before it read those that are not staged
   };
   // Results of parts that backends share, by part.
   using SharedAside = std::map<const PackedWeight*, PackedWeight::Aside>;
   // `staged` gives the new tensor for a live one; null: it stays. Throws what an operator throws.
   Staged pack_aside(const std::function<const at::Tensor*(const at::Tensor& live)>& staged, SharedAside& shared) const;
+  // How often weights_written() was called.
+  std::uint64_t writes() const noexcept { return writes_.load(std::memory_order_relaxed); }
   // The weights have been written: they are now those that were packed aside, if that is what they hold. Requires the
   // lock that writers hold, and that nothing runs.
   void adopt(const Staged& staged) TP_EXCLUDES(mutex_);
@@ -135,6 +138,7 @@ class GraphBackend : public Backend {
 
   std::atomic<bool> retired_{false};
   std::atomic<bool> upkeep_asked_{false};
+  std::atomic<std::uint64_t> writes_{0};
   mutable Mutex mutex_;
   WeightState state_ TP_GUARDED_BY(mutex_);
   std::shared_ptr<const WeightFingerprint> seen_ TP_GUARDED_BY(mutex_);  // of state_'s epoch

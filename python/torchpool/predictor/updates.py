@@ -166,6 +166,7 @@ def swap(predictor: Updated, update: Updating, state: Mapping[str, Any]) -> None
     for graph in _graphs_of(predictor):
         update.staged.pack(graph)
     with update:
+        update.staged.recheck()
         module.load_state_dict(staged)
 
 
