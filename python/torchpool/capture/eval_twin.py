@@ -11,12 +11,14 @@ from torch import nn
 from torchpool.call import Call, replace_tensors, tensors, tree
 from torchpool.capture import module_copy
 from torchpool.contract import mode_surely_matters
+from torchpool.contract.probe import Drew, ModuleState, PlainDraws
 
 
 def same_in_eval(target: Callable[..., Any], module: nn.Module | None, call: Call) -> bool:
-    """Whether a call gives the same, bit for bit, by a copy in eval mode. False where there can be no such copy.
+    """Whether a call gives the same, bit for bit, by a copy in eval mode, which neither draws nor writes what it shares
+    with the module. False where there can be no such copy.
 
-    `target` is `module` or a method of it, and neither draws nor writes. Raises what the module raises.
+    `target` is `module` or a method of it, and neither draws nor writes.
     """
     if module is None or isinstance(module, torch.jit.ScriptModule) or mode_surely_matters(module):
         return False
@@ -26,16 +28,38 @@ def same_in_eval(target: Callable[..., Any], module: nn.Module | None, call: Cal
         run = twin if name is None else getattr(twin, name)
     except Exception:  # whatever cannot be copied, or found in the copy
         return False
-    for part in twin.modules():
+    parts = list(twin.modules())
+    if not {id(part) for part in module.modules()}.isdisjoint(map(id, parts)):
+        return False  # a part that copies to itself is the module's own
+    for part in parts:
         part.training = False
-    with torch.inference_mode(False), torch.no_grad():
-        (found, spec), (others, twin_spec) = (_flat(function, call) for function in (target, run))
+    state, draws = ModuleState(module), PlainDraws(run)
+    try:
+        found, spec = _watched(state, target, call)
+        others, twin_spec = _watched(state, draws.watched(run), call)
+    except (Drew, Exception):  # in eval mode it may raise
+        return False
+    finally:
+        written = state.written
+        state.restore()
+    if written or draws.drawn is not None:
+        return False
     return spec == twin_spec and all(_equal(one, other) for one, other in zip(found, others, strict=True))
 
 
-def _flat(function: Callable[..., Any], call: Call) -> tuple[list[torch.Tensor], tree.TreeSpec]:
+def _watched(state: ModuleState, run: Callable[..., Any], call: Call) -> tuple[list[torch.Tensor], tree.TreeSpec]:
+    """A run's result."""
     args, kwargs = replace_tensors(call, [leaf.detach().clone() for leaf in tensors(call)])
-    return tree.flatten(function(*args, **kwargs))
+    watch = state.watch()
+    state.begin_run()
+    try:
+        with torch.inference_mode(False), torch.no_grad(), watch:
+            result = tree.flatten(run(*args, **kwargs))
+    finally:
+        state.note_run()
+    if watch.drew is not None:  # and the model caught what should have ended it
+        raise Drew(watch.drew)
+    return result
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:

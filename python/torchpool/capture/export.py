@@ -177,11 +177,12 @@ def _export(source: Source, leaves: Leaves, *, free: bool, strict: bool, all_buf
             raise CaptureError(text)
         return tuple(found)
 
+    # In the module's own mode: what is true in eval mode need not be in train mode, for values nobody has seen yet.
     wrapper = (_Wrapper if strict else _Traced)(
         module, source.method, source.call, _picker(source.spec) if strict else pick
     )
     return torch.export.export(
-        wrapper.eval(),
+        wrapper,
         tuple(cast(leaf, source.dtype) for leaf in leaves),
         dynamic_shapes=capture_shapes.dynamic_shapes(source.contract, free=free),
         strict=strict,

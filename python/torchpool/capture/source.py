@@ -11,9 +11,8 @@ from torch import nn
 
 from torchpool.call import Call, replace_tensors, tree
 from torchpool.capture import module_copy
-from torchpool.capture.eval_twin import same_in_eval
 from torchpool.capture.program import CaptureError
-from torchpool.contract import Contract, Leaves, brief, mode_matters
+from torchpool.contract import Contract, Leaves, brief, mode_surely_matters
 
 # Hooks of these modules do nothing but collect values for the result.
 _COLLECTING_HOOKS = ("transformers.utils.output_capturing",)
@@ -54,7 +53,7 @@ class Source:
         method = _method(target, module)
         _refuse(module, samples, contract, dtype)
         args, kwargs = replace_tensors(call, samples[0])
-        if mode_matters(module) and not same_in_eval(target, module, (args, kwargs)):
+        if mode_surely_matters(module):
             raise CaptureError("part of the module is in train mode, which changes what it computes")
         with torch.no_grad():
             results, spec = tree.flatten(target(*args, **kwargs))

@@ -1,4 +1,4 @@
-"""Drops dropout that does nothing because the module is in eval mode."""
+"""Drops dropout that does nothing: in eval mode, or at a rate of 0."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _DROPOUT = (
 
 
 def run(module: GraphModule) -> int:
-    """In eval mode the operator returns the very tensor that it is given."""
+    """Then the operator returns the very tensor that it is given."""
     count = 0
     for node in calls(module.graph, *_DROPOUT):
         arguments = bound_arguments(node)
-        if arguments["train"] is False:
+        if arguments["train"] is False or arguments["p"] == 0:
             node.replace_all_uses_with(arguments["input"] if "input" in arguments else arguments["self"])
             module.graph.erase_node(node)
             count += 1

@@ -10,6 +10,17 @@ other generators than torch's, as far as its code, or what is `reachable` from i
 from torchpool.contract.probe.context import context_variables
 from torchpool.contract.probe.draws import PlainDraws
 from torchpool.contract.probe.probing import Found, find, probe
+from torchpool.contract.probe.state import ModuleState
 from torchpool.contract.probe.values import unshown
+from torchpool.contract.probe.watch import Drew
 
-__all__ = ["Found", "PlainDraws", "context_variables", "find", "probe", "unshown"]
+__all__ = [
+    "Drew",
+    "Found",
+    "ModuleState",
+    "PlainDraws",
+    "context_variables",
+    "find",
+    "probe",
+    "unshown",
+]
