@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from torchpool.capture import (
     refuse_hooks,
 )
 from torchpool.contract import Contract, Leaves, OutputSpec, from_one, samples_for_proof, with_rows
+from torchpool.contract.probe import variables_read
 
 _TIMED_CALLS = 8  # of a lifted graph's batch, to see whether it is faster than the calls alone
 _TIMED_RUNS = 5
@@ -101,10 +103,15 @@ def build(
         return found
 
     def eager(leaves: Leaves) -> Leaves:
-        # The graph is captured where no context variable is set: if it is right under the caller's, these do not count.
+        # The graph is captured where no context variable is set: right under the caller's, it depends on none.
         return gate.run(lambda: kind.context.copy().run(run, leaves))
 
     refuse_hooks(module)
+    # What they hold in the call that it is learned from, such as their defaults, would be part of the graph.
+    args, kwargs = replace_tensors(kind.call, [leaf.clone() for leaf in kind.samples[0]])
+    call = functools.partial(target, *args, **kwargs)
+    if (read := gate.run(lambda: kind.context.copy().run(variables_read, target, call))) is not None:
+        raise CaptureError(f"the module reads {read}, which a graph cannot")
     source = gate.run(
         lambda: kind.context.copy().run(
             Source.of,

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from bad_models import assert_same, busy
 from support import HANG, build, draw, draws, eager
 from torch import nn
@@ -103,6 +104,28 @@ def _factor(value: float) -> Iterator[None]:
         FACTOR.reset(token)
 
 
+class InASlot:
+    __slots__ = ("nothing", "variable")
+
+    def __init__(self, variable: contextvars.ContextVar[float]) -> None:
+        self.variable = variable
+
+
+class Current(type):
+    @property
+    def factor(cls) -> float:
+        return FACTOR.get()
+
+
+class Service(metaclass=Current):
+    pass
+
+
+_IN_A_SLOT = InASlot(FACTOR)
+_getter = operator.attrgetter
+_get_variable = operator.attrgetter("FACTOR")
+
+
 READS: dict[str, Callable[[], nn.Module]] = {
     "in forward": Named,
     "in a branch that was not taken": lambda: InABranch(lambda: FACTOR.get()),
@@ -113,6 +136,15 @@ READS: dict[str, Callable[[], nn.Module]] = {
     "in such a branch, by a partial": lambda: InABranch(functools.partial(_helper)),
     "in such a branch, by a cached function": lambda: InABranch(lambda: _cached().get()),
     "in such a branch, by a decorated function": lambda: InABranch(_decorated),
+    "in such a branch, by a slot": lambda: InABranch(lambda: _IN_A_SLOT.variable.get()),
+    "in such a branch, by a property of a class": lambda: InABranch(lambda: Service.factor),
+    "in such a branch, by globals()": lambda: InABranch(lambda: globals()["FACTOR"].get()),
+    "in such a branch, by eval()": lambda: InABranch(lambda: eval("FACTOR").get()),
+    "in such a branch, by sys.modules": lambda: InABranch(lambda: vars(sys.modules[__name__])["FACTOR"].get()),
+    "in such a branch, by a getter": lambda: InABranch(lambda: _get_variable(SETTINGS).get()),
+    "in such a branch, by a getter of its own": lambda: InABranch(
+        lambda: operator.attrgetter("FACTOR")(SETTINGS).get()
+    ),
     "in a hook": Hooked,
     "in a lambda": lambda: Model(lambda: FACTOR.get()),
     "in a helper's helper": lambda: Model(_helper),
@@ -219,6 +251,20 @@ def test_variables(make: Callable[[], nn.Module], found: Any) -> None:
     assert context_variables(model, model, functools.partial(model, draw(1, 4))) == found
 
 
+class Tidies(Model):
+    """Its code has names of ways to find a variable, and goes none of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.eval()
+        return self.linear(x) * len(list(self.modules()))
+
+
+def test_names_alone_keep_no_calls_apart() -> None:
+    model = build(Tidies)
+    assert context_variables(model, model, functools.partial(model, draw(1, 4))) == ()
+
+
 class Hidden(Model):
     """No name leads to the variable, and C reads it, where no profile function sees it."""
 
@@ -275,3 +321,53 @@ def test_under_somebodys_profiler_any_may_be_read() -> None:
         assert context_variables(model, model, functools.partial(model, draw(1, 4))) is None
     finally:
         sys.setprofile(profile)
+
+
+# --- graphs -----------------------------------------------------------------------------------------------------------
+
+READ_BY_GRAPHS = [
+    "in forward", "in a lambda", "in a helper's helper", "by a bound method", "by an object", "hidden in a cache",
+    "by a copy of the context", "in a submodule",
+]  # fmt: skip
+
+
+@pytest.mark.graphs
+@pytest.mark.parametrize("kind", READ_BY_GRAPHS)
+def test_no_graph_has_the_value_of_the_call_that_it_was_learned_from(kind: str, runtime: torchpool.Runtime) -> None:
+    model = build(READS[kind])
+    predict = torchpool.wrap(model, example=draw(1, 4), runtime=runtime)  # where the variable has its default
+    assert predict.ready(HANG)
+    calls = [with_factor(predict.submit, x, number, 1.0 + number % 3) for number, x in enumerate(draws(9, 1, 4))]
+    for number, result in enumerate(together(predict, runtime, calls)):
+        with _factor(1.0 + number % 3):
+            assert_same(result, eager(model, draw(1, 4, seed=number)))
+    assert "the module reads" in str(predict.explain()), predict.explain()
+
+
+class Selects(Model):
+    """Its rows meet for one of the variable's values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x - x.mean(0) if FACTOR.get() > 1 else x)
+
+
+@pytest.mark.graphs
+def test_a_proof_for_one_value_is_none_for_another(runtime: torchpool.Runtime) -> None:
+    model = build(Selects)
+    predict = torchpool.wrap(model, example=draw(2, 4), backend="python", runtime=runtime)
+    assert predict.ready(HANG)
+    factor = 2.0
+    calls = [with_factor(predict.submit, x, 0, factor) for x in draws(6, 2, 4)]
+    for number, result in enumerate(together(predict, runtime, calls)):
+        with _factor(factor):
+            assert_same(result, eager(model, draw(2, 4, seed=number)))
+
+
+@pytest.mark.graphs
+def test_what_transformers_collects_by_keeps_no_graph_away(runtime: torchpool.Runtime) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = build(lambda: transformers.BertModel(transformers.BertConfig(vocab_size=30, **sizes)))
+    ids = torch.arange(6).view(1, 6)
+    predict = torchpool.wrap(model, example={"input_ids": ids, "output_hidden_states": True}, runtime=runtime)
+    assert predict.ready(HANG)
+    assert predict.explain().served_by == ("graph",), predict.explain()

@@ -7,7 +7,7 @@ tensors may belong to one call, `context` which context variables the model may 
 other generators than torch's, as far as its code, or what is `reachable` from it, shows.
 """
 
-from torchpool.contract.probe.context import context_variables
+from torchpool.contract.probe.context import context_variables, variables_read
 from torchpool.contract.probe.draws import PlainDraws
 from torchpool.contract.probe.probing import Found, find, probe
 from torchpool.contract.probe.state import ModuleState
@@ -23,4 +23,5 @@ __all__ = [
     "find",
     "probe",
     "unshown",
+    "variables_read",
 ]

@@ -7,6 +7,8 @@ code can reach count as read, too, and a run without any variable set must give 
 from __future__ import annotations
 
 import contextvars
+import dis
+import operator
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -16,11 +18,17 @@ import torch
 from torch import nn
 
 from torchpool.call.tree import TreeSpec, flatten
-from torchpool.contract.probe.reachable import TooMany, reachable
+from torchpool.contract.probe.reachable import TooMany, names_of, reachable
 from torchpool.contract.probe.state import ModuleState
 from torchpool.contract.probe.watch import Drew
 
 _READS = ("get", "set", "reset")
+# Built-in functions, and what else finds a variable by a text that no name in the code shows.
+_BY_TEXT = frozenset({"globals", "vars", "eval", "exec", "__import__"})
+_GETTERS = (operator.attrgetter, operator.methodcaller)
+_FINDERS = frozenset({"attrgetter", "methodcaller", "import_module"})
+# Libraries whose own variables change nothing in a result, or collect values for it.
+_OWN = ("torch", "torchpool", "transformers")
 _Variable = contextvars.ContextVar[Any]
 _Result = tuple[list[torch.Tensor], TreeSpec]
 
@@ -54,8 +62,21 @@ def context_variables(target: Any, module: nn.Module | None, run: Callable[[], A
         state.restore()
 
 
-def _seen(run: Callable[[], Any]) -> tuple[list[_Variable], _Result]:
-    """Those that Python code of a run reads or sets on this thread, and the run's result."""
+def variables_read(target: Any, run: Callable[[], Any]) -> str | None:
+    """The variables that code of the target reads while `run` runs it, in words; None where it reads none.
+
+    Under somebody's profile function, which hides such reads, those that its code can reach.
+    """
+    try:
+        variables = _seen(run, but_of=_OWN)[0] if sys.getprofile() is None else list(_reachable(target))
+    except _MayReadAny:
+        return "context variables that cannot be told"
+    names = sorted({variable.name for variable in variables})
+    return f"the context variable {', '.join(names)}" if names else None
+
+
+def _seen(run: Callable[[], Any], but_of: tuple[str, ...] = ()) -> tuple[list[_Variable], _Result]:
+    """Those that Python code of a run, but of these libraries, reads or sets on this thread, and the run's result."""
     if sys.getprofile() is not None:
         raise _MayReadAny  # somebody measures this thread
     found: list[_Variable] = []
@@ -65,6 +86,8 @@ def _seen(run: Callable[[], Any]) -> tuple[list[_Variable], _Result]:
         if event != "c_call":
             return
         owner = getattr(called, "__self__", None)
+        if but_of and str(frame.f_globals.get("__name__")).partition(".")[0] in but_of:
+            return
         if isinstance(owner, contextvars.ContextVar) and called.__name__ in _READS:
             found.append(owner)
         elif called is contextvars.copy_context or isinstance(owner, contextvars.Context):
@@ -105,7 +128,32 @@ def _reachable(target: Any) -> Iterator[_Variable]:
         for one in reachable(target):
             if isinstance(one, contextvars.ContextVar):
                 yield one
-            elif type(one).__name__ == "LocalProxy":  # stands for what a variable holds, by a function that is hidden
+            elif _hides(one):
                 raise _MayReadAny
     except TooMany:
         raise _MayReadAny from None
+
+
+def _hides(one: Any) -> bool:
+    """Whether it may come to a variable that no name shows."""
+    if type(one).__name__ == "LocalProxy":  # stands for what a variable holds, by a function that is hidden
+        return True
+    if isinstance(one, types.FunctionType):
+        return _finds_by_text(one)
+    return one is sys.modules or isinstance(one, _GETTERS) or (isinstance(one, type) and issubclass(one, _GETTERS))
+
+
+def _finds_by_text(function: types.FunctionType) -> bool:
+    """Whether a function may come to a variable by a text."""
+    names = names_of(function)
+    if names & _FINDERS or (sys in (function.__globals__.get(name) for name in names) and "modules" in names):
+        return True
+    return any(name not in function.__globals__ for name in names & _BY_TEXT & set(_globals_of(function.__code__)))
+
+
+def _globals_of(code: types.CodeType) -> Iterator[str]:
+    """Names that the code looks up as globals, and not as attributes."""
+    yield from (str(one.argval) for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _globals_of(constant)

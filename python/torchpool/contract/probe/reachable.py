@@ -64,12 +64,24 @@ def _named_by(one: Any) -> Iterator[Any]:
     elif not isinstance(one, type) and callable(one) and "__wrapped__" in getattr(one, "__dict__", {}):
         yield vars(one)["__wrapped__"]
     elif isinstance(one, type):
+        yield type(one)
         for cls in one.__mro__:
             if not _is_library(cls.__module__):
                 yield from vars(cls).values()
     elif not _is_library(type(one).__module__) and not isinstance(one, types.ModuleType | torch.Tensor):
         yield type(one)
         yield from getattr(one, "__dict__", {}).values()
+        yield from _in_slots(one)
+
+
+def _in_slots(one: Any) -> Iterator[Any]:
+    for cls in type(one).__mro__:
+        for slot in vars(cls).values():
+            if isinstance(slot, types.MemberDescriptorType):
+                try:
+                    yield slot.__get__(one)
+                except AttributeError:  # nothing is in it
+                    continue
 
 
 def _outside(function: types.FunctionType) -> Iterator[Any]:
