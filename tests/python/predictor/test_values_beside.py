@@ -291,3 +291,95 @@ def test_a_scripts_graph_tells_what_values_may_decide(cls: type[nn.Module], what
     model = torch.jit.script(cls().eval())
     found = unshown(model, model, tree.flatten(model(draw(2, 4)))[1], lambda: model(draw(2, 4)))
     assert (found is None) if not what else what in str(found)
+
+
+def _both(p: Tensor, first: Callable[[], bool], second: Callable[[], bool]) -> Any:
+    return p, "both" if first() and second() else "not both"
+
+
+def _both_asked(p: Tensor, first: bool, second: bool) -> Any:
+    return p, "both" if first and second else "not both"
+
+
+def _raises_first(p: Tensor, first: bool, second: Callable[[], bool]) -> Any:
+    if first:
+        if second():
+            return p, "both"
+        raise ValueError("the first alone")
+    return p, "none"
+
+
+def _counted(p: Tensor, first: bool, loud: Tensor) -> Any:
+    return p, "many" if first and int(loud.sum()) > 1 else "few"
+
+
+BY_TWO: dict[str, Callable[[Tensor, Tensor, Tensor], Any]] = {
+    "one behind the other": lambda p, a, b: _both(p, lambda: bool(a.all()), lambda: bool(b.all())),
+    "both asked": lambda p, a, b: _both_asked(p, bool(a.all()), bool(b.all())),
+    "an error between": lambda p, a, b: _raises_first(p, bool(a.all()), lambda: bool(b.all())),
+    "a number behind an answer": lambda p, a, b: _counted(p, bool(a.all()), b),
+}
+
+
+class ByTwo(nn.Module):
+    """Its label follows from the first two ids of all rows."""
+
+    def __init__(self, result: Callable[[Tensor, Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.embedding, self.linear, self.result = nn.Embedding(100, 8), nn.Linear(8, 3), result
+
+    def forward(self, ids: Tensor) -> Any:
+        return self.result(self.linear(self.embedding(ids).mean(1)), ids[:, 0] == ALARM, ids[:, 1] == ALARM)
+
+
+@pytest.mark.parametrize("kind", BY_TWO)
+def test_a_label_by_several_answers(kind: str, runtime: torchpool.Runtime) -> None:
+    model = build(lambda: ByTwo(BY_TWO[kind]))
+    predict = torchpool.wrap(model, example=QUIET, backend="python", prove="trust", runtime=runtime)
+    made = calls()
+    for (ids,) in made[::2]:
+        ids[:, :2] = ALARM
+    for call, result in zip(made, together(predict, runtime, made), strict=True):
+        assert_same(result, eager(model, *call))
+
+
+def _applied(loud: Tensor) -> bool:
+    seen: list[int] = []
+    loud.int().apply_(lambda value: seen.append(value) or value)  # type: ignore[func-returns-value]
+    return all(seen)
+
+
+def _mapped(loud: Tensor) -> bool:
+    seen: list[int] = []
+    loud.int().map_(loud.int(), lambda value, other: seen.append(value) or value)  # type: ignore[func-returns-value]
+    return all(seen)
+
+
+READ_BY: dict[str, Callable[[Tensor], bool]] = {
+    "apply_": _applied,
+    "map_": _mapped,
+    "the entries of a sparse copy": lambda loud: loud.float().to_sparse()._nnz() == len(loud),
+    "the indices of a sparse copy": lambda loud: loud.float().to_sparse().indices().shape[1] == len(loud),
+    "the values of compressed rows": lambda loud: loud.float()[None].to_sparse_csr().values().shape[0] == len(loud),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("kind", READ_BY)
+def test_a_label_read_by_what_is_no_operator(kind: str, runtime: torchpool.Runtime) -> None:
+    model = build(lambda: Head(lambda p, loud: (p, "loud" if READ_BY[kind](loud) else "quiet")))
+    check(torchpool.wrap(model, example=QUIET, backend="python", prove="trust", runtime=runtime), runtime)
+
+
+def test_answers_that_decide_nothing_do_not_end_merging(runtime: torchpool.Runtime) -> None:
+    def result(p: Tensor, loud: Tensor) -> Any:
+        for value in (-1, -2, -3, -4):
+            if bool((p.isnan() & (loud[:, None] == value)).any()):
+                raise ValueError("no number")
+        return p * 2 if bool(p.isinf().any()) else p, "text"
+
+    predict = torchpool.wrap(
+        build(lambda: Head(result)), example=QUIET, backend="python", prove="trust", runtime=runtime
+    )
+    check(predict, runtime)
+    assert predict.explain().contracts[0].mode == "merge"

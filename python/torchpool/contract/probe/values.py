@@ -26,10 +26,11 @@ from torchpool.contract.probe.watch import Drew
 # Methods that read a tensor's memory without an operator.
 _BYPASSES = frozenset(
     {"numpy", "tolist", "data_ptr", "untyped_storage", "storage", "_typed_storage", "__array__", "__dlpack__"}
-    | {"__reduce_ex__", "__repr__", "__str__", "__format__"}
+    | {"__reduce_ex__", "__repr__", "__str__", "__format__", "const_data_ptr", "mutable_data_ptr"}
+    | {"apply_", "map_", "map2_", "_nnz"}
 )
 _ANSWERS = frozenset({"__bool__", "is_nonzero"})
-_MOST_ANSWERS = 8  # that are looked at one by one
+_MOST_RUNS = 64  # with other answers
 _MOST_SECONDS = 5.0
 _NAMESPACES = frozenset({"aten", "prim", "prims", "quantized", "mkldnn", "mkldnn_prepacked", "torchpool"})
 _TELL = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
@@ -42,7 +43,7 @@ def unshown(target: Any, module: nn.Module | None, spec: TreeSpec, run: Callable
     """Why results of this structure may be another for each call of the same shapes, in words; None where they are not.
 
     `target` is what `run` runs, on one call, and `module` what it may write to, which is left as it was. A model that
-    only asks questions of values (`if mask.all()`) is run once more for each of them, with the other answer.
+    only asks questions of values (`if mask.all()`) is run once more for all other answers that these may have.
     """
     if isinstance(target, torch.jit.ScriptModule | torch._C.ScriptMethod):
         left = script_decides(target)
@@ -61,34 +62,43 @@ def unshown(target: Any, module: nn.Module | None, spec: TreeSpec, run: Callable
 
 
 def _decides(module: nn.Module | None, spec: TreeSpec, run: Callable[[], Any], answers: Sequence[str]) -> str | None:
-    """The answer to a question of values that gives another result than `spec`, or none that can be told."""
-    if len(answers) > _MOST_ANSWERS:
-        return f"{len(answers)} times, first {answers[0]}"
-    start = time.perf_counter()
-    for turned, where in enumerate(answers):
-        if time.perf_counter() - start > _MOST_SECONDS:
+    """The answer to a question of values that gives another result than `spec`, or none that can be told.
+
+    `answers`: where a run came to its own. Each way through the questions is gone once: behind another answer there may
+    be other questions.
+    """
+    start, runs = time.perf_counter(), 0
+    # Ways to go: which answers are to be turned, up to the last of them.
+    waiting = [(*(False,) * turned, True) for turned in range(len(answers))]
+    where = answers[0] if answers else ""
+    while waiting:
+        way = waiting.pop()
+        runs += 1
+        if runs > _MOST_RUNS or time.perf_counter() - start > _MOST_SECONDS:
             return where
-        state = ModuleState(module)
+        state, reads = ModuleState(module), _Reads(way)
+        other = None
         try:
-            with state.watched_run(), _Reads(turned).watched():
+            with state.watched_run(), reads.watched():
                 other = flatten(run())[1]
         except Drew:
-            return where
+            return reads.last(way) or where
         except Exception:  # a check of the inputs: no result at all
-            continue
+            pass
         finally:
             state.note_run()
             state.restore()
-        if other != spec:
-            return where
+        if (other is not None and other != spec) or reads.values is not None:
+            return reads.last(way) or where
+        waiting += [(*way, *(False,) * more, True) for more in range(len(reads.answers) - len(way))]
     return None
 
 
 class _Reads:
     """Sees what of tensors' values reaches Python in a run of this thread."""
 
-    def __init__(self, turned: int | None = None) -> None:
-        """`turned`: the yes-or-no answer, as they are counted from 0, that is given the other way round."""
+    def __init__(self, turned: Sequence[bool] = ()) -> None:
+        """`turned`: of each of the first yes-or-no answers, whether it is given the other way round."""
         self.values: str | None = None
         """Where a number came through, or a size that values decide; None where none did."""
         self.answers: list[str] = []
@@ -120,7 +130,12 @@ class _Reads:
             self.values = self.values or where
             return result
         self.answers.append(where)
-        return result if len(self.answers) - 1 != self._turned else not result
+        place = len(self.answers) - 1
+        return not result if place < len(self._turned) and self._turned[place] else result
+
+    def last(self, way: Sequence[bool]) -> str | None:
+        """Where the last answer of a way came through; None if it did not."""
+        return self.answers[len(way) - 1] if len(self.answers) >= len(way) else None
 
 
 class _Methods(TorchFunctionMode):
@@ -153,7 +168,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         known = func.namespace in _NAMESPACES
-        if known and (_TELL.isdisjoint(func.tags) or _takes_positions(func, args)):
+        if known and not _made_sparse(result, args) and (_TELL.isdisjoint(func.tags) or _takes_positions(func, args)):
             return result
         return self._reads.came(result, f"{func.namespace}::{func._opname}")
 
@@ -163,6 +178,12 @@ def _takes_positions(func: Any, args: Sequence[Any]) -> bool:
     if func is not torch.ops.aten.index.Tensor:
         return False
     return not any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+
+
+def _made_sparse(result: Any, args: Sequence[Any]) -> bool:
+    """A sparse tensor out of a dense one has as many entries as values decide."""
+    sparse = isinstance(result, torch.Tensor) and result.layout is not torch.strided and not result.is_mkldnn
+    return sparse and bool(args) and isinstance(args[0], torch.Tensor) and args[0].layout is torch.strided
 
 
 def _line(frame: FrameType | None) -> str:
