@@ -104,5 +104,7 @@ def _refuse(module: nn.Module, samples: Sequence[Leaves], contract: Contract, dt
         if type(part).__module__.startswith("torch._dynamo"):
             raise CaptureError("torch.compile has compiled it")
     for tensor in [*samples[0], *module.parameters(), *module.buffers()]:
+        if torch.nn.parameter.is_lazy(tensor):
+            raise CaptureError("some of its weights are not made yet: no call has reached the lazy layers they are of")
         if tensor.device.type != "cpu" or tensor.layout != torch.strided:
             raise CaptureError(f"only dense tensors on the CPU are supported, not {tensor.layout} on {tensor.device}")

@@ -44,7 +44,7 @@ class Fingerprint:
         weights = [] if module is None else [*module.named_parameters(), *module.named_buffers()]
         return Fingerprint(
             classes=_digest(f"{path}: {_class_of(part)}" for path, part in parts),
-            weights=_digest(f"{name}: {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in weights),
+            weights=_digest(f"{name}: {_shape_of(tensor)} {tensor.dtype}" for name, tensor in weights),
             code=_digest(sorted(_scripts(parts) if scripts else _codes(reach))),
             settings=_digest([] if scripts else sorted(_settings(parts, reach))),
             versions=f"Python {platform.python_version()}, torch {torch.__version__}, "
@@ -69,6 +69,11 @@ class Fingerprint:
     def to_dict(self) -> dict[str, str]:
         """Plain values."""
         return dataclasses.asdict(self)
+
+
+def _shape_of(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """None of a weight that no call has made yet."""
+    return None if nn.parameter.is_lazy(tensor) else tuple(tensor.shape)
 
 
 def _digest(texts: Any) -> str:

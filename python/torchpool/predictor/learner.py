@@ -73,7 +73,7 @@ class Learner:
         `graphs` each kind of call whose rows may be proven independent. `one_at_a_time`: runs may not meet."""
         self._target = target
         self._module = module
-        self._lazy, self._first_runs = LazyWeights(module), FirstRuns()
+        self._lazy, self._first_runs = LazyWeights(target, module), FirstRuns()
         self._run_plain = run_plain
         self._examples = list(examples)
         self._batch = batch

@@ -5,7 +5,9 @@ They are served, and no text blames the mode where it changes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -227,6 +229,78 @@ def test_lazy_weights_can_be_trained_after_a_call_in_inference_mode() -> None:
         predict(draw(1, 2, 8))
     model(draw(1, 2, 8)).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+class TwoHeads(nn.Module):
+    """One of which a method leaves alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.LazyLinear(4), nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+
+    def forward(self, x: Tensor, deep: bool = True) -> Tensor:
+        return self.second(self.first(x)) if deep else self.first(x)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.first(x)
+
+
+@pytest.mark.usefixtures("seeded")
+@pytest.mark.parametrize("options", [{}, {"backend": "python"}, {"batch": False}])
+def test_lazy_weights_that_a_method_does_not_reach(options: dict[str, Any], runtime: torchpool.Runtime) -> None:
+    model = TwoHeads().eval()
+    embed = torchpool.wrap(model.embed, runtime=runtime, **options)
+    calls = draws(6, 1, 8)
+    results = run_threads(len(calls), lambda number: embed(calls[number]))
+    for x, result in zip(calls, results, strict=True):
+        assert_same(result, eager(model.embed, x))
+    assert nn.parameter.is_lazy(model.second[1].weight)
+    whole = torchpool.wrap(model, runtime=runtime, **options)
+    for deep in (False, True):  # a kind of calls each
+        assert_same(whole(calls[0], deep=deep), eager(model, calls[0], deep=deep))
+    assert not nn.parameter.is_lazy(model.second[1].weight)
+
+
+@pytest.mark.graphs
+@pytest.mark.usefixtures("seeded")
+def test_a_method_that_reaches_some_lazy_weights_is_captured_or_told_why() -> None:
+    model = TwoHeads().eval()
+    embed = torchpool.wrap(model.embed, example=draw(1, 8))
+    assert embed.ready(HANG)
+    assert_same(embed(draw(1, 8, seed=1)), eager(model.embed, draw(1, 8, seed=1)))
+    assert embed.explain().contracts[0].mode, embed.explain()
+
+
+class Meeting(nn.LazyLinear):
+    """Its first two runs, if they come at the same time, are in it together."""
+
+    together: threading.Barrier
+
+    def initialize_parameters(self, *args: Any) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self.together.wait(0.2)
+        super().initialize_parameters(*args)
+
+
+WAYS: dict[str, Callable[[nn.Module], tuple[Any, Any]]] = {
+    "the module twice": lambda model: (model, model),
+    "the module and a function": lambda model: (model, lambda x: model(x)),
+    "functions": lambda model: (lambda x: model(x), lambda x: model(x)),
+    "the module and its part": lambda model: (model, model[0]),
+}
+
+
+@pytest.mark.usefixtures("seeded")
+@pytest.mark.parametrize("way", WAYS)
+def test_lazy_weights_are_made_once_for_all_predictors(way: str, runtime: torchpool.Runtime) -> None:
+    model = nn.Sequential(Meeting(4), nn.LazyBatchNorm1d()).eval()
+    model[0].together = threading.Barrier(2)
+    targets = WAYS[way](model)
+    predictors = [torchpool.wrap(target, runtime=runtime) for target in targets]
+    calls = draws(8, 1, 8)
+    results = run_threads(len(calls), lambda number: predictors[number % 2](calls[number]))
+    for number, (x, result) in enumerate(zip(calls, results, strict=True)):
+        assert_same(result, eager(targets[number % 2], x))
 
 
 # --- buffers that are no dense arrays ---------------------------------------------------------------------------------

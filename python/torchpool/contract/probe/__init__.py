@@ -10,6 +10,7 @@ other generators than torch's, as far as its code, or what is `reachable` from i
 from torchpool.contract.probe.context import context_variables, variables_read
 from torchpool.contract.probe.draws import PlainDraws
 from torchpool.contract.probe.probing import Found, find, probe
+from torchpool.contract.probe.reachable import modules_of
 from torchpool.contract.probe.state import ModuleState
 from torchpool.contract.probe.values import unshown
 from torchpool.contract.probe.watch import Drew
@@ -21,6 +22,7 @@ __all__ = [
     "PlainDraws",
     "context_variables",
     "find",
+    "modules_of",
     "probe",
     "unshown",
     "variables_read",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 import sys
@@ -35,6 +36,14 @@ def reachable(target: Any) -> Iterator[Any]:
         known[id(one)] = one
         yield one
         waiting.extend(_named_by(one))
+
+
+def modules_of(target: Any) -> list[nn.Module]:
+    """Those that its code can reach, as far as is looked."""
+    found: list[nn.Module] = []
+    with contextlib.suppress(TooMany):
+        found.extend(one for one in reachable(target) if isinstance(one, nn.Module))
+    return found
 
 
 def _named_by(one: Any) -> Iterator[Any]:

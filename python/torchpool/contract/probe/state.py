@@ -91,6 +91,8 @@ class ModuleState:
             return
         self._tensors = [(f"parameter {name}", p) for name, p in module.named_parameters()]
         self._tensors += [(f"buffer {name}", b) for name, b in module.named_buffers()]
+        # What no call has made yet has neither values nor memory.
+        self._tensors = [(label, tensor) for label, tensor in self._tensors if not nn.parameter.is_lazy(tensor)]
         if not isinstance(module, torch.jit.ScriptModule):
             self._parts = list(module.named_modules())
         self._hooks = self._count_hooks()
