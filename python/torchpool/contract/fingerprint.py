@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
+import functools
 import hashlib
+import os
 import platform
 import types
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -14,12 +18,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchpool.contract.held import is_library, kept_by, own_attributes
+from torchpool.contract.held import dict_of, is_library, is_standard, kept_by, own_attributes, slots_of
 from torchpool.contract.reach import Reach
 
+_MAX_ITEMS_INSIDE = 256  # that are told one by one
 _MAX_ITEMS = 64  # of a list or dict among the settings; a longer one is a table
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
-_PLACES = "path"  # a setting with this in its name says where the model lies, not what it does
+_MAX_DEPTH = 4  # of objects in objects
+# Where a model of a hub came from: not what it does.
+_ORIGINS = frozenset({"name_or_path", "_name_or_path", "_commit_hash"})
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ def _scripts(parts: list[tuple[str, nn.Module]]) -> Iterator[str]:
 
 
 def _codes(reach: Reach) -> Iterator[str]:
-    for reached in reach.functions:
+    for reached in reach.further.functions:
         function = reached.function
         if not is_library(function.__module__):  # whose code its version stands for
             yield f"{function.__qualname__}: {_code_text(function.__code__)}"
@@ -117,36 +124,68 @@ def _constant(value: Any) -> str:
 
 
 def _settings(parts: list[tuple[str, nn.Module]], reach: Reach) -> Iterator[str]:
-    seen: set[int] = set()  # a configuration is kept by each submodule
+    seen: dict[int, Any] = {}  # a configuration is kept by each submodule
     for path, part in parts:
         for name, value in own_attributes(part):
-            if _PLACES in name or reach.writes(name):
-                continue
-            text = _plain(value)
-            if text is not None:
-                yield f"{path}.{name}={text}"
-                continue
-            if id(value) in seen:
-                continue
-            seen.add(id(value))
-            for inner, kept in kept_by(value):
-                if inner.startswith("_") or _PLACES in inner or reach.writes(inner):
-                    continue
-                if (text := _plain(kept)) is not None:
-                    yield f"{path}.{name}.{inner}={text}"
-    for reached in reach.functions:
+            if not _is_origin(name, value) and not reach.writes(name):
+                yield from _told(f"{path}.{name}", value, reach, seen)
+    for reached in reach.further.functions:
         if not is_library(reached.function.__module__):
             for name, value in reached.outside():
-                if (text := _plain(value)) is not None:
-                    yield f"{reached.function.__qualname__}: {name}={text}"
+                if not isinstance(value, types.FunctionType | type):  # which are told by their code
+                    yield from _told(f"{reached.function.__qualname__}: {name}", value, reach, seen)
+
+
+def _is_origin(name: str, value: Any) -> bool:
+    """Whether it says where the model lies: a name for a path, and a path in it."""
+    is_path = isinstance(value, os.PathLike) or (isinstance(value, str) and os.sep in value)
+    return name in _ORIGINS or ("path" in name and is_path)
+
+
+def _told(path: str, value: Any, reach: Reach, seen: dict[int, Any], depth: int = 0) -> Iterator[str]:
+    """What a setting says, entry by entry where it is no plain value."""
+    text = _plain(value)
+    if text is not None:
+        yield f"{path}={text}"
+        return
+    if id(value) in seen or depth >= _MAX_DEPTH or isinstance(value, nn.Module | torch.Tensor | types.ModuleType):
+        return
+    seen[id(value)] = value
+    if isinstance(value, functools.partial):
+        inner = [("()", value.func), *_numbered(value.args), *value.keywords.items()]
+    elif isinstance(value, types.MethodType):
+        inner = [("()", value.__func__)]
+    elif isinstance(value, dict):
+        inner = [(repr(key), item) for key, item in list(value.items()) if _plain(key) is not None]
+    elif isinstance(value, list | tuple | deque):
+        inner = _numbered(value)
+    elif is_standard(type(value).__module__) and not dict_of(value):
+        return
+    else:
+        inner = [(name, kept) for name, kept in (*kept_by(value), *slots_of(value)) if not reach.writes(name)]
+    for name, kept in inner[:_MAX_ITEMS_INSIDE]:
+        if not _is_origin(name, kept):
+            yield from _told(f"{path}.{name}", kept, reach, seen, depth + 1)
+
+
+def _numbered(items: Any) -> list[tuple[str, Any]]:
+    return [(str(i), item) for i, item in enumerate(list(items))]
 
 
 def _plain(value: Any, depth: int = 0) -> str | None:
     """A plain value as text; None for anything else."""
+    if isinstance(value, enum.Enum):
+        return f"{type(value).__qualname__}.{value.name}"
     if isinstance(value, _PLAIN):
         return repr(value)
+    if isinstance(value, types.FunctionType | types.BuiltinFunctionType | type):
+        code = f" {_digest([_code_text(value.__code__)])}" if isinstance(value, types.FunctionType) else ""
+        return f"{value.__module__}.{value.__qualname__}{code}"
+    if isinstance(value, set | frozenset):
+        items = [_plain(item, depth + 1) for item in value] if depth <= 2 and len(value) <= _MAX_ITEMS else [None]
+        return None if None in items else f"{type(value).__name__}{sorted(map(str, items))}"
     if depth > 2 or type(value) not in (list, tuple, dict) or len(value) > _MAX_ITEMS:
         return None
-    items = [*value.items()] if isinstance(value, dict) else list(value)
-    texts = [_plain(item, depth + 1) for item in items]
+    entries = [*value.items()] if isinstance(value, dict) else list(value)
+    texts = [_plain(entry, depth + 1) for entry in entries]
     return None if any(text is None for text in texts) else f"{type(value).__name__}{texts}"

@@ -1,6 +1,4 @@
-"""All that the calls of a model may come to, helpers of helpers and what objects hold among it: whose code is read for
-what it depends on. What one step leads to is enough where an attribute's writer is looked for: see `reach`.
-"""
+"""All that the calls of a model may come to, helpers of helpers and what objects hold among it."""
 
 from __future__ import annotations
 
@@ -189,7 +187,8 @@ class Further:
             for function in functions:
                 self._take(function)
         if isinstance(value, functools.partial | types.MethodType):
-            self._values.extend(_Value(one, f"'{name}*' of a call", (), 1) for _, one in held_by(value))
+            for _, one in held_by(value):
+                self._put(name, _Value(one, f"'{name}*' of a call", (), 1))
         return True
 
     def _take(self, function: types.FunctionType) -> None:

@@ -90,7 +90,7 @@ def slots_of(value: Any) -> Iterator[tuple[str, Any]]:
         if is_library(cls.__module__):
             continue
         for name, member in list(vars(cls).items()):
-            if isinstance(member, types.MemberDescriptorType):
+            if isinstance(member, types.MemberDescriptorType) and not name.startswith("__"):
                 try:
                     yield name, member.__get__(value, cls)
                 except AttributeError:  # not set

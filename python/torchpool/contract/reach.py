@@ -31,6 +31,7 @@ _MUTATORS = frozenset(
 _BY_TEXT = frozenset({"register_buffer", "register_parameter", "add_module", "register_module"})
 _BY_ANY_NAME = frozenset({"setattr", "delattr", "__setattr__", "__delattr__", "__dict__", "vars"})
 _ITEM_STORES = frozenset(dis.opmap[name] for name in ("STORE_SUBSCR", "DELETE_SUBSCR"))
+_CONSTRUCTORS = ("__init__", "__new__", "__post_init__")
 _MAX_FUNCTIONS = 2000
 
 
@@ -96,8 +97,11 @@ class Reach:
         return frozenset(found)
 
     def _all_codes(self) -> Iterator[types.CodeType]:
-        for reached in self.functions:
-            yield from codes_in(reached.function.__code__)
+        """Of constructors one step away, and none further: they bind attributes of what they make."""
+        near = {id(reached.function) for reached in self.functions}
+        for reached in self.further.functions:
+            if id(reached.function) in near or reached.function.__name__ not in _CONSTRUCTORS:
+                yield from codes_in(reached.function.__code__)
 
     # Inside.
 

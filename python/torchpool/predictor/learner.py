@@ -26,7 +26,7 @@ from torchpool.call import (
 )
 from torchpool.capture import same_in_eval
 from torchpool.contract import Contract, Leaves, Reason, choose_first_batch, refusal
-from torchpool.contract.probe import Found, PlainDraws, find
+from torchpool.contract.probe import Found, PlainDraws, find, padding_fails
 from torchpool.predictor.beside import look_beside
 from torchpool.predictor.first_runs import FirstRuns
 from torchpool.predictor.found import complete
@@ -288,7 +288,7 @@ class Learner:
 
     def _learn_kind(self, kind: Kind, call: Call, leaves: Leaves) -> Learned:
         contract = self._find_saved(kind)
-        if contract is not None:
+        if contract is not None and self._still_pads(contract, call, leaves):
             kind.samples = [copies(leaves)]
             return self._settle(kind, call, Found(contract, contract if contract.mode == "merge" else None, None))
         samples = [copies(leaves)]
@@ -299,6 +299,20 @@ class Learner:
         found = self._probe(kind, call, samples)
         kind.samples = samples
         return self._settle(kind, call, found)
+
+    def _still_pads(self, contract: Contract, call: Call, leaves: Leaves) -> bool:
+        """Whether a saved contract pads nothing, or this call, cut and padded, gives what it should."""
+        if not contract.padded:
+            return True
+        run = functools.partial(self._run_leaves, call)
+        look = functools.partial(padding_fails, run, contract, leaves, module=self._module, reach=self._code.reach)
+        try:
+            failure = at_rest(self._module, look)
+        except Exception:  # by the model, which the probe tells
+            return False
+        if failure is not None:
+            self._code.note(f"a saved contract is not used, and calls are probed anew: {failure}")
+        return failure is None
 
     def _run_leaves(self, call: Call, leaves: Leaves) -> Any:
         args, kwargs = replace_tensors(call, leaves)

@@ -55,10 +55,13 @@ class OwnCode:
                 foreign = self.fingerprint().difference(contract.model) or ""
             if not foreign:
                 return contract
-            text = f"a saved contract is not used, and calls are probed anew: {foreign}"
-            log.warning(text)
-            self.notes.add(text)
+            self.note(f"a saved contract is not used, and calls are probed anew: {foreign}")
         return None
+
+    def note(self, text: str) -> None:
+        """For the log and explain()."""
+        log.warning(text)
+        self.notes.add(text)
 
     def may_change(self, name: str, items: bool) -> bool:
         """Whether it can change an attribute of this name, or the entries of a dict in it; of hooks, the name of the
