@@ -8,6 +8,7 @@ wherever the module keeps computed values: a process that serves calls therefore
 from __future__ import annotations
 
 import contextvars
+import dataclasses
 import functools
 import traceback
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, Guar
 from torchpool.call import Call, replace_tensors, tree
 from torchpool.capture import graph_edit, grouped_op, module_copy, rnn_op
 from torchpool.capture import shapes as capture_shapes
+from torchpool.capture.pad_proof import prove_pads
 from torchpool.capture.program import CaptureError, ProvenRows
 from torchpool.capture.row_proof import prove_rows
 from torchpool.capture.shapes import NotExpressible
@@ -247,6 +249,10 @@ def graph_of(source: Source, program: ExportedProgram, *, free: bool) -> Graph:
     inputs = [node.meta["val"] for node in given]
     rows = prove_rows(flat, given, source.contract, signature.output_specs)
     checks, frozen = capture_shapes.read_checks(inputs, source.contract, free=free)
+    if rows.verdict.kind == "proven" and source.contract.call_rows is None:
+        results = user_outputs(flat, signature.output_specs)
+        padding = prove_pads(flat, given, results, source.contract, checks, _constants(source, program, given, flat))
+        rows = dataclasses.replace(rows, padding=padding)
     _keep_user_outputs(flat, signature.output_specs)
     graph_edit.simplify(flat)
     weights = _bind_weights(source, program, flat)
@@ -264,12 +270,31 @@ def graph_of(source: Source, program: ExportedProgram, *, free: bool) -> Graph:
     return Graph(module, list(weights.values()), checks, tuple(frozen), starts_at_two, rows, program, free)
 
 
+def user_outputs(flat: torch.fx.Graph, specs: Sequence[Any]) -> list[Any]:
+    """What the graph gives to the user."""
+    values = flat.output_node().args[0]
+    assert isinstance(values, tuple | list)
+    return [value for value, spec in zip(values, specs, strict=True) if spec.kind == OutputKind.USER_OUTPUT]
+
+
+def _constants(
+    source: Source, program: ExportedProgram, given: Sequence[torch.fx.Node], flat: torch.fx.Graph
+) -> dict[torch.fx.Node, torch.Tensor]:
+    """Tensors that were made while the module ran, so that nobody can change them."""
+    held = {
+        spec.arg.name: program.constants.get(str(spec.target))
+        for spec in program.graph_signature.input_specs
+        if spec.kind == InputKind.CONSTANT_TENSOR
+        and module_copy.find(source.module, str(spec.target).removeprefix("module.")) is None
+    }
+    nodes = [node for node in flat.nodes if node.op == "placeholder" and node not in given]
+    return {node: tensor for node in nodes if isinstance(tensor := held.get(node.name), torch.Tensor)}
+
+
 def _keep_user_outputs(flat: torch.fx.Graph, specs: Sequence[Any]) -> None:
     """Drops outputs that would be written back to buffers, which the contract has proven unchanged."""
     output = flat.output_node()
-    values = output.args[0]
-    assert isinstance(values, tuple | list)
-    kept = [value for value, spec in zip(values, specs, strict=True) if spec.kind == OutputKind.USER_OUTPUT]
+    kept = user_outputs(flat, specs)
     if not all(isinstance(value, torch.fx.Node) for value in kept):
         raise CaptureError("an output is a constant, no tensor")
     output.args = (tuple(kept),)

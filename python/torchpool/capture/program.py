@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from torchpool.capture import module_copy
-from torchpool.contract import RowsVerdict, ShapeCheck, ShapeEqual
+from torchpool.contract import PaddingVerdict, RowsVerdict, ShapeCheck, ShapeEqual
 
 BODY = "for each batch:"  # the title, in a listing, of the instructions that each batch runs
 
@@ -45,6 +45,8 @@ class ProvenRows:
     """Per output; None for a constant. Empty where nothing is proven."""
     call_rows: int | None = None
     """The graph takes calls of this many rows, and has an entry a call where others have one a row."""
+    padding: tuple[PaddingVerdict, ...] = ()
+    """Of the lengths that the contract pads."""
 
 
 @dataclass(frozen=True)

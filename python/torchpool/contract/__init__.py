@@ -7,7 +7,7 @@ and `refusal` says what is wrong with a call that the model does not take.
 
 from torchpool.contract import refusal
 from torchpool.contract.batch_size import choose_first_batch, first_and_most
-from torchpool.contract.contract import Contract, InputSpec, OutputSpec, Reason, RowsVerdict
+from torchpool.contract.contract import Contract, InputSpec, OutputSpec, PaddingVerdict, Reason, RowsVerdict
 from torchpool.contract.fingerprint import Fingerprint
 from torchpool.contract.reach import THREAD_STATE, Reach
 from torchpool.contract.refusal import brief
@@ -37,6 +37,7 @@ __all__ = [
     "InputSpec",
     "Leaves",
     "OutputSpec",
+    "PaddingVerdict",
     "ProofSample",
     "Reach",
     "Reason",

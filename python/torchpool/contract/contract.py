@@ -116,6 +116,22 @@ class RowsVerdict:
 
 
 @dataclass(frozen=True)
+class PaddingVerdict:
+    """What is known of whether padding a length reaches anything that is kept, and from what."""
+
+    symbol: str
+    kind: Literal["proven", "conditional", "numbers"]
+    """proven: on the graph. conditional: on the graph, for calls of which something holds that `text` says. numbers:
+    only the checks of the contract say so."""
+    text: str
+    """In words, for explain()."""
+    op: str | None = None
+    """The operator at which it was decided."""
+    source: str | None = None
+    """The line of the user's code."""
+
+
+@dataclass(frozen=True)
 class Check:
     """One check that was run on the model; `detail` holds the measured number."""
 
@@ -155,6 +171,8 @@ class Contract:
     dtypes of inputs and outputs allow: the module computes in a coarser one."""
     model: Fingerprint | None = None
     """Of the model that it was learned from; None in contracts that are not to be saved."""
+    padding: tuple[PaddingVerdict, ...] = ()
+    """Of symbols that are padded: what is proven on the graph. By numbers where nothing is said."""
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -177,7 +195,7 @@ class Contract:
                 item["pad"] = str(item["pad"])
         for item in data["outputs"]:
             item["trims"] = list(item["trims"])
-        for key in ("inputs", "outputs", "checks"):
+        for key in ("inputs", "outputs", "checks", "padding"):
             data[key] = list(data[key])
         data["values"] = [list(pair) for pair in self.values]
         return data
@@ -189,7 +207,8 @@ class Contract:
             raise ValueError(f"a contract must be a mapping, got {type(data).__name__}")
         if data.get("version") != VERSION:
             raise ValueError(f"contract version {data.get('version')!r} is not known (expected {VERSION}): probe again")
-        fields = {"code": None, "model": None, **{key: value for key, value in data.items() if key != "version"}}
+        known = {"code": None, "model": None, "padding": ()}
+        fields = {**known, **{key: value for key, value in data.items() if key != "version"}}
         _expect_keys(cls, fields, "contract")
         return cls(
             mode=fields["mode"],
@@ -207,6 +226,7 @@ class Contract:
             rows=None if fields["rows"] is None else _record(RowsVerdict, fields["rows"], "rows"),
             tolerance=fields["tolerance"],
             model=None if fields["model"] is None else _fingerprint(fields["model"]),
+            padding=tuple(_record(PaddingVerdict, item, "padding") for item in _sequence(fields["padding"], "padding")),
         )
 
 
@@ -345,6 +365,11 @@ def _validate(contract: Contract) -> None:
                 and trim.dim != out.batch_dim,
                 f"{where}: {trim} makes no sense",
             )
+    for verdict in contract.padding:
+        require(
+            verdict.symbol in contract.padded and verdict.kind in ("proven", "conditional", "numbers"),
+            f"padding verdict {verdict.kind!r} of {verdict.symbol!r}, which is not padded or of no known kind",
+        )
     require(contract.call_rows is None or _is_int(contract.call_rows, 1), "call_rows must be a number of rows or None")
     if contract.mode == "merge":
         require(

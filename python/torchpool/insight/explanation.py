@@ -92,10 +92,17 @@ def _describe(contract: Contract, backend: str, status: str) -> list[str]:
         )
         trims = "".join(f", dim {trim.dim} cut to {trim.scale}*{trim.symbol}{trim.offset:+d}" for trim in output.trims)
         lines.append(f"  output {output.name}: {rows}{trims}")
+    if contract.mode == "merge":
+        lines += [f"  {_padding(contract, symbol)}" for symbol in sorted(contract.padded)]
     if contract.mode == "merge" and contract.reason:
         lines.append(f"  not padded: {contract.reason}")
     lines += [f"  {'ok ' if check.passed else 'no '} {check.name}: {check.detail}" for check in contract.checks]
     return lines
+
+
+def _padding(contract: Contract, symbol: str) -> str:
+    found = next((verdict.text for verdict in contract.padding if verdict.symbol == symbol), None)
+    return found or f"padding of {symbol} by numbers: no graph was looked at"
 
 
 def _fold(output: OutputSpec) -> str:

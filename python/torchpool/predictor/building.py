@@ -201,7 +201,13 @@ def proven_contract(candidate: Contract, rows: ProvenRows, contradicted: str | N
         outputs.append(new)
     reason, code = candidate.reason, candidate.code
     return dataclasses.replace(
-        candidate, outputs=tuple(outputs), rows=rows.verdict, call_rows=rows.call_rows, reason=reason, code=code
+        candidate,
+        outputs=tuple(outputs),
+        rows=rows.verdict,
+        call_rows=rows.call_rows,
+        reason=reason,
+        code=code,
+        padding=rows.padding,
     )
 
 

@@ -177,7 +177,7 @@ class Proof:
         return self._operator(node, target)
 
     def _operator(self, node: Node, target: torch._ops.OpOverload) -> Claims:
-        arguments = _arguments(node, target)
+        arguments = arguments_of(node, target)
         name = rule_name(target)
         written = self.memory.follow(node, name, arguments)
         if name in _REBIND:
@@ -289,7 +289,7 @@ def _sizes(value: Any) -> list[Any]:
     return list(value.shape) if isinstance(value, torch.Tensor) else [value]
 
 
-def _arguments(node: Node, target: torch._ops.OpOverload) -> dict[str, Any]:
+def arguments_of(node: Node, target: torch._ops.OpOverload) -> dict[str, Any]:
     schema = target._schema.arguments
     bound: dict[str, Any] = dict(zip((argument.name for argument in schema), node.args, strict=False))
     bound.update(node.kwargs)
