@@ -128,7 +128,7 @@ class PadProof:
                 self.claims[written[0]] = found
         elif written:
             self._spoil(node, written)
-        return found  # type: ignore[no-any-return]  # claims
+        return found  # claims
 
     def _spoil(self, node: Node, written: list[Node]) -> None:
         """What shares memory with what is written is not followed."""
