@@ -55,6 +55,25 @@ py::object borrowed(PyObject* object) {
   return py::reinterpret_borrow<py::object>(object);
 }
 
+struct OfAllModules {
+  py::object type = py::module_::import("torch.nn").attr("Module");
+  py::object keys = type().attr("__dict__").attr("copy")();
+  py::object watched = py::reinterpret_steal<py::object>(PySet_New(
+      py::make_tuple("training", "_modules", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks").ptr()));
+  py::object home = py::module_::import("torch.nn.modules.module");
+};
+
+// Once a process, with the first state: to make them runs Python code, where other threads may change a module that is
+// recorded anew.
+const OfAllModules& of_all_modules() {
+  static const OfAllModules* made = nullptr;  // no guard: who waited for one would keep the interpreter's lock
+  if (made == nullptr) {
+    const auto* const own = new OfAllModules;
+    if (made == nullptr) made = own;  // where two threads come, one's is never used
+  }
+  return *made;
+}
+
 }  // namespace
 
 const char* to_string(ChangeKind kind) noexcept {
@@ -78,17 +97,13 @@ const char* to_string(ChangeKind kind) noexcept {
 class ModuleState::Recorder {
  public:
   Recorder(ModuleState& state, const Ignored& ignored)
-      : state_(state), ignored_(ignored), module_type_(py::module_::import("torch.nn").attr("Module")) {
-    state_.module_keys_ = module_type_().attr("__dict__").attr("copy")();
-    state_.watched_keys_ = py::set();
-    for (const char* name :
-         {"training", "_modules", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks"}) {
-      state_.watched_keys_.attr("add")(name);
-    }
+      : state_(state), ignored_(ignored), module_type_(of_all_modules().type) {
+    state_.module_keys_ = of_all_modules().keys;
+    state_.watched_keys_ = of_all_modules().watched;
   }
 
   void add_global_hooks() {
-    const py::object module = py::module_::import("torch.nn.modules.module");
+    const py::object& module = of_all_modules().home;
     add_part({PartKind::kAllHooks, {}, {}, module.attr("_global_forward_hooks"), {}});
     add_part({PartKind::kAllPreHooks, {}, {}, module.attr("_global_forward_pre_hooks"), {}});
   }

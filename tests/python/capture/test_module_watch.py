@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import gc
+import sys
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from types import MethodType, SimpleNamespace
+from types import FrameType, MethodType, SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -363,4 +364,22 @@ def test_what_leaves_no_trace(net: Any) -> None:
 
 def test_scripts_and_other_objects_are_ignored() -> None:
     watch = ModuleWatch([torch.jit.script(build(lambda: nn.Linear(2, 2))), 3, None])
+    assert watch.look() is None
+
+
+def test_no_python_code_runs_while_a_state_is_accepted(net: Any) -> None:
+    """Other threads would come in between, and what they change would be accepted unseen."""
+    watch = ModuleWatch([net])
+    net.blocks[0].temp = 7.0
+    ran: list[str] = []
+
+    def note(frame: FrameType, event: str, arg: object) -> None:
+        if event == "call":
+            ran.append(frame.f_code.co_name)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    watch.rebase()
+    sys.setprofile(before)
+    assert ran == []
     assert watch.look() is None
