@@ -5,7 +5,7 @@ import concurrent.futures
 import contextvars
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -122,6 +122,13 @@ class UpdateGate:
     def held_here(self) -> bool: ...
     @property
     def entered_here(self) -> bool: ...
+
+class UpdateScope:
+    """The scope of an update, which is left whatever signals come."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
 
 def take_gates(gates: Sequence[UpdateGate], seconds: float) -> bool: ...
 def open_gates(gates: Sequence[UpdateGate]) -> None: ...

@@ -9,8 +9,9 @@
 
 namespace torchpool {
 
-// Waits while an update holds the gate. Requires the interpreter's lock. Throws where a signal's handler raises.
-GateEntry enter_gate(const std::shared_ptr<UpdateGate>& gate);
+// Waits while an update holds the gate. Requires the interpreter's lock. Throws where a signal's handler raises, and a
+// TimeoutError when `deadline` comes first.
+GateEntry enter_gate(const std::shared_ptr<UpdateGate>& gate, TimePoint deadline = kNever);
 
 void register_gates(pybind11::module_& module);
 

@@ -93,30 +93,31 @@ bool UpdateGate::try_hold() noexcept {
 
 bool UpdateGate::wait_empty(Clock& clock, TimePoint until) {
   MutexLock lock(mutex_);
-  while (word_.load(std::memory_order_acquire) >= kRun) {
+  for (;;) {
+    const std::uint64_t word = word_.load(std::memory_order_acquire);
+    if (word < kRun && (word & kHeld) == 0) return true;
     if (until != kNever && clock.now() >= until) return false;
     clock.wait_until(changed_, mutex_, until);
   }
-  return true;
 }
 
 // All at once: a run inside of another's may be in the second gate when the first is empty.
 bool UpdateGate::take_all(Gates gates, Clock& clock, TimePoint until) {
-  for (const auto& gate : gates) gate->change_state(kClosing, 0);
   for (;;) {
+    for (const auto& gate : gates) gate->change_state(kClosing, 0);
     std::size_t held = 0;
     while (held < gates.size() && gates[held]->try_hold()) ++held;
     if (held == gates.size()) break;
     for (std::size_t i = 0; i < held; ++i) gates[i]->change_state(0, kHeld);
-    if (!gates[held]->wait_empty(clock, until)) return false;
+    if (!gates[held]->wait_empty(clock, until) || (until != kNever && clock.now() >= until)) return false;
   }
   for (const auto& gate : gates) gate->holder_.store(std::this_thread::get_id());
   return true;
 }
 
 void UpdateGate::hold(bool here) noexcept {
-  if (here) holder_.store(std::this_thread::get_id());
-  word_.store(kClosing | kHeld, std::memory_order_release);
+  holder_.store(here ? std::this_thread::get_id() : std::thread::id());
+  word_.fetch_or(kClosing | kHeld, std::memory_order_acq_rel);
 }
 
 void UpdateGate::open_all(Gates gates) noexcept {

@@ -57,11 +57,12 @@ class UpdateGate {
   void tell_when_open(std::shared_ptr<Event> event) TP_EXCLUDES(mutex_);
 
   // Waits until nothing is in any of the gates, and holds all of them: at once, or none. False when `until` has come
-  // first: they stay closing then. Requires: no other thread takes or holds one of them.
+  // first: they stay closing then. Waits, too, while another thread holds one of them. Requires: no other thread is
+  // taking one of them, or the two may open each other's.
   static bool take_all(Gates gates, Clock& clock, TimePoint until);
   // Also of gates that are closing, or open.
   static void open_all(Gates gates) noexcept;
-  // For a gate that no run has entered yet: as if take_all() had taken it, on this thread (`here`) or on another.
+  // For the gate of a new predictor: as if take_all() had taken it, on this thread (`here`) or on another.
   void hold(bool here) noexcept;
 
   bool held_by_this_thread() const noexcept {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -35,7 +35,9 @@ class Updates:
     """The predictors of a process, and who updates whose weights."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        # The lock itself is entered: an interrupt in a Condition's own __enter__ would leave it locked.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._predictors: weakref.WeakSet[Any] = weakref.WeakSet()
         self._active: list[Updating] = []
         self._waiting: dict[int, Updating] = {}
@@ -43,40 +45,52 @@ class Updates:
 
     def start_afresh(self) -> None:
         """In a forked child: the threads that updated anything are gone, and predictors begin anew."""
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._predictors, self._active, self._waiting = weakref.WeakSet(list(self._predictors)), [], {}
 
     def opened(self, predictor: Updated) -> None:
         """A predictor has a new core. Where somebody updates its module, its calls wait for the end of that, too."""
-        with self._changed:
+        with self._lock:
             self._predictors.add(predictor)
             updates = [update for update in self._active if update.concerns(predictor)]
+            if updates:
+                predictor._core.gate.hold(any(update.thread == threading.get_ident() for update in updates))
             for update in updates:
-                predictor._core.gate.hold(update.thread == threading.get_ident())
                 update.cores.append(predictor._core)
 
     def begin(self, update: Updating) -> None:
-        """Waits for other threads' updates of the same weights. Raises RuntimeError where they wait for this one."""
+        """Waits for other threads' updates of the same weights, or of other parts of a model that has a predictor.
+        Raises RuntimeError where they wait for this one."""
         me = threading.get_ident()
-        with self._changed:
+        with self._lock:
             try:
-                while other := next((one for one in self._active if one.thread != me and one.meets(update)), None):
+                while True:
+                    cores = [one._core for one in list(self._predictors) if one._is_open() and update.concerns(one)]
+                    other = next((one for one in self._active if one.thread != me and one.meets(update, cores)), None)
+                    if other is None:
+                        break
                     self._refuse_circle(other, me)
                     self._waiting[me] = other
                     self._changed.wait()
             finally:
                 self._waiting.pop(me, None)
-            held = {id(core) for one in self._active if one.thread == me for core in one.cores}
-            found = [one._core for one in list(self._predictors) if one._is_open() and update.concerns(one)]
-            update.cores = [core for core in found if id(core) not in held]
+            held = _held_by(one for one in self._active if one.thread == me)
+            update.cores = [core for core in cores if id(core) not in held]
             self._active.append(update)
 
     def end(self, update: Updating) -> None:
-        """Another update may begin."""
-        with self._changed:
+        """Opens what no other update holds; another one may begin. May be called again, where an interrupt ended it."""
+        with self._lock:  # a predictor that opens now is held by this update, or comes after it
+            held = _held_by(one for one in self._active if one is not update)
+            _core.open_gates([core.gate for core in update.cores if id(core) not in held])
+            self._changed.notify_all()  # who waits finds it over once the lock is free
             if update in self._active:
                 self._active.remove(update)
-            self._changed.notify_all()
+
+    def under_way(self, update: Updating) -> bool:
+        """False once it was left, and in a child that was forked inside of the block: there nothing waits."""
+        return update in self._active
 
     def _refuse_circle(self, other: Updating, me: int) -> None:
         thread = other.thread
@@ -88,17 +102,22 @@ class Updates:
                 )
 
 
+def _held_by(updates: Iterable[Updating]) -> set[int]:
+    return {id(core) for update in updates for core in update.cores}
+
+
 _updates = Updates()
 in_child(Child.CAPTURES, _updates.start_afresh)
 opened = _updates.opened
 
 
-class Updating:
+class Updating(_core.UpdateScope):
     """The scope in which a thread may write a module's weights and no call of it runs, by `Predictor.updating`."""
 
     def __init__(self, predictor: Updated) -> None:
+        super().__init__()
         self._predictor = predictor
-        self._entered = False
+        self._entered = self._holds = False
         self.thread = 0
         self.cores: list[_core.Predictor] = []
         self.staged: _core.StagedWeights | None = None
@@ -110,35 +129,39 @@ class Updating:
         self._entered = True
         self.thread = threading.get_ident()
         self._parts = _parts_of(self._predictor)
-        _updates.begin(self)
         try:
+            _updates.begin(self)
             self._take()
-        except BaseException:
-            _core.open_gates([core.gate for core in self.cores])
-            _updates.end(self)
+            self._holds = True
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
             raise
 
-    def __exit__(
+    def _leave(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self not in _updates._active:
-            return  # a child that was forked inside of the block: there nothing waits
+        """What `__exit__` does, and does again where an interrupt ends it."""
+        if not _updates.under_way(self):
+            return
         try:
-            for core in self.cores:
+            for core in self.cores if self._holds else ():
                 core.weights_written()
             if self.staged is not None and kind is None:
                 self.staged.adopt()
-        finally:
-            _core.open_gates([core.gate for core in self.cores])
+        except Exception:
             _updates.end(self)
+            raise
+        _updates.end(self)
 
     def concerns(self, predictor: Updated) -> bool:
         """Whether it is of the module, or shares a part or a weight with it."""
         return predictor is self._predictor or not self._parts.isdisjoint(_parts_of(predictor))
 
-    def meets(self, other: Updating) -> bool:
-        """Whether both write the same weights."""
-        return other._predictor is self._predictor or not self._parts.isdisjoint(other._parts)
+    def meets(self, other: Updating, cores: Sequence[_core.Predictor]) -> bool:
+        """Whether both write the same weights, or `other` needs one of the `cores` that this one holds."""
+        if other._predictor is self._predictor or not self._parts.isdisjoint(other._parts):
+            return True
+        return not _held_by([self]).isdisjoint(map(id, cores))
 
     def _take(self) -> None:
         gates = [core.gate for core in self.cores]

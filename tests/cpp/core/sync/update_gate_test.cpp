@@ -68,6 +68,25 @@ TEST(UpdateGateTest, TakingWaitsForWhatRunsAndKeepsOthersOut) {
   updater.join();
 }
 
+TEST(UpdateGateTest, TakingWaitsWhileAnotherThreadHolds) {
+  ManualClock clock;
+  const Gates gates = some_gates(2);
+  const std::shared_ptr<UpdateGate>& shared = gates[1];
+  ASSERT_TRUE(UpdateGate::take_all({&shared, 1}, clock, kNever));
+  std::thread updater([&] {
+    EXPECT_FALSE(UpdateGate::take_all(gates, clock, clock.now()));
+    EXPECT_TRUE(UpdateGate::take_all(gates, clock, kNever));
+    EXPECT_TRUE(shared->held_by_this_thread());
+    UpdateGate::open_all(gates);
+  });
+  clock.await_waiters(1);
+  UpdateGate::open_all({&shared, 1});
+  updater.join();
+  EXPECT_TRUE(gates[0]->try_enter() && gates[1]->try_enter());
+  gates[0]->leave();
+  gates[1]->leave();
+}
+
 TEST(UpdateGateTest, GivesUpInTimeAndStaysClosing) {
   ManualClock clock;
   const Gates gates = some_gates(2);
@@ -177,6 +196,18 @@ TEST(UpdateGateTest, AdmitsOneAtATimeWhereRunsChangeTheModel) {
   EXPECT_FALSE(UpdateGate::take_all(gates, clock, clock.now()));
   pass.leave();
   EXPECT_TRUE(UpdateGate::take_all(gates, clock, clock.now()));
+}
+
+TEST(UpdateGateTest, AGateThatARunHasEnteredMayBeHeld) {
+  ManualClock clock;
+  const Gates gates = some_gates(1);
+  ASSERT_TRUE(gates[0]->try_enter());
+  gates[0]->hold(false);
+  EXPECT_FALSE(gates[0]->try_enter());
+  gates[0]->leave();
+  UpdateGate::open_all(gates);
+  EXPECT_TRUE(UpdateGate::take_all(gates, clock, clock.now()));
+  UpdateGate::open_all(gates);
 }
 
 TEST(GatePassTest, ATaskIsToldWhenItMayAskAgain) {

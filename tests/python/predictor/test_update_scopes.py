@@ -1,0 +1,132 @@
+"""Updates beside updates, predictors that open and close in them, and interrupts: no gate stays shut."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+from support import HANG, build
+from torch import nn
+
+import torchpool
+from torchpool import _core
+from torchpool.predictor import updates
+
+X = torch.ones(1, 4)
+
+
+@pytest.fixture
+def others() -> Iterator[ThreadPoolExecutor]:
+    """Threads beside the test's own."""
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+@pytest.fixture
+def linear() -> torchpool.Predictor:
+    """Learned, and called by its own thread."""
+    predict = torchpool.wrap(build(lambda: nn.Linear(4, 4)), batch=False)
+    predict(X)
+    return predict
+
+
+def enter_and_leave(predict: torchpool.Predictor) -> None:
+    with predict.updating():
+        pass
+
+
+def test_updates_of_two_parts_of_one_model_take_turns(
+    others: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share no weight, but a predictor whose calls both wait for."""
+    model = build(lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    whole, first, second = (torchpool.wrap(one, batch=False) for one in (model, model[0], model[1]))
+    for predict in (whole, first, second):
+        predict(X)
+    waits = threading.Event()
+    monkeypatch.setattr(updates._updates, "_refuse_circle", lambda other, me: waits.set())
+    with first.updating():
+        later = others.submit(enter_and_leave, second)
+        assert waits.wait(HANG)
+        assert not later.done()
+    later.result(HANG)
+    for future in [others.submit(predict, X) for predict in (whole, first, second)]:
+        assert future.result(HANG).shape == (1, 4)
+
+
+def test_a_predictor_that_opens_while_an_update_ends_is_open(
+    others: ThreadPoolExecutor, linear: torchpool.Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is held by the update, or comes after it."""
+    opening: list[Any] = []
+    open_gates = _core.open_gates
+
+    def and_another(gates: list[_core.UpdateGate]) -> None:
+        open_gates(gates)
+        opening.append(others.submit(torchpool.wrap, linear.model, batch=False))
+        if not updates._updates._lock.locked():
+            opening[0].result(HANG)
+
+    monkeypatch.setattr(_core, "open_gates", and_another)
+    enter_and_leave(linear)
+    monkeypatch.undo()
+    made = opening[0].result(HANG)
+    assert others.submit(made, X).result(HANG).shape == (1, 4)
+
+
+def test_a_predictor_that_opens_in_an_inner_update_waits_for_the_outer_one(
+    others: ThreadPoolExecutor, linear: torchpool.Predictor
+) -> None:
+    """The weights may be half written until then."""
+    with linear.updating():
+        with linear.updating():
+            made = torchpool.wrap(linear.model, batch=False)
+        assert made._core.gate.held_here
+        waiting = others.submit(made, X)
+    assert waiting.result(HANG).shape == (1, 4)
+
+
+@contextlib.contextmanager
+def interrupted(place: str) -> Iterator[None]:
+    """Ctrl-C comes as the next function of that name begins, as it may at any bytecode of Python's."""
+
+    def interrupt(frame: FrameType, event: str, arg: object) -> None:
+        if frame.f_code.co_filename == updates.__file__ and frame.f_code.co_name == place:
+            sys.settrace(before)
+            raise KeyboardInterrupt
+
+    before = sys.gettrace()
+    with pytest.raises(KeyboardInterrupt):
+        yield sys.settrace(interrupt)
+    assert sys.gettrace() is before
+
+
+@pytest.mark.parametrize("place", ["_leave", "end", "_held_by"])
+def test_an_interrupt_as_an_update_ends_does_not_keep_it(
+    place: str, others: ThreadPoolExecutor, linear: torchpool.Predictor
+) -> None:
+    """Calls and other updates would wait for ever."""
+    update = linear.updating()
+    update.__enter__()
+    with interrupted(place):
+        update.__exit__(None, None, None)
+    assert others.submit(linear, X).result(HANG).shape == (1, 4)
+    others.submit(enter_and_leave, linear).result(HANG)
+
+
+@pytest.mark.parametrize("place", ["begin", "_held_by", "_take"])
+def test_an_interrupt_as_an_update_begins_does_not_keep_it(
+    place: str, others: ThreadPoolExecutor, linear: torchpool.Predictor
+) -> None:
+    """Wherever it comes."""
+    with interrupted(place):
+        enter_and_leave(linear)
+    assert others.submit(linear, X).result(HANG).shape == (1, 4)
+    others.submit(enter_and_leave, linear).result(HANG)
