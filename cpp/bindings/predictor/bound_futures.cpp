@@ -7,6 +7,7 @@ namespace torchpool {
 
 py::object BoundPredictor::submit_future(const py::tuple& args, const py::object& kwargs, const CallOptions& options) {
   PreparedCall call;
+  call.until = options.deadline.value_or(kNever);
   reader_.read(args, kwargs, call, options.deadline);
   if (call.mismatch && settles_here(call, options)) return finished_future(settle(call, args, kwargs));
   if (must_run_inline() || call.ambient.must_run_here || settles_here(call, options)) {
@@ -19,6 +20,7 @@ py::object BoundPredictor::line_up(const py::tuple& args, const py::object& kwar
                                    const CallOwner& owner, bool here) {
   const bool runs_inline = here && must_run_inline();
   PreparedCall call;
+  call.until = options.deadline.value_or(kNever);
   if (runs_inline) {
     reader_.read(args, kwargs, call);
     if (call.mismatch) return finished_future(settle(call, args, kwargs));
@@ -56,6 +58,7 @@ void BoundPredictor::hand_over(const py::object& future, const py::tuple& args, 
     let_go(future.ptr());
   };
   PreparedCall call;
+  call.until = options.deadline.value_or(kNever);
   reader_.read(args, kwargs, call, options.deadline);
   const PendingCall* pending = fields_of(future.ptr())->call;
   if (pending == nullptr || pending->settling) return;  // cancelled or expired meanwhile

@@ -31,6 +31,7 @@ BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, const py::
 
 py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs, const CallOptions& options) {
   PreparedCall call;
+  call.until = options.deadline.value_or(kNever);
   reader_.read(args, kwargs, call, options.deadline);
   if (settles_here(call, options)) return settle(call, args, kwargs);
   // Nested: a worker that waited for another call could wait for itself. Torch modes and functorch cannot move.
@@ -112,6 +113,7 @@ py::object BoundPredictor::run_queued(PreparedCall& call, const py::tuple& args,
 Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
                                const Notify& notify, Full full) {
   PreparedCall call;
+  call.until = options.deadline.value_or(kNever);
   reader_.read(args, kwargs, call, options.deadline);
   if (call.mismatch && settles_here(call, options)) return Pending(settle(call, args, kwargs));
   if (must_run_inline() || call.ambient.must_run_here || settles_here(call, options)) {
@@ -139,6 +141,7 @@ Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, 
 py::object BoundPredictor::start(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
                                  bool line_up) {
   PreparedCall call;
+  call.until = options.deadline.value_or(kNever);
   if (!reader_.try_read(args, kwargs, call) || call.route == Route::kLearning) return py::none();
   if (settles_here(call, options)) return py::none();
   if (must_run_inline() || call.ambient.must_run_here) return awaited_result(inline_.run(call, args, kwargs));

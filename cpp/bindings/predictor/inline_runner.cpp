@@ -123,7 +123,7 @@ py::object InlineRunner::try_graph(const PreparedCall& call, Channel& channel, I
 }
 
 py::object InlineRunner::run(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const {
-  const GateEntry entry = enter_gate(gate_);
+  const GateEntry entry = enter_gate(gate_, call.until);
   const InGate in_gate(gate_.get());
   InlineCount count(*stats_);
   return run_counted(call, args, kwargs, count);

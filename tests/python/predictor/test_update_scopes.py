@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 import torch
 from support import HANG, build
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import torchpool
 from torchpool import _core
@@ -130,3 +131,32 @@ def test_an_interrupt_as_an_update_begins_does_not_keep_it(
         enter_and_leave(linear)
     assert others.submit(linear, X).result(HANG).shape == (1, 4)
     others.submit(enter_and_leave, linear).result(HANG)
+
+
+class Passing(TorchFunctionMode):
+    """Calls under a mode run on the thread that makes them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+WAYS: dict[str, Callable[[Any], object]] = {
+    "call": lambda predict: predict(X),
+    "submit": lambda predict: predict.submit(X).result(HANG),
+    "map": lambda predict: list(predict.map([X])),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_deadline_ends_a_call_that_waits_on_its_own_thread(
+    way: str, others: ThreadPoolExecutor, linear: torchpool.Predictor
+) -> None:
+    """However long the update takes."""
+
+    def call() -> object:
+        with torch.no_grad(), Passing():
+            return WAYS[way](linear.options(deadline=0.01))
+
+    with linear.updating(), pytest.raises(TimeoutError):
+        others.submit(call).result(HANG)
+    assert linear(X).shape == (1, 4)
