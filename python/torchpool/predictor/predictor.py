@@ -184,6 +184,14 @@ class Predictor(Calls):
         if self._graphs is not None:
             self._graphs.resume()
 
+    def _refuse_in_update(self, what: str) -> None:
+        """What waits for calls, or for a capture, would wait for the end of this thread's own block."""
+        if self._is_open() and self._core.gate.held_here:
+            raise RuntimeError(
+                f"predictor {self._options.name!r}: {what} inside of its own updating() would wait for ever, for what "
+                "waits for the end of the block: call it after the with block"
+            )
+
     def _look_ahead(self) -> int:
         return max(128, 4 * (self._options.max_batch or self._first_batch) * self._used_runtime.workers)
 
@@ -234,6 +242,7 @@ class Predictor(Calls):
     def ready(self, timeout: float | None = None) -> bool:
         """Waits until what was learned so far is served in the way it will be: captured, proven, and switched over.
         Calls need not wait for it. False when `timeout` seconds passed first."""
+        self._refuse_in_update("ready()")
         return self._graphs is None or self._graphs.wait(timeout)
 
     def refresh(self) -> None:
@@ -266,6 +275,8 @@ class Predictor(Calls):
     def close(self, wait: bool = True, cancel_pending: bool = False) -> None:
         """Refuses calls from now on. What is in flight is finished, or with `cancel_pending` what has not started
         fails with Closed; `wait` waits for it. Idempotent."""
+        if wait:
+            self._refuse_in_update("close()")
         self._closed = True
         core = self._open_core()
         core.close(cancel_pending)

@@ -133,6 +133,17 @@ def test_an_interrupt_as_an_update_begins_does_not_keep_it(
     others.submit(enter_and_leave, linear).result(HANG)
 
 
+def test_what_would_wait_for_the_end_of_its_own_update_is_refused(linear: torchpool.Predictor) -> None:
+    """A call that waits is in flight, and close() waits for it."""
+    with linear.updating():
+        for wait in (linear.close, linear.ready):
+            with pytest.raises(RuntimeError, match="inside of its own updating"):
+                wait()
+    assert linear(X).shape == (1, 4), "it is not closed"
+    with linear.updating():
+        linear.close(wait=False)
+
+
 class Passing(TorchFunctionMode):
     """Calls under a mode run on the thread that makes them."""
 
