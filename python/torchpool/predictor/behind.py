@@ -52,24 +52,34 @@ class Behind:
         if predictor is None:
             return False
         promise = _Promise(predictor, kind_id, answered, args, kwargs, Ambient())
-        with self._lock:
-            self._promises.append(promise)
-            if self._serving:
-                return True
-            self._serving = True
+        # Not a daemon: torch aborts the process when the interpreter goes away under it.
+        thread = threading.Thread(target=self._serve, name="torchpool-learn", daemon=False)
+        starts = False
         try:
-            # Not a daemon: torch aborts the process when the interpreter goes away under it.
-            threading.Thread(target=self._serve, name="torchpool-learn", daemon=False).start()
-        except RuntimeError as error:
-            log.warning("no thread to learn on (%s): a later call is learned from", error)
             with self._lock:
-                self._serving = False
-                left = [other for other in self._promises if other is not promise]
-                self._promises.clear()
-            for other in left:
-                self._settle(other, learn=False)
+                self._promises.append(promise)
+                if self._serving:
+                    return True
+                starts = self._serving = True
+            thread.start()
+        except BaseException as error:  # an interrupt among them
+            if not starts or thread.is_alive():
+                raise
+            self._give_up(promise)
+            if not isinstance(error, RuntimeError):
+                raise
+            log.warning("no thread to learn on (%s): a later call is learned from", error)
             return False
         return True
+
+    def _give_up(self, promise: _Promise) -> None:
+        """No thread was started for `promise`, whose call knows: for the others."""
+        with self._lock:
+            self._serving = False
+            left = [other for other in self._promises if other is not promise]
+            self._promises.clear()
+        for other in left:
+            self._settle(other, learn=False)
 
     def _serve(self) -> None:
         while True:
@@ -79,8 +89,7 @@ class Behind:
                     return
                 promise = self._promises.popleft()
             # At exit nobody waits for what would be learned.
-            taken = promise.answered is None or promise.answered.wait_left()
-            self._settle(promise, learn=taken and threading.main_thread().is_alive())
+            self._settle(promise, learn=_is_over(promise) and threading.main_thread().is_alive())
             del promise
 
     def _settle(self, promise: _Promise, *, learn: bool) -> None:
@@ -89,3 +98,12 @@ class Behind:
             promise.ambient.run(lambda: settle(promise.kind_id, promise.args, promise.kwargs, learn))
         except BaseException:  # SystemExit among them: a model's, which the next call of this kind is told
             log.debug("learning behind a call failed", exc_info=True)
+
+
+def _is_over(promise: _Promise) -> bool:
+    """Waits for the end of its call; whether the model has taken it."""
+    try:
+        return promise.answered is None or promise.answered.wait_left()
+    except BaseException:  # the thread is to go on: others wait for what it learns
+        log.debug("waiting for a call to learn from failed", exc_info=True)
+        return False

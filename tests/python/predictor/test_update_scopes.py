@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 import torchpool
 from torchpool import _core
 from torchpool.predictor import updates
+from torchpool.predictor.behind import Behind
 
 X = torch.ones(1, 4)
 
@@ -171,3 +172,47 @@ def test_a_deadline_ends_a_call_that_waits_on_its_own_thread(
     with linear.updating(), pytest.raises(TimeoutError):
         others.submit(call).result(HANG)
     assert linear(X).shape == (1, 4)
+
+
+def test_an_interrupt_while_the_learning_thread_starts_ends_the_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kind is learned from the next one."""
+    predict = torchpool.wrap(build(lambda: nn.Linear(4, 4)))
+
+    def interrupted(thread: threading.Thread) -> None:
+        if thread.name == "torchpool-learn":
+            raise KeyboardInterrupt
+        start(thread)
+
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict.options(deadline=HANG)(X)
+    monkeypatch.undo()
+    assert predict.options(deadline=HANG)(X).shape == (1, 4)
+    for thread in threading.enumerate():
+        if thread.name == "torchpool-learn":
+            thread.join(HANG)
+    assert predict.explain().contracts
+
+
+def test_the_learning_thread_goes_on_when_it_cannot_wait_for_a_call() -> None:
+    """The promises behind it are kept."""
+    settled, done = [], threading.Event()
+
+    class Taken:
+        def _settle_promise(self, kind_id: int, args: object, kwargs: object, learn: bool) -> None:
+            settled.append((kind_id, learn))
+            if kind_id == 2:
+                done.set()
+
+    class Answered:
+        def wait_left(self) -> bool:
+            raise MemoryError
+
+    predictor: Any = Taken()
+    answered: Any = Answered()
+    behind = Behind(lambda: predictor)
+    assert behind.add(1, answered, (), None)
+    assert behind.add(2, None, (), None)
+    assert done.wait(HANG)
+    assert settled == [(1, False), (2, True)]
