@@ -350,6 +350,7 @@ class Learner:
                 raise
             raise refusal.Refused(self.refusals.of_kind(kind, call, error) or error) from None
         finally:
+            draws.put_back()
             raised.clear()  # an exception must not be held by the frames that it holds
             kind.probes, kind.probed_seconds = kind.probes + 1, kind.probed_seconds + time.monotonic() - started
         if found.contract.refused:

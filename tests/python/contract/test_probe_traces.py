@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy
@@ -45,18 +46,21 @@ def on_a_thread(work: Callable[[], Any]) -> None:
 
 
 def probe_beside(net: Any, work: Callable[[int], Any], when: str) -> Contract:
-    """Probes while another thread works "during" each run, right before the model's own code, or "between" two."""
+    """Probes while another thread, which is there all the time, works "during" each run, right before the model's own
+    code, or "late" in it."""
     runs = iter(range(1000))
+    with ThreadPoolExecutor(1) as other:
+        other.submit(lambda: None).result(HANG)
 
-    def run(leaves: Sequence[torch.Tensor]) -> Any:
-        if when == "during":
-            on_a_thread(lambda: work(next(runs)))
-        result = net(*leaves)
-        if when == "late":
-            on_a_thread(lambda: work(next(runs)))
-        return result
+        def run(leaves: Sequence[torch.Tensor]) -> Any:
+            if when == "during":
+                other.submit(lambda: work(next(runs))).result(HANG)
+            result = net(*leaves)
+            if when == "late":
+                other.submit(lambda: work(next(runs))).result(HANG)
+            return result
 
-    return probe(run, [[draw(2, 4)]], ["x"], module=net)
+        return probe(run, [[draw(2, 4)]], ["x"], module=net)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from torchpool.call import one_intra_op_thread
 from torchpool.call.tree import TreeSpec, flatten
 from torchpool.contract.contract import Check
-from torchpool.contract.probe.generators import torch_moved, torch_state
+from torchpool.contract.probe.generators import Others, put_torch_back, torch_moved, torch_state
 from torchpool.contract.probe.state import ModuleState, storage_of
 
 Leaves = list[torch.Tensor]
@@ -121,9 +121,12 @@ class Runner:
             except Exception:
                 # Once more, as the model alone raises it: on its way through the watch a script's error loses its text.
                 return self._run_once(leaves, watched=False)
-        generators, versions = torch_state(), self._state.versions()
+        generators, versions, others = torch_state(), self._state.versions(), Others()
         outcome = self._run_once(leaves, watched=False)
-        if torch_moved(generators) or self._state.versions() != versions:
+        drew = torch_moved(generators)
+        if drew and others.rested():
+            put_torch_back(generators)
+        if drew or self._state.versions() != versions:
             self._watch_all = True
             self._run_once(leaves, watched=True)
         return outcome
