@@ -71,6 +71,20 @@ class Reach:
         """Whether some of the functions may change the collection in an attribute of this name in place."""
         return self._by_any_name or name in self._mutated or name in self._written
 
+    def says_writes(self, name: str, *, items: bool = False) -> bool:
+        """Whether the code of some of them says that it may: by a store, or by a text, where it binds by text. Of code
+        that composes names a beginning counts. `items`: or changes the collection in the attribute."""
+        if name in self._written or (items and name in self._mutated):
+            return True
+        begins = (text for text in self._texts if name.startswith(text))
+        return any(text.endswith("_") or not name[len(text) :].strip("0123456789") for text in begins)
+
+    @functools.cached_property
+    def _texts(self) -> frozenset[str]:
+        """Text constants where attributes may be bound by any name."""
+        near = (one for one in self.functions if not one.guessed and not one.names.isdisjoint(_BY_ANY_NAME))
+        return frozenset(text for one in near for text in one.texts if text.isidentifier())
+
     def names(self, *names: str) -> bool:
         """Whether some of the functions have one of these names in their code."""
         return any(not reached.names.isdisjoint(names) for reached in self.functions)

@@ -55,6 +55,8 @@ class _Place:
     """What the last run left here."""
     left_items: Any = None
     """Of the collection, if it was changed in place."""
+    moves: int = 0
+    """Runs in which it was bound anew or changed."""
 
     def __post_init__(self) -> None:
         if self.left is _UNSET:
@@ -140,9 +142,12 @@ class ModuleState:
     def note_run(self) -> None:
         """Right after a run: what differs now may be put back while it stays as it is."""
         for place in self._places:
+            was, was_items = place.left, place.left_items
             place.left, place.left_items = place.now(), None
             if place.items is not None and place.left is place.value and place.items_moved():
                 place.left_items = copy.copy(place.value)
+            if place.left is not was or not _same_lists(place.left_items, was_items):
+                place.moves += 1
         for dot, attributes, known in self._known:
             if len(attributes) != len(known) or attributes.keys() != known:
                 for name in [name for name in attributes if name not in known]:
@@ -225,8 +230,12 @@ class ModuleState:
 
     def _own(self, place: _Place) -> bool:
         """Whether the model's own code can have changed it: else somebody else has."""
-        reach = self._find_reach()
-        return reach.changes_items(place.key) if place.now() is place.value else reach.writes(place.key)
+        reach, items = self._find_reach(), place.now() is place.value
+        if reach.says_writes(place.key, items=items):
+            return True
+        # Code that binds by names that it does not say: what was new, or moved again and again, is its own.
+        by_any_name = reach.changes_items(place.key) if items else reach.writes(place.key)
+        return by_any_name and (place.value is _GONE or place.moves > 1)
 
     def _before_write(self, tensors: Sequence[torch.Tensor]) -> list[_Written]:
         owned = [held for tensor in tensors for held in self._by_storage.get(storage_of(tensor), ())]
@@ -283,6 +292,11 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
     if not (a.is_floating_point() or a.is_complex()):
         return False
     return bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def _same_lists(now: Any, then: Any) -> bool:
+    """Of copies of a collection; None: it is as it was."""
+    return now is then if now is None or then is None else _same_items(now, then)
 
 
 def _same_items(now: Any, saved: Any) -> bool:
