@@ -11,7 +11,7 @@ from torch import nn
 from torchpool.call import Call, replace_tensors, tensors, tree
 from torchpool.capture import module_copy
 from torchpool.contract import mode_surely_matters
-from torchpool.contract.probe import Drew, ModuleState, PlainDraws
+from torchpool.contract.probe import Drew, ModuleState, PlainDraws, Stopped
 
 
 def same_in_eval(target: Callable[..., Any], module: nn.Module | None, call: Call) -> bool:
@@ -37,7 +37,7 @@ def same_in_eval(target: Callable[..., Any], module: nn.Module | None, call: Cal
     try:
         found, spec = _watched(state, target, call)
         others, twin_spec = _watched(state, draws.watched(run), call)
-    except (Drew, Exception):  # in eval mode it may raise
+    except (Stopped, Exception):  # in eval mode it may raise
         return False
     finally:
         written = state.written

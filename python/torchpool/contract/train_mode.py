@@ -39,6 +39,14 @@ def mode_surely_matters(module: nn.Module) -> bool:
     return any(_layer_matters(part) for part in module.modules() if getattr(part, "training", False))
 
 
+def statistics(part: nn.Module) -> list[torch.Tensor]:
+    """The buffers in which a layer of torch's that is in train mode counts each call; a training loop may use it, too,
+    so that none may change even for a moment."""
+    if not isinstance(part, _NormBase) or not part.training or not part.track_running_stats:
+        return []
+    return [buffer for buffer in part._buffers.values() if buffer is not None]
+
+
 def _part_matters(part: nn.Module) -> bool:
     if isinstance(part, torch.jit.ScriptModule):
         return _script_matters(part)

@@ -123,3 +123,43 @@ def test_the_mode_is_blamed_where_it_may_be_at_fault(module: nn.Module, code: Re
     contract = probe(lambda leaves: module(*leaves), [[draw(4, 8)]], ["x"], module=module)
     assert contract.mode == "alone"
     assert contract.code is code
+
+
+@pytest.mark.parametrize("caught", [False, True])
+@pytest.mark.parametrize("layer", [lambda: nn.BatchNorm1d(4), lambda: nn.BatchNorm1d(4, momentum=None)])
+def test_a_call_that_is_refused_changes_no_statistics_even_for_a_moment(
+    layer: Callable[[], nn.Module], caught: bool
+) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = layer()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            try:
+                y: torch.Tensor = self.norm(x)
+            except BaseException:
+                if not caught:
+                    raise
+                return x
+            return y
+
+    model = Model().train()
+    before = [buffer._version for buffer in model.buffers()]
+    contract = probe(lambda leaves: model(*leaves), [[draw(4, 4)]], ["x"], module=model)
+    assert contract.refused and "counts each call" in str(contract.reason)
+    assert [buffer._version for buffer in model.buffers()] == before
+
+
+def test_a_layer_that_no_call_runs_refuses_none() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+    model = Model().train()
+    contract = probe(lambda leaves: model(*leaves), [[draw(4, 4)]], ["x"], module=model)
+    assert contract.mode == "merge" and not contract.refused

@@ -15,13 +15,14 @@ from torchpool.contract.probe.reachable import modules_of
 from torchpool.contract.probe.recheck import padding_fails
 from torchpool.contract.probe.state import ModuleState
 from torchpool.contract.probe.values import unshown
-from torchpool.contract.probe.watch import Drew
+from torchpool.contract.probe.watch import Drew, Stopped
 
 __all__ = [
     "Drew",
     "Found",
     "ModuleState",
     "PlainDraws",
+    "Stopped",
     "context_variables",
     "find",
     "modules_of",

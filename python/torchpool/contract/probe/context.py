@@ -20,7 +20,7 @@ from torch import nn
 from torchpool.call.tree import TreeSpec, flatten
 from torchpool.contract.probe.reachable import TooMany, names_of, reachable
 from torchpool.contract.probe.state import ModuleState
-from torchpool.contract.probe.watch import Drew
+from torchpool.contract.probe.watch import Stopped
 
 _READS = ("get", "set", "reset")
 # Built-in functions, and what else finds a variable by a text that no name in the code shows.
@@ -56,7 +56,7 @@ def context_variables(target: Any, module: nn.Module | None, run: Callable[[], A
         seen, result = _seen(run)  # not watched: what watches reads variables of its own
         found = {id(variable): variable for variable in (*seen, *_reachable(target))}
         return tuple(found.values()) if found or _same_without(watched, *result) else None
-    except (_MayReadAny, Drew):  # without them it may draw random numbers
+    except (_MayReadAny, Stopped):  # without them it may draw random numbers
         return None
     finally:
         state.restore()

@@ -16,6 +16,7 @@ from torchpool.call.tree import TreeSpec, flatten
 from torchpool.contract.contract import Check
 from torchpool.contract.probe.generators import Others, put_torch_back, torch_moved, torch_state
 from torchpool.contract.probe.state import ModuleState, storage_of
+from torchpool.contract.probe.watch import Watch
 
 Leaves = list[torch.Tensor]
 
@@ -146,14 +147,14 @@ class Runner:
                 ):
                     result = self._run(list(inputs))
             except BaseException:
-                if watch is not None and watch.drew is not None:
-                    raise self._random(f"{watch.drew} was about to run") from None
+                if watch is not None and (stopped := self._stopped(watch)) is not None:
+                    raise stopped from None
                 raise
             finally:
                 self._state.note_run()
             seconds, used = time.perf_counter() - start, time.thread_time() - used
-            if watch is not None and watch.drew is not None:  # the model caught what should have ended it
-                raise self._random(f"{watch.drew} was about to run")
+            if watch is not None and (stopped := self._stopped(watch)) is not None:  # the model caught what ended it
+                raise stopped
             if self.runs == 1:
                 self._state.keep_set_up()
             self._choose_threads(seconds, used)
@@ -185,9 +186,15 @@ class Runner:
                 return outcome
         return self(leaves)
 
-    def _random(self, what: str) -> Unsafe:
-        # Stopped before it drew: a number that is drawn is gone for all threads, since they share the generator.
-        return Unsafe("random numbers", f"model draws random numbers ({what} in run {self.runs})", serial=True)
+    def _stopped(self, watch: Watch) -> Unsafe | None:
+        """Why the watch has ended the run, before anything was drawn or counted: a number that is drawn is gone for all
+        threads, since they share the generator, and a training loop may use the module, too."""
+        if watch.drew is not None:
+            what = f"model draws random numbers ({watch.drew} was about to run in run {self.runs})"
+            return Unsafe("random numbers", what, serial=True)
+        if watch.counts is not None:
+            return Unsafe("state unchanged", f"model is stateful: {watch.counts} counts each call", serial=True)
+        return None
 
     def _check_inputs(self, before: Leaves, after: Leaves, versions: list[int]) -> None:
         for name, old, new, version in zip(self.names, before, after, versions, strict=True):

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from torchpool.contract.probe.parts import is_dense, same_parts
-from torchpool.contract.probe.watch import Watch
+from torchpool.contract.probe.watch import Counts, Watch
 from torchpool.contract.reach import Reach
-from torchpool.contract.train_mode import mode_matters
+from torchpool.contract.train_mode import mode_matters, statistics
 
 _BASE_ATTRIBUTES = frozenset(vars(nn.Module()))
 _MAX_ITEMS = 10_000  # a longer list or dict is not copied
@@ -83,6 +83,7 @@ class ModuleState:
         self.mode_matters = module is not None and mode_matters(module)
         self._find_reach = reach or (lambda: Reach(module, module))
         self._tensors: list[tuple[str, torch.Tensor]] = []
+        self._statistics: set[int] = set()
         self._by_storage: dict[int, list[tuple[str, torch.Tensor]]] = {}
         self._written: dict[int, _Written] = {}
         self._places: list[_Place] = []
@@ -97,6 +98,7 @@ class ModuleState:
         self._tensors = [(label, tensor) for label, tensor in self._tensors if not nn.parameter.is_lazy(tensor)]
         if not isinstance(module, torch.jit.ScriptModule):
             self._parts = list(module.named_modules())
+        self._statistics = {id(buffer) for part in module.modules() for buffer in statistics(part)}
         self._hooks = self._count_hooks()
         self._keep_places()
         for label, tensor in self._tensors:
@@ -240,6 +242,8 @@ class ModuleState:
     def _before_write(self, tensors: Sequence[torch.Tensor]) -> list[_Written]:
         owned = [held for tensor in tensors for held in self._by_storage.get(storage_of(tensor), ())]
         for label, tensor in owned:
+            if id(tensor) in self._statistics:
+                raise Counts(label)
             known = self._written.get(id(tensor))
             if known is None or not _same(tensor, known.after):  # what others have written since is not the probe's
                 values = tensor.detach().clone()

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchpool.call.tree import TreeSpec, flatten
 from torchpool.contract.probe.state import ModuleState
-from torchpool.contract.probe.watch import Drew
+from torchpool.contract.probe.watch import Stopped
 
 # Methods that read a tensor's memory without an operator.
 _BYPASSES = frozenset(
@@ -81,7 +81,7 @@ def _decides(module: nn.Module | None, spec: TreeSpec, run: Callable[[], Any], a
         try:
             with state.watched_run(), reads.watched():
                 other = flatten(run())[1]
-        except Drew:
+        except Stopped:
             return reads.last(way) or where
         except Exception:  # a check of the inputs: no result at all
             pass

@@ -25,8 +25,16 @@ _UNSAID = {
 }
 
 
-class Drew(BaseException):
-    """The model is about to draw a random number. Not an Exception: models catch these."""
+class Stopped(BaseException):
+    """The model is about to do what no run may do. Not an Exception: models catch these."""
+
+
+class Drew(Stopped):
+    """It is about to draw a random number."""
+
+
+class Counts(Stopped):
+    """It is about to count a call among those that it was trained on."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,8 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._before, self._after = before_write, after_write
         self.drew: str | None = None
         """The operator that was about to draw."""
+        self.counts: str | None = None
+        """The statistics that were about to change."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -120,7 +130,11 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if traits.draws and traits.draws_with(args, kwargs):
             self.drew = str(func)
             raise Drew(self.drew)
-        written = self._before([t for name in traits.written for t in _tensors(traits.value(name, args, kwargs))])
+        try:
+            written = self._before([t for name in traits.written for t in _tensors(traits.value(name, args, kwargs))])
+        except Counts as counts:
+            self.counts = str(counts)
+            raise
         result = func(*args, **kwargs)
         if written:
             self._after(written)
