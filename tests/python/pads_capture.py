@@ -61,10 +61,15 @@ def padded_of(exported: Exported, values: Sequence[float | None]) -> list[Padded
         sizes = Sizes(first, dict.fromkeys(others, first))
         outputs = [(node, cut(node, sizes)) for node in exported.outputs]
         constants = {node: tensor for node, tensor in exported.held.items() if "lifted_tensor" in node.name}
-        verdict, proof = prove_padding(exported.graph, inputs, outputs, constants)
+        verdict, proof = prove_padding(exported.graph, inputs, outputs, constants, tables_of(exported))
         assert proof is not None, verdict
         found.append(PaddedLength(exported, inputs, verdict, proof))
     return found
+
+
+def tables_of(exported: Exported) -> dict[Node, Tensor]:
+    """Buffers and constants, by what export names them."""
+    return {node: tensor for node, tensor in exported.held.items() if not node.name.startswith("p_")}
 
 
 def cut(node: Node, sizes: Sizes) -> PaddedOutput:
@@ -89,10 +94,11 @@ class Audit:
     ran: list[tuple[str, int]] = field(default_factory=list)
     """Kinds of rows and lengths that the graph takes."""
 
-    def run(self, kind: str, lengths: Sequence[int] = (6, 2, 1)) -> None:
-        """Checks all claims on calls of these lengths. What the graph does not take is no call for it."""
+    def run(self, kind: str, lengths: Sequence[int] = (6, 2, 1), rows: int = 4) -> None:
+        """Checks all claims on calls of these lengths and so many rows, of which nothing is masked in the first. What
+        the graph does not take is no call for it."""
         exported, inputs = self.padded.exported, self.padded.inputs
-        whole = merge(exported, odd_rows(exported, kind))
+        whole = merge(exported, odd_rows(exported, kind, rows))
         for length in lengths:
             short = [_narrowed(leaf, inputs[node], length) for leaf, node in zip(whole, exported.given, strict=True)]
             long = [_grown(leaf, inputs[node]) for leaf, node in zip(short, exported.given, strict=True)]

@@ -66,6 +66,8 @@ class Model(nn.Module):
         self.both = nn.GRU(8, 8, batch_first=True, bidirectional=True)
         self.bn = nn.BatchNorm1d(8)
         self.register_buffer("table", torch.linspace(-1, 1, 64 * 8).view(64, 8))
+        apart = torch.arange(64)[:, None] - torch.arange(64)[None, :]
+        self.register_buffer("window", torch.where((apart >= 0) & (apart < 2), 0.0, INFINITE))
 
     def forward(self, x: Tensor, mask: Tensor, ids: Tensor) -> tuple[Tensor, ...]:
         return tuple(function(self, x, mask, ids) for function in self.functions)
@@ -94,6 +96,15 @@ def hidden(mask: Tensor) -> Tensor:
 
 def _later(x: Tensor) -> Tensor:
     return places(x)[:, None] < places(x)[None, :]
+
+
+def _windows(own: Model, x: Tensor, mask: Tensor, ids: Tensor) -> Tensor:
+    """A padded place sees padded ones only, which are masked: NaN there, which the second layer sees."""
+    window = own.window[: x.shape[1], : x.shape[1]]
+    for _ in range(2):
+        hidden_keys = torch.where(hidden(mask), INFINITE, 0.0)
+        x = own.norm(x + _attend(own, x, own.scores(x) + window + hidden_keys))
+    return x
 
 
 def _twice(own: Model, x: Tensor, masked: Tensor) -> Tensor:
@@ -204,6 +215,27 @@ sometimes(
     lambda own, x, mask, ids: _attend(own, x, own.scores(x) + (1 - mask).unsqueeze(1) * LEAST),
 )
 sometimes("softmax", "-1e9", lambda own, x, mask, ids: _attend(own, x, own.scores(x).masked_fill(hidden(mask), -1e9)))
+
+leak("softmax", "a table of windows, twice", _windows)
+safe(
+    "softmax",
+    "a table of windows",
+    lambda own, x, mask, ids: _attend(
+        own, x, own.scores(x) + own.window[: x.shape[1], : x.shape[1]] + torch.where(hidden(mask), INFINITE, 0.0)
+    ),
+)
+sometimes(
+    "softmax",
+    "scaled once it is masked",
+    lambda own, x, mask, ids: _attend(own, x, (own.scores(x) + (1 - mask).unsqueeze(1) * LEAST) / 8.0),
+)
+leak(
+    "softmax",
+    "a mask that is taken back",
+    lambda own, x, mask, ids: _attend(
+        own, x, own.scores(x) + (1 - mask).unsqueeze(1) * -1e9 + (1 - mask).unsqueeze(1) * 1e9
+    ),
+)
 
 # --- attention --------------------------------------------------------------------------------------------------------
 

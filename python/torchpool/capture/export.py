@@ -251,7 +251,7 @@ def graph_of(source: Source, program: ExportedProgram, *, free: bool) -> Graph:
     checks, frozen = capture_shapes.read_checks(inputs, source.contract, free=free)
     if rows.verdict.kind == "proven" and source.contract.call_rows is None:
         results = user_outputs(flat, signature.output_specs)
-        padding = prove_pads(flat, given, results, source.contract, checks, _constants(source, program, given, flat))
+        padding = prove_pads(flat, given, results, source.contract, checks, *_held(source, program, flat))
         rows = dataclasses.replace(rows, padding=padding)
     _keep_user_outputs(flat, signature.output_specs)
     graph_edit.simplify(flat)
@@ -277,18 +277,23 @@ def user_outputs(flat: torch.fx.Graph, specs: Sequence[Any]) -> list[Any]:
     return [value for value, spec in zip(values, specs, strict=True) if spec.kind == OutputKind.USER_OUTPUT]
 
 
-def _constants(
-    source: Source, program: ExportedProgram, given: Sequence[torch.fx.Node], flat: torch.fx.Graph
-) -> dict[torch.fx.Node, torch.Tensor]:
-    """Tensors that were made while the module ran, so that nobody can change them."""
-    held = {
-        spec.arg.name: program.constants.get(str(spec.target))
-        for spec in program.graph_signature.input_specs
-        if spec.kind == InputKind.CONSTANT_TENSOR
-        and module_copy.find(source.module, str(spec.target).removeprefix("module.")) is None
-    }
-    nodes = [node for node in flat.nodes if node.op == "placeholder" and node not in given]
-    return {node: tensor for node in nodes if isinstance(tensor := held.get(node.name), torch.Tensor)}
+def _held(
+    source: Source, program: ExportedProgram, flat: torch.fx.Graph
+) -> tuple[dict[torch.fx.Node, torch.Tensor], dict[torch.fx.Node, torch.Tensor]]:
+    """Tensors that were made while the module ran, so that nobody can change them; and those with buffers."""
+    placeholders = {node.name: node for node in flat.nodes if node.op == "placeholder"}
+    constants, tables = {}, {}
+    for spec in program.graph_signature.input_specs:
+        if spec.kind not in (InputKind.CONSTANT_TENSOR, InputKind.BUFFER):
+            continue
+        node, path = placeholders[spec.arg.name], str(spec.target).removeprefix("module.")
+        own = module_copy.find(source.module, path)
+        tensor = program.constants.get(str(spec.target)) if own is None else own
+        if isinstance(tensor, torch.Tensor):
+            tables[node] = tensor
+            if own is None and spec.kind == InputKind.CONSTANT_TENSOR:
+                constants[node] = tensor
+    return constants, tables
 
 
 def _keep_user_outputs(flat: torch.fx.Graph, specs: Sequence[Any]) -> None:

@@ -10,7 +10,7 @@ from torch.fx import Graph, Node
 
 from torchpool.capture import shapes as capture_shapes
 from torchpool.contract import Contract, PaddingVerdict, ShapeCheck, ShapeEqual, brief
-from torchpool.contract.pads.verdict import PaddedInput, PaddedOutput, prove_padding
+from torchpool.contract.pads.verdict import PaddedInput, PaddedOutput, PadVerdict, prove_padding
 
 log = logging.getLogger("torchpool")
 
@@ -22,44 +22,41 @@ def prove_pads(
     contract: Contract,
     checks: Sequence[ShapeCheck | ShapeEqual],
     constants: Mapping[Node, torch.Tensor],
+    tables: Mapping[Node, torch.Tensor],
 ) -> tuple[PaddingVerdict, ...]:
     """What is proven of each padded length of a graph whose rows are proven independent.
 
     given, results: the nodes of the call's tensors and of what it gives. checks: the sizes that the graph is for.
-    constants: of placeholders, the tensors that nobody can change.
+    constants, tables: of placeholders, the tensors that nobody can change, and buffers.
     """
-    return tuple(
-        _prove(symbol, flat, given, results, contract, checks, constants) for symbol in sorted(contract.padded)
-    )
+    found = []
+    for symbol in sorted(contract.padded):
+        dims = [_dims(symbol, capture_shapes.sizes_of(spec)) for spec in contract.inputs]
+        least = [check.low for check in checks if isinstance(check, ShapeCheck) and check.dim in dims[check.input]]
+        if max(least, default=0) > 2:
+            why = f"the graph is for lengths from {max(least)} on, and shorter calls are padded to these"
+            found.append(numbers(symbol, why))
+            continue
+        inputs = {
+            node: PaddedInput(own, spec.pad if own else None)
+            for node, own, spec in zip(given, dims, contract.inputs, strict=True)
+        }
+        outputs = [
+            (node, PaddedOutput({trim.dim: (trim.scale, trim.offset) for trim in spec.trims if trim.symbol == symbol}))
+            for node, spec in zip(results, contract.outputs, strict=True)
+        ]
+        try:
+            verdict, _ = prove_padding(flat, inputs, outputs, constants, tables)
+        except Exception as error:
+            # A graph may have sizes that no rule knows: it is served all the same, as numbers have shown it right.
+            log.debug("the proof of padding fails", exc_info=True)
+            found.append(numbers(symbol, f"the proof fails: {brief(error)}"))
+        else:
+            found.append(_in_words(symbol, verdict))
+    return tuple(found)
 
 
-def _prove(
-    symbol: str,
-    flat: Graph,
-    given: Sequence[Node],
-    results: Sequence[Node],
-    contract: Contract,
-    checks: Sequence[ShapeCheck | ShapeEqual],
-    constants: Mapping[Node, torch.Tensor],
-) -> PaddingVerdict:
-    dims = [_dims(symbol, capture_shapes.sizes_of(spec)) for spec in contract.inputs]
-    least = [check.low for check in checks if isinstance(check, ShapeCheck) and check.dim in dims[check.input]]
-    if max(least, default=0) > 2:
-        return numbers(symbol, f"the graph is for lengths from {max(least)} on, and shorter calls are padded to these")
-    inputs = {
-        node: PaddedInput(own, spec.pad if own else None)
-        for node, own, spec in zip(given, dims, contract.inputs, strict=True)
-    }
-    outputs = [
-        (node, PaddedOutput({trim.dim: (trim.scale, trim.offset) for trim in spec.trims if trim.symbol == symbol}))
-        for node, spec in zip(results, contract.outputs, strict=True)
-    ]
-    try:
-        verdict, _ = prove_padding(flat, inputs, outputs, constants)
-    except Exception as error:
-        # A graph may have sizes that no rule knows: it is served all the same, as numbers have shown it right.
-        log.debug("the proof of padding fails", exc_info=True)
-        return numbers(symbol, f"the proof fails: {brief(error)}")
+def _in_words(symbol: str, verdict: PadVerdict) -> PaddingVerdict:
     if verdict.kind == "proven":
         return PaddingVerdict(symbol, "proven", f"padding of {symbol} proven")
     where = f", {verdict.source}" if verdict.source else f" ({verdict.op})" if verdict.op else ""

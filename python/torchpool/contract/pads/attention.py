@@ -19,7 +19,7 @@ _UNMASKED = f"{_WEIGHT}: no mask makes their scores -inf"
 def require_unmasked(op: Op, value: float) -> None:
     """What is masked by a finite number gets its share where all places are masked."""
     op.conditions.append((
-        f"{op.name} masks with {value:.4g}, not -inf: only where each row has a place that is not masked, and scores "
+        f"{op.name} masks with {value:.4g}, not -inf: only where no row of scores is masked all over, and these "
         "are of ordinary size",
         op.node,
     ))  # fmt: skip

@@ -103,7 +103,7 @@ def _product(op: Op, dim: int, rank: int) -> Fill | None:
         found = _there(op, one, dim, rank)
         if found is not None and not found.about and found.value == 0 and _is_finite(op, other):
             return Fill(_typed(op, 0), unless_nan=found.unless_nan)
-    return None
+    return _scaled(op, dim, rank)
 
 
 def _sum(op: Op, dim: int, rank: int) -> Fill | None:
@@ -111,16 +111,28 @@ def _sum(op: Op, dim: int, rank: int) -> Fill | None:
     if op.get("alpha", 1) != 1:
         return None
     for one, other in (("self", "other"), ("other", "self")):
-        if (op.name == "sub" and one == "other") or not _is_finite(op, other):
+        if op.name == "sub" and one == "other":
             continue
-        found = _there(op, one, dim, rank)
+        found, beside = _there(op, one, dim, rank), _there(op, other, dim, rank)
         if found is None or found.unless_nan:
             continue
-        if found.value == -math.inf:
+        if found.value == -math.inf and (_is_finite(op, other) or op.operand(other).kept.odd == "low"):
             return Fill(found.value)
-        if low_enough(found.value, op.result.dtype):
-            return Fill(found.value, about=True)
+        if not _is_finite(op, other):
+            continue
+        both = 0 if beside is None else beside.value if op.name == "add" else -beside.value
+        if low_enough(found.value, op.result.dtype) and low_enough(found.value + both, op.result.dtype):
+            return Fill(max(found.value + both, torch.finfo(op.result.dtype).min), about=True)
     return None
+
+
+def _scaled(op: Op, dim: int, rank: int) -> Fill | None:
+    """A very low number times a positive one."""
+    found, by = _there(op, "self", dim, rank), op.get("other")
+    if found is None or not found.about or not isinstance(by, int | float) or by <= 0 or op.has("rounding_mode"):
+        return None
+    value = found.value / by if op.name == "div" else found.value * by
+    return Fill(value, about=True) if math.isfinite(value) and low_enough(value, op.result.dtype) else None
 
 
 def _typed(op: Op, value: Number) -> Number:
@@ -170,6 +182,7 @@ def _copied(op: Op, dim: int, rank: int) -> Fill | None:
 _BY_NAME = {
     **dict.fromkeys(("mul", "multiply"), _product),
     **dict.fromkeys(("add", "sub"), _sum),
+    "div": _scaled,
     **dict.fromkeys(("__and__", "logical_and", "bitwise_and", "__iand__"), _all),
     **dict.fromkeys(("__or__", "logical_or", "bitwise_or", "__ior__"), _any),
     **dict.fromkeys(("to", "type_as", "_to_copy", "clone", "contiguous", "detach", "alias"), _copied),

@@ -15,7 +15,9 @@ def embedding(op: Op) -> Claim:
     """From a table that does not vary."""
     if op.operand("weight").kept.pads:
         loses("the table of an embedding runs along the length")
-    return op.operand("indices").kept.bare(odd=op.operand("weight").kept.odd, holes=frozenset())
+    held = op.operand("indices").kept
+    odd = op.operand("weight").kept.odd
+    return held.bare(odd=odd, holes=frozenset(pad.dim for pad in held.pads) if odd != "finite" else frozenset())
 
 
 @rule("bucketize isin")

@@ -19,7 +19,8 @@ _ALWAYS = KEEPS | frozenset({
     "sigmoid", "tanh", "relu", "relu6", "gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "hardtanh",
     "hardswish", "hardsigmoid", "softplus", "log_sigmoid", "softsign", "tanhshrink", "hardshrink", "softshrink",
     "threshold", "sin", "cos", "atan", "arctan", "erf", "erfc", "floor", "ceil", "round", "trunc", "fix", "sign",
-    "sgn", "clamp", "clamp_min", "clamp_max", "clip", "maximum", "minimum", "fmax", "fmin", "where", "masked_fill",
+    "sgn", "clamp", "clamp_min", "clamp_max", "clip", "max", "maximum", "min", "minimum", "fmax", "fmin", "where",
+    "masked_fill",
     "square", "addcmul", "lerp", "nan_to_num", "fill", "zero", "eq", "ne", "lt", "le", "gt", "ge", "less",
     "less_equal", "greater", "greater_equal", "not_equal", "logical_and", "logical_or", "logical_not", "logical_xor",
     "bitwise_and", "bitwise_or", "bitwise_not", "bitwise_xor", "__and__", "__or__", "__xor__", "isnan", "isinf",
@@ -86,7 +87,7 @@ def bound_of(op: Op) -> Number | None:
     if op.name in ("clamp", "clamp_min", "clip"):
         bound = op.get("min")
         return bound if isinstance(bound, int | float) else least_of(op.operand("self"))
-    if op.name in ("mul", "multiply", "add", "maximum", "where", "div"):
+    if op.name in ("mul", "multiply", "add", "max", "maximum", "min", "where", "div"):
         return _of_two(op)
     return None
 

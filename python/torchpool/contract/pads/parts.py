@@ -91,7 +91,8 @@ def _first(op: Op, of: Operand, pad: Pad, start: int, size: Any) -> Claim:
 
 def _more_pads(held: Kept, pad: Pad) -> Kept:
     pads = sorted((*held.pads, pad.holding(None if held.value is None else Fill(held.value))), key=lambda p: p.dim)
-    return dataclasses.replace(held, pads=tuple(pads))
+    holes = held.holes if held.odd == "finite" else held.holes | {pad.dim}
+    return dataclasses.replace(held, pads=tuple(pads), holes=holes)
 
 
 @rule("split split_with_sizes chunk tensor_split unsafe_split unsafe_split_with_sizes unsafe_chunk")

@@ -7,6 +7,7 @@ claim must agree with the shape that export found: the second lock, which a rule
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import operator
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 from torchpool.contract.pads import all_rules  # noqa: F401  # its modules enter their rules
-from torchpool.contract.pads.domain import SAME, Claim, Claims, Kept, Length, Loses, Lost
+from torchpool.contract.pads.domain import SAME, Claim, Claims, Kept, Length, Loses, Lost, either
 from torchpool.contract.pads.op import Op, Sizes
 from torchpool.contract.pads.pointwise import pointwise
 from torchpool.contract.pads.registry import Entry, find
@@ -128,7 +129,7 @@ class PadProof:
                 self.claims[written[0]] = found
         elif written:
             self._spoil(node, written)
-        return found  # claims
+        return found
 
     def _spoil(self, node: Node, written: list[Node]) -> None:
         """What shares memory with what is written is not followed."""
@@ -154,7 +155,7 @@ class PadProof:
             return op.each(lost)
         counts = any(isinstance(claim, Length) for claim in given)
         if not counts and not any(claim.pads for claim in given) and not self._has_length(node):
-            return entry.function(op) if entry is not None and entry.facts else op.each(SAME)
+            return entry.function(op) if entry is not None and entry.facts else op.each(_same(entry, given))
         if entry is None:
             raise Loses(f"no rule for {target}")
         if counts and not entry.sizes:
@@ -174,6 +175,13 @@ class PadProof:
         if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
             return Length() if self.sizes.hold(value) else SAME
         return SAME
+
+
+def _same(entry: Entry | None, given: list[Kept]) -> Kept:
+    """Of what is given the same in both runs: a view of it has -inf and NaN where it has."""
+    odd = functools.reduce(either, (claim.odd for claim in given), SAME.odd)
+    moves = entry is not None and entry.function.__module__.endswith((".reshaping", ".parts"))
+    return SAME if odd == "finite" else Kept(odd=odd if moves else "any")
 
 
 def _at(node: Node, claim: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch.fx import Graph, Node
 
-from torchpool.contract.pads.domain import Fill, Kept, Lost, Number, Pad
+from torchpool.contract.pads.domain import Fill, Kept, Lost, Number, Odd, Pad
 from torchpool.contract.pads.op import Sizes
 from torchpool.contract.pads.proof import PadProof
 from torchpool.contract.rows.sizes import size_of
@@ -52,10 +52,12 @@ def prove_padding(
     inputs: Mapping[Node, PaddedInput],
     outputs: Sequence[tuple[Node, PaddedOutput]],
     constants: Mapping[Node, torch.Tensor] | None = None,
+    tables: Mapping[Node, torch.Tensor] | None = None,
 ) -> tuple[PadVerdict, PadProof | None]:
     """The verdict over one length of an exported graph whose rows are proven independent, and the claims of all nodes.
 
-    `outputs`: what the user gets. `constants`: of placeholders that nobody can change.
+    `outputs`: what the user gets. `constants`: of placeholders that nobody can change. `tables`: of buffers and
+    constants; those that hold -inf, or what is no number, are masks.
     """
     symbols = {size_of(node.meta["val"].shape[dim]): node for node, given in inputs.items() for dim in given.dims}
     if not symbols:
@@ -69,6 +71,8 @@ def prove_padding(
     for node, tensor in (constants or {}).items():
         if tensor.numel() == 1 and not tensor.is_complex():
             claims[node] = Kept(value=tensor.item())
+    for node, tensor in (tables or {}).items():
+        claims.setdefault(node, Kept(odd=_odd_of(tensor)))
     proof = PadProof(graph, claims, sizes).run()
     for node, kept in outputs:
         lost = _problem(proof.claims[node], kept)
@@ -76,10 +80,18 @@ def prove_padding(
             at = lost.node or node
             op = str(at.target) if at.op == "call_function" else None
             return PadVerdict("lost", lost.why, op, source_of(at)), proof
-    for text, node in proof.conditions:
-        if _reaches(node, [node for node, _ in outputs]):
-            return PadVerdict("conditional", text, str(node.target), source_of(node)), proof
+    needed = [(text, node) for text, node in proof.conditions if _reaches(node, [result for result, _ in outputs])]
+    if needed:
+        _, first = needed[0]
+        texts = "; ".join(dict.fromkeys(text for text, _ in needed))
+        return PadVerdict("conditional", texts, str(first.target), source_of(first)), proof
     return PadVerdict("proven", None), proof
+
+
+def _odd_of(tensor: torch.Tensor) -> Odd:
+    if not tensor.is_floating_point() or bool(tensor.isfinite().all()):
+        return "finite"
+    return "low" if bool((tensor.isfinite() | tensor.isneginf()).all()) else "any"
 
 
 def _given(node: Node, given: PaddedInput) -> Kept:

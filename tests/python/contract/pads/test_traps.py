@@ -9,7 +9,7 @@ import pads_traps_places  # noqa: F401  # enters its cases
 import pytest
 import torch
 from pads_capture import KINDS as ROWS
-from pads_capture import Audit, PaddedLength, cut, padded_of
+from pads_capture import Audit, PaddedLength, cut, padded_of, tables_of
 from pads_traps import CASES, PADS, Case, Model
 from rows_audit import close
 from rows_capture import Exported, export
@@ -71,7 +71,7 @@ def test_none_is_proven_that_leaks(kind: str) -> None:
     said, wrong = [], []
     for index, (case, node) in enumerate(zip(cases_of(kind), graph.outputs, strict=True)):
         cuts = cut(node, length.proof.sizes)
-        verdict, _ = prove_padding(graph.graph, length.inputs, [(node, cuts)])
+        verdict, _ = prove_padding(graph.graph, length.inputs, [(node, cuts)], None, tables_of(graph))
         if verdict.kind != case.expect:
             said.append(f"{case.name}: {verdict.kind}, {verdict.reason}")
         if differs(model, index, cuts) is not (case.expect == "lost"):

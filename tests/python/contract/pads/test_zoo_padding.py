@@ -51,14 +51,13 @@ def test_the_claims_of_the_zoo(entry: Entry) -> None:
     for padded in lengths:
         assert padded.verdict.kind == expected, padded.verdict
         audit = Audit(padded)
-        conditional = bool(padded.proof.conditions)
+        rows = 1 if padded.proof.conditions else 4  # of one that is masked all over nothing is claimed
         for kind in KINDS:
-            if kind != "masked" or not conditional:  # where all is masked nothing is claimed of it
-                audit.run(kind)
+            audit.run(kind, rows=rows)
         assert audit.wrong == []
         assert ("random", 6) in audit.ran
         assert audit.checked > 10
 
 
 def test_what_is_not_proven_is_in_the_zoo() -> None:
-    assert CONDITIONAL | BY_NUMBERS | NO_GRAPH <= {entry.name for entry in MODELS}
+    assert {entry.name for entry in MODELS} >= CONDITIONAL | BY_NUMBERS | NO_GRAPH
