@@ -249,9 +249,11 @@ def graph_of(source: Source, program: ExportedProgram, *, free: bool) -> Graph:
     inputs = [node.meta["val"] for node in given]
     rows = prove_rows(flat, given, source.contract, signature.output_specs)
     checks, frozen = capture_shapes.read_checks(inputs, source.contract, free=free)
+    starts_at_two = capture_shapes.starts_at_two(inputs, checks)
     if rows.verdict.kind == "proven" and source.contract.call_rows is None:
+        shortest = from_one(checks) if starts_at_two else checks
         results = user_outputs(flat, signature.output_specs)
-        padding = prove_pads(flat, given, results, source.contract, checks, *_held(source, program, flat))
+        padding = prove_pads(flat, given, results, source.contract, shortest, *_held(source, program, flat))
         rows = dataclasses.replace(rows, padding=padding)
     _keep_user_outputs(flat, signature.output_specs)
     graph_edit.simplify(flat)
@@ -266,7 +268,6 @@ def graph_of(source: Source, program: ExportedProgram, *, free: bool) -> Graph:
     module = torch.fx.GraphModule(nn.Module(), flat)
     graph_edit.protect_inputs(module)
     module.recompile()
-    starts_at_two = capture_shapes.starts_at_two(inputs, checks)
     return Graph(module, list(weights.values()), checks, tuple(frozen), starts_at_two, rows, program, free)
 
 

@@ -33,7 +33,7 @@ def prove_pads(
     for symbol in sorted(contract.padded):
         dims = [_dims(symbol, capture_shapes.sizes_of(spec)) for spec in contract.inputs]
         least = [check.low for check in checks if isinstance(check, ShapeCheck) and check.dim in dims[check.input]]
-        if max(least, default=0) > 2:
+        if max(least, default=0) > 1:
             why = f"the graph is for lengths from {max(least)} on, and shorter calls are padded to these"
             found.append(numbers(symbol, why))
             continue

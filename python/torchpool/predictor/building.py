@@ -25,7 +25,7 @@ from torchpool.capture import (
     compare_calls,
     refuse_hooks,
 )
-from torchpool.contract import Contract, Leaves, OutputSpec, from_one, samples_for_proof, with_rows
+from torchpool.contract import Contract, Leaves, OutputSpec, PaddingVerdict, from_one, samples_for_proof, with_rows
 from torchpool.contract.probe import variables_read
 
 _TIMED_CALLS = 8  # of a lifted graph's batch, to see whether it is faster than the calls alone
@@ -143,6 +143,8 @@ def build(
         if wrong is None:
             if programs.rows.call_rows is not None:
                 _refuse_slower(backend, eager, kind.samples[0], contract)
+            if programs.starts_at_two and not widen:
+                contract = dataclasses.replace(contract, padding=tuple(map(_not_from_one, contract.padding)))
             return Built(backend, backend.run, contract, source.spec, programs.specialised, difference)
     raise CaptureError(f"the captured graph is not equal to the module: {wrong}", programs.rows.verdict)
 
@@ -209,6 +211,12 @@ def proven_contract(candidate: Contract, rows: ProvenRows, contradicted: str | N
         code=code,
         padding=rows.padding,
     )
+
+
+def _not_from_one(verdict: PaddingVerdict) -> PaddingVerdict:
+    """Of a graph that is right for lengths from 2 on only: calls of length 1 are padded to these."""
+    text = f"padding of {verdict.symbol} by numbers: the graph is not equal to the module at length 1"
+    return PaddingVerdict(verdict.symbol, "numbers", text)
 
 
 def _folds(spec: OutputSpec) -> bool:
