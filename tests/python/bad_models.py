@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from support import HANG, assert_close, eager
+from support import HANG, MARK, GateModule, assert_close, build, eager, row
 from torch import nn
 
 import torchpool
@@ -117,20 +116,15 @@ class Noted(nn.Module):
 def busy(runtime: torchpool.Runtime) -> Iterator[None]:
     """Holds the one worker of a runtime's interpreter lane, so that what is submitted meanwhile waits together."""
     assert runtime.workers == 1
-    entered, leave = threading.Event(), threading.Event()
-
-    def block(x: torch.Tensor) -> torch.Tensor:
-        entered.set()
-        assert leave.wait(HANG), "nobody let the worker go"
-        return x
-
-    blocker = torchpool.wrap(block, runtime=runtime)  # kept: one that is dropped waits for what runs
-    future = blocker.submit(torch.zeros(1))
-    assert entered.wait(HANG), "the worker never came"
+    blocker = build(GateModule)  # a batch: a call that runs alone would leave the worker while it waits
+    assert isinstance(blocker, GateModule)
+    predict = torchpool.wrap(blocker, example=row(), backend="python", prove="trust", runtime=runtime)
+    future = predict.submit(row(MARK))
+    blocker.gate.wait_entered()
     try:
         yield
     finally:
-        leave.set()
+        blocker.gate.open()
     future.result(HANG)
 
 

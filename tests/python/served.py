@@ -46,6 +46,9 @@ def of_any_length() -> Contract:
 class Told:
     """A learner that knows already, and keeps what it is told."""
 
+    learns_by_runs = answers_unlearned = True
+    looks_for_state = False
+
     def __init__(self, model: Model, known: Contract, merging: str) -> None:
         self._model, self._known, self._merging = model, known, merging
         self._spec = tree.flatten(model(row(0)))[1]
@@ -75,6 +78,9 @@ class Told:
 
     def own(self, result: Any) -> Any:
         return result
+
+    def again_in(self, kind_id: int) -> float | None:
+        return None
 
     def context_variables(self, kind_id: int) -> None:
         return None

@@ -28,4 +28,14 @@ py::tuple copy_arguments(const py::tuple& args, const py::dict& kwargs) {
   return py::make_tuple(new_args, new_kwargs);
 }
 
+std::vector<at::Tensor> tensors_among(const py::tuple& args, const py::dict& kwargs) {
+  std::vector<at::Tensor> tensors;
+  const auto take = [&tensors](const py::handle& value) {
+    if (THPVariable_CheckExact(value.ptr())) tensors.push_back(THPVariable_Unpack(value.ptr()));
+  };
+  for (const py::handle value : args) take(value);
+  for (const auto& [name, value] : kwargs) take(value);
+  return tensors;
+}
+
 }  // namespace torchpool

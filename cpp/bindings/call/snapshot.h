@@ -16,5 +16,7 @@ at::Tensor copy_of(const at::Tensor& tensor);
 // (args, kwargs) of a call that cannot be taken apart, with those tensors copied that stand among the arguments
 // themselves: one inside another object is the caller's to leave alone. Requires the interpreter's lock.
 py::tuple copy_arguments(const py::tuple& args, const py::dict& kwargs);
+// The tensors that copy_arguments() looks at. Requires the interpreter's lock.
+std::vector<at::Tensor> tensors_among(const py::tuple& args, const py::dict& kwargs);
 
 }  // namespace torchpool

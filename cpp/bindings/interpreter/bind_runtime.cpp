@@ -1,5 +1,7 @@
 #include "bindings/interpreter/bound_runtime.h"
 
+#include <algorithm>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -19,6 +21,10 @@ BoundRuntime::BoundRuntime(int workers, py::object notify_futures, py::object no
   options.interpreter.gate = &GilGate::shared();
   options.interpreter.stop = [](int /*worker*/) { GilGate::stop_thread(); };
   core_ = std::make_unique<Runtime>(std::move(options));
+  // As many as the standard library's executors have.
+  constexpr int kMost = 32;
+  constexpr int kMore = 4;
+  call_threads_ = std::make_shared<CallThreads>(std::min(kMost, usable_cores(read_topology()) + kMore));
 }
 
 namespace {
@@ -26,10 +32,12 @@ namespace {
 // What is left of a runtime that was destroyed on a thread of its own.
 struct Remains {
   std::unique_ptr<Runtime> core;
+  std::shared_ptr<CallThreads> calls;
   std::shared_ptr<Resolver> futures;
   std::shared_ptr<Resolver> loops;
   void close() const {
     core->close();
+    calls->close();
     futures->close();
     loops->close();
   }
@@ -49,11 +57,11 @@ Reaped& reaped() {
 }  // namespace
 
 BoundRuntime::~BoundRuntime() {
-  if (!Runtime::on_worker_thread() && !Resolver::on_resolver_thread()) {
+  if (!Runtime::on_worker_thread() && !Resolver::on_resolver_thread() && !CallThreads::on_call_thread()) {
     close();
     return;
   }
-  const auto remains = std::make_shared<Remains>(Remains{std::move(core_), futures_, loops_});
+  const auto remains = std::make_shared<Remains>(Remains{std::move(core_), call_threads_, futures_, loops_});
   Reaped& all = reaped();
   const MutexLock lock(all.mutex);
   try {
@@ -64,7 +72,8 @@ BoundRuntime::~BoundRuntime() {
 }
 
 bool must_run_inline() {
-  return Runtime::on_worker_thread() || Resolver::on_resolver_thread() || InlineLease::held_by_this_thread();
+  return Runtime::on_worker_thread() || Resolver::on_resolver_thread() || CallThreads::on_call_thread() ||
+         InlineLease::held_by_this_thread();
 }
 
 void join_reaped_runtimes() {
@@ -81,9 +90,11 @@ void join_reaped_runtimes() {
 }
 
 void BoundRuntime::close() {
+  if (call_threads_->is_own_thread()) throw std::logic_error("a runtime cannot be closed by its worker");
   closed_ = true;
   const GilRelease release;
   core_->close();
+  call_threads_->close();
   futures_->close();
   loops_->close();
 }
@@ -97,6 +108,9 @@ void register_runtime(py::module_& module) {
       .def(
           "resize",
           [](BoundRuntime& runtime, int workers, int cores_per_batch) {
+            if (runtime.call_threads()->is_own_thread()) {
+              throw std::logic_error("a runtime cannot be resized by its worker");
+            }
             const GilRelease release;
             runtime.core().resize(workers, cores_per_batch);
           },
@@ -108,14 +122,14 @@ void register_runtime(py::module_& module) {
     const GilRelease release;
     join_reaped_runtimes();
   });
+  module.def("stop_reclaimer", [] {
+    const GilRelease release;
+    GilReclaimer::instance().stop();
+  });
   module.def("usable_cores", [] { return usable_cores(read_topology()); });
   module.def("describe_topology", [] { return read_topology().describe(); });
-  module.def(
-      "on_worker_thread",
-      [] {
-        return Runtime::on_worker_thread() || Resolver::on_resolver_thread() || InlineLease::held_by_this_thread();
-      },
-      "True on a thread that must not wait for another call: a worker, or one that runs callbacks.");
+  module.def("on_worker_thread", &must_run_inline,
+             "True on a thread that must not wait for another call: a worker, or one that runs callbacks.");
   module.def("set_intra_op_threads", &set_intra_op_threads, py::arg("threads"),
              "Of the calling thread only, unlike torch.set_num_threads.");
   module.def("lend_cores", &lend_cores, py::arg("more"),

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "bindings/interpreter/around_fork.h"
+#include "bindings/interpreter/call_threads.h"
 #include "bindings/interpreter/resolver.h"
 #include "core/schedule/runtime.h"
 
@@ -26,18 +27,20 @@ class BoundRuntime {
   bool closed() const noexcept { return closed_; }
   // A forked child may neither use nor destroy its parent's: see Note [A child has one thread].
   bool is_parents() const noexcept { return forks_ != forks(); }
-  // Calls that run on their callers' own threads just now.
-  std::atomic<int>& running_here() noexcept { return running_here_; }
+  // For calls that run alone and mostly wait.
+  const std::shared_ptr<CallThreads>& call_threads() const noexcept { return call_threads_; }
+  // Calls that run without a worker just now: on their callers' own threads, and on those for calls that wait.
+  std::atomic<int>& running_here() noexcept { return call_threads_->running(); }
   // Fails what waits with Closed, lets what runs finish, joins. Releases the interpreter's lock meanwhile. Idempotent.
   void close();
 
  private:
   const int forks_ = forks();
-  std::atomic<int> running_here_{0};
   std::atomic<bool> closed_{false};
   bool inline_allowed_ = true;
   std::shared_ptr<Resolver> futures_;
   std::shared_ptr<Resolver> loops_;
+  std::shared_ptr<CallThreads> call_threads_;
   std::unique_ptr<Runtime> core_;
 };
 

@@ -7,9 +7,12 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <thread>
 
 #include "bindings/interpreter/errors.h"
+#include "core/sync/clock.h"
 #include "core/sync/mutex.h"
+#include "core/sync/thread.h"
 
 namespace torchpool {
 
@@ -34,7 +37,15 @@ struct GilReclaimer::State {
   Mutex mutex;
   std::vector<at::Tensor> tensors TP_GUARDED_BY(mutex);
   std::vector<PyObject*> objects TP_GUARDED_BY(mutex);
+  CondVar changed;
+  bool waiting TP_GUARDED_BY(mutex) = false;  // the thread gives others a moment to drop what there is
+  bool ended TP_GUARDED_BY(mutex) = false;
+  std::thread thread TP_GUARDED_BY(mutex);  // started by the first that is put by
 };
+
+namespace {
+constexpr Duration kMoment = std::chrono::milliseconds(250);
+}
 
 GilReclaimer::GilReclaimer() : state_(new State) {}
 
@@ -51,14 +62,60 @@ void GilReclaimer::reclaim(std::vector<at::Tensor> tensors) noexcept {
   if (tensors.empty() || PyGILState_Check() != 0) return;
   MutexLock lock(state_->mutex);
   for (auto& tensor : tensors) state_->tensors.push_back(std::move(tensor));
-  state_->any.store(true, std::memory_order_release);
+  put_by(*state_);
 }
 
 void GilReclaimer::reclaim(PyObject* object) noexcept {
   if (object == nullptr) return;
   MutexLock lock(state_->mutex);
   state_->objects.push_back(object);
-  state_->any.store(true, std::memory_order_release);
+  put_by(*state_);
+}
+
+void GilReclaimer::put_by(State& state) TP_NO_ANALYSIS {
+  state.any.store(true, std::memory_order_release);
+  if (state.waiting || state.ended) return;
+  state.waiting = true;
+  if (state.thread.joinable()) {
+    state.changed.notify_one();
+    return;
+  }
+  try {
+    state.thread = start_thread([&state] { run(state); });
+  } catch (const std::exception&) {  // NoThread: the next one tries again, and a call drops it all the same
+    state.waiting = false;
+  }
+}
+
+void GilReclaimer::run(State& state) noexcept {
+  GilGate gate;
+  for (;;) {
+    {
+      MutexLock lock(state.mutex);
+      while (!state.waiting && !state.ended) state.changed.wait(state.mutex);
+      const TimePoint until = Clock::steady().now() + kMoment;
+      while (!state.ended && Clock::steady().now() < until) {
+        Clock::steady().wait_until(state.changed, state.mutex, until);
+      }
+      if (state.ended) break;
+      state.waiting = false;
+    }
+    if (!state.any.load(std::memory_order_acquire)) continue;
+    gate.enter();
+    gate.leave();
+  }
+  GilGate::stop_thread();
+}
+
+void GilReclaimer::stop() noexcept {
+  std::thread thread;
+  {
+    MutexLock lock(state_->mutex);
+    state_->ended = true;
+    thread.swap(state_->thread);
+    state_->changed.notify_one();
+  }
+  if (thread.joinable()) thread.join();
 }
 
 void GilReclaimer::drain() {

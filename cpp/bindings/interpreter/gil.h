@@ -28,12 +28,17 @@ class GilReclaimer : public Reclaimer {
   void reclaim(PyObject* object) noexcept;
   // Drops what was put by. Requires the lock; costs one relaxed load when there is nothing.
   void drain();
+  // Ends the thread that drops what nobody else has dropped within a moment: callers may not come by for hours.
+  // Requires that the lock is not held.
+  void stop() noexcept;
   // Another thread may have held the mutex at the fork: starts afresh.
   void after_fork_in_child();
 
  private:
   struct State;
   GilReclaimer();
+  static void put_by(State& state);
+  static void run(State& state) noexcept;
   State* state_;  // never freed: workers may still come by while the process exits
 };
 

@@ -91,7 +91,7 @@ py::object BoundPredictor::start_new_future(PreparedCall& call, const py::tuple&
 void BoundPredictor::start_future(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                                   const CallOptions& options, const py::object& future, Full full) const {
   const std::shared_ptr<Channel> channel = channels_.of(call);
-  const auto request = requests_.make(call, args, kwargs, options, {future}, true);
+  const auto request = requests_.make(call, args, kwargs, options, {future}, Snapshot::kSmall, *channel);
   const PendingCall* pending = fields_of(future.ptr())->call;  // making the request may have run any code
   if (pending == nullptr || pending->settling) {               // cancelled or expired meanwhile
     request->try_withdraw();

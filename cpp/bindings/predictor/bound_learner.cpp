@@ -1,5 +1,6 @@
 #include "bindings/predictor/bound_learner.h"
 
+#include "bindings/interpreter/waiting.h"
 #include "bindings/predictor/contract_from_python.h"
 #include "bindings/predictor/python_backend.h"
 
@@ -9,6 +10,7 @@ BoundLearner::BoundLearner(py::object learner, bool by_graph, double verify, std
     : learner_(std::move(learner)),
       by_graph_(by_graph),
       verify_(verify),
+      looks_for_state_(learner_.attr("looks_for_state").cast<bool>()),
       stats_(std::move(stats)),
       own_(make_ref(learner_.attr("own"))) {}
 
@@ -35,6 +37,8 @@ void BoundLearner::install(CallKind& kind, const py::tuple& learned) {
   kind.merging = merging;
   kind.merges = route == Route::kMerge && merging != Merging::kNo && !refuted;
   kind.route = route;
+  const py::object seconds = learner_.attr("again_in")(kind.id);
+  kind.learn_again = seconds.is_none() ? kNever : after_seconds(seconds.cast<double>());
   if (by_graph_) learner_.attr("installed")(kind.id, number);  // its graph may be captured now
 }
 
@@ -126,6 +130,11 @@ void BoundLearner::widen(const PreparedCall& call, const py::tuple& args, const 
   const py::tuple settled = ask_mismatch(call, args, kwargs);
   call.kind->widens = !settled[1].is_none();
   if (call.kind->widens) install(*call.kind, settled[1]);
+}
+
+PyRef BoundLearner::look(const CallKind* kind) const {
+  const py::object id = kind == nullptr ? py::object(py::none()) : py::object(py::int_(kind->id));
+  return make_ref(learner_.attr("look_for_state")(id));
 }
 
 PyRef BoundLearner::refusal(const PreparedCall& call) const {

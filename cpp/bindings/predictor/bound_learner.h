@@ -76,10 +76,21 @@ class BoundLearner {
   // An argument's name as an error message has it.
   std::string readable(const std::string& name) const;
   void saw_opaque(const OpaqueArgument& argument) const { learner_.attr("saw_opaque")(argument.path, argument.type); }
+  void evicted(const CallKind& kind) const { learner_.attr("evicted")(kind.id); }
   void weights_moved(const CallKind& kind) const { learner_.attr("weights_moved")(kind.id); }
   bool may_have_state() const { return learner_.attr("may_have_state")().cast<bool>(); }
   // Whether a call may be answered before its kind is learned: not where the user wants a proof first.
   bool answers_unlearned() const { return learner_.attr("answers_unlearned").cast<bool>(); }
+  // Whether calls that are not learned may have state, which their first run shows.
+  bool looks_for_state() const noexcept { return looks_for_state_; }
+  // Runs the module, see CallRequest::look. `kind` null: calls of no kind.
+  PyRef look(const CallKind* kind) const;
+  // Whether a module that is not probed has its first run just now, by which it may turn out to have state.
+  bool first_run_under_way() const { return learner_.attr("first_run_under_way")().cast<bool>(); }
+  // Whether the module reads what belongs to a thread, so that its calls stay on the threads that make them.
+  bool reads_thread_state() const { return learner_.attr("reads_thread_state").cast<bool>(); }
+  // Whether learning runs the model, so that a call with a deadline had better not wait for it.
+  bool learns_by_runs() const { return learner_.attr("learns_by_runs").cast<bool>(); }
   // What a call is told that the module refuses, see CallRequest::refusal: it is of a kind that is not known yet, or
   // departs from its contract.
   PyRef refusal(const PreparedCall& call) const;
@@ -97,6 +108,7 @@ class BoundLearner {
   py::object learner_;
   const bool by_graph_;
   const double verify_;
+  const bool looks_for_state_;
   std::shared_ptr<ChannelStats> stats_;
   PyRef own_;
   CallKinds kinds_;

@@ -24,7 +24,9 @@ BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, const py::
       stats_(std::make_shared<ChannelStats>()),
       learner_(learner, options.by_graph, options.verify, stats_),
       channels_(runtime_, options, backend ? std::move(backend) : std::make_shared<PythonBackend>(target),
-                std::make_shared<AloneRunner>(target, learner, stats_, runtime_->core().clock(), options.gate), stats_),
+                std::make_shared<AloneRunner>(target, learner, stats_, runtime_->core().clock(), options.gate,
+                                              runtime_->call_threads(), !learner_.looks_for_state()),
+                stats_),
       reader_(modules, options.by_graph, learner_, channels_),
       inline_(runtime_, target, learner_, stats_, options.gate),
       requests_(runtime_, learner_, channels_.unnotified(), options.reject) {}
@@ -37,8 +39,9 @@ py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs,
   // Nested: a worker that waited for another call could wait for itself. Torch modes and functorch cannot move.
   if (must_run_inline() || call.ambient.must_run_here) return inline_.run(call, args, kwargs);
   if (options.deadline) return run_queued(call, args, kwargs, options);
-  const bool any_thread =
-      !call.kind || call.route == Route::kLearning || call.route == Route::kDirect || call.route == Route::kParallel;
+  if (call.look && !InlineRunner::runs_here()) reader_.wait_for_first_run(call);
+  const bool any_thread = call.look || call.route == Route::kUnknown || call.route == Route::kLearning ||
+                          call.route == Route::kDirect || call.route == Route::kParallel;
   if (any_thread) return inline_.run(call, args, kwargs);
   if (py::object result = inline_.run_if_idle(call, *channels_.of(call), args, kwargs)) return result;
   return run_queued(call, args, kwargs, options);
@@ -104,7 +107,7 @@ py::object BoundPredictor::answer_here(const PreparedCall& call, const py::tuple
 py::object BoundPredictor::run_queued(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                                       const CallOptions& options) {
   const std::shared_ptr<Channel> channel = channels_.of(call);
-  const auto request = requests_.make(call, args, kwargs, options, {}, false);
+  const auto request = requests_.make(call, args, kwargs, options, {}, Snapshot::kNone, *channel);
   requests_.admit(call, request, channel, Full::kByPolicy);
   wait_for(*request, channel, kNever);  // a deadline resolves the request itself
   return take_result(*request);
@@ -125,7 +128,7 @@ Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, 
     }
   }
   const std::shared_ptr<Channel> channel = channels_.of(call);
-  auto request = requests_.make(call, args, kwargs, options, notify, true);
+  auto request = requests_.make(call, args, kwargs, options, notify, Snapshot::kSmall, *channel);
   Pending pending(request, channel);
   // Before it is admitted: it may be done, and its object looked at, before this call returns.
   if (!notify.object.is_none()) notify.object.attr("_pending") = py::cast(pending);
@@ -148,7 +151,9 @@ py::object BoundPredictor::start(const py::tuple& args, const py::object& kwargs
   const std::shared_ptr<Channel>& channel = channels_.of(call);
   py::object awaited = new_awaited_call();
   AwaitedCall& pending = awaited_call(awaited);
-  pending.request = requests_.make(call, args, kwargs, options, {awaited, true}, true);
+  // Those that are lined up by a map have a bound of their own.
+  pending.request = requests_.make(call, args, kwargs, options, {awaited, true},
+                                   line_up ? Snapshot::kSmall : Snapshot::kIfRoom, *channel);
   pending.channel = channel;
   try {
     requests_.admit(call, pending.request, channel,

@@ -69,15 +69,22 @@ void CallKind::note_sizes(const std::vector<at::Tensor>& inputs) {
 }
 
 std::shared_ptr<CallKind> CallKinds::find_or_add(const FlatCall& call, std::uint64_t torch_key, PyObject* args,
-                                                 PyObject* kwargs, const c10::FunctionSchema* schema) {
+                                                 PyObject* kwargs, const c10::FunctionSchema* schema,
+                                                 std::shared_ptr<CallKind>& evicted) {
+  ++uses_;
   const auto found = by_structure_.find(call.key);
   if (found != by_structure_.end()) {
     for (const auto& kind : found->second) {
-      if (kind->torch_key == torch_key && same_leaves(*kind, call)) return kind;
+      if (kind->torch_key != torch_key || !same_leaves(*kind, call)) continue;
+      ++kind->used;
+      kind->used_at = uses_;
+      return kind;
     }
   }
-  if (count_ >= kMaxKinds) return nullptr;
+  if (count_ >= kMaxKinds && !(evicted = evict())) return nullptr;
   auto kind = std::make_shared<CallKind>();
+  kind->used = 1;
+  kind->used_at = uses_;
   kind->id = next_id_++;
   kind->structure = call.key;
   for (const at::Tensor& tensor : call.leaves) {
@@ -88,6 +95,20 @@ std::shared_ptr<CallKind> CallKinds::find_or_add(const FlatCall& call, std::uint
   by_structure_[call.key].push_back(kind);
   ++count_;
   return kind;
+}
+
+std::shared_ptr<CallKind> CallKinds::evict() {
+  std::shared_ptr<CallKind> last;
+  for (const auto& [structure, kinds] : by_structure_) {
+    for (const auto& kind : kinds) {
+      const bool busy = kind->route == Route::kUnknown || kind->route == Route::kLearning || kind->widening;
+      if (!busy && (!last || kind->used_at < last->used_at)) last = kind;
+    }
+  }
+  if (!last || uses_ - last->used_at < idle_) return nullptr;
+  idle_ = last->used < kWorthwhile ? std::min(idle_ * 2, kMostIdle) : kIdle;
+  remove(*last);
+  return last;
 }
 
 std::shared_ptr<CallKind> CallKinds::find(std::int64_t id) const {
@@ -107,6 +128,7 @@ std::vector<std::shared_ptr<CallKind>> CallKinds::all() const {
 
 void CallKinds::add(const std::shared_ptr<CallKind>& kind) {
   next_id_ = std::max(next_id_, kind->id + 1);
+  uses_ = std::max(uses_, kind->used_at);
   by_structure_[kind->structure].push_back(kind);
   ++count_;
 }
@@ -135,8 +157,10 @@ CallKinds::Taken CallKinds::exchange(Taken others) noexcept {
 }
 
 void CallKinds::remove(const CallKind& kind) {
-  auto& kinds = by_structure_[kind.structure];
-  count_ -= std::erase_if(kinds, [&](const auto& other) { return other->id == kind.id; });
+  const auto found = by_structure_.find(kind.structure);
+  if (found == by_structure_.end()) return;
+  count_ -= std::erase_if(found->second, [&](const auto& other) { return other->id == kind.id; });
+  if (found->second.empty()) by_structure_.erase(found);
 }
 
 }  // namespace torchpool

@@ -1,6 +1,7 @@
 // The kinds of calls that a predictor has seen, and how each kind is served.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <set>
 #include <string>
@@ -9,6 +10,7 @@
 
 #include "bindings/call/ambient.h"
 #include "bindings/call/call_form.h"
+#include "predict/batch/call_request.h"
 #include "predict/batch/contract.h"
 #include "predict/batch/verifier.h"
 #include "predict/graph/graph_backend.h"
@@ -19,7 +21,7 @@ enum class Route : std::uint8_t {
   kUnknown,   // nothing is known yet
   kLearning,  // being learned on another thread; answered by the module itself meanwhile
   kMerge,     // calls share batches, as soon as they may
-  kDirect,    // not probed: the caller's own call on the caller's thread; submitted ones in order
+  kDirect,    // not probed: the caller's own call on the caller's thread; submitted ones as in a standard pool
   kCaller,    // alone, each on the thread that makes or submits it, whose state the module reads
   kParallel,  // alone, any number at a time
   kSerial,    // alone, one after the other in order of arrival
@@ -60,12 +62,17 @@ struct CallKind {
   bool by_graph_only = false;                  // kMerge: what `graph` does not take shares no batch
   // Of all contracts that it has had: what met once never merges again.
   std::shared_ptr<Refutation> refutation = std::make_shared<Refutation>();
-  ContextVariables context;  // kMerge: those that the module may read
-  bool aliases = false;      // results must be copied before they are handed out
-  bool mixed = false;        // the module has changed while it was learned
-  bool widening = false;     // kMerge: it is to be widened, by a promise
-  bool widens = true;        // kMerge: calls that depart from the contract may still teach something
-  PyRef failure;             // what learning raised, where it was promised
+  ContextVariables context;        // kMerge: those that the module may read
+  std::uint64_t used = 0;          // times that it was looked for
+  std::uint64_t used_at = 0;       // by how many times any was
+  TimePoint learn_again = kNever;  // when probing that did not end is to be tried again
+  bool aliases = false;            // results must be copied before they are handed out
+  bool mixed = false;              // the module has changed while it was learned
+  // kDirect: shared with the calls that are looked at.
+  std::shared_ptr<std::atomic<HasState>> has_state = std::make_shared<std::atomic<HasState>>(HasState::kUnknown);
+  bool widening = false;  // kMerge: it is to be widened, by a promise
+  bool widens = true;     // kMerge: calls that depart from the contract may still teach something
+  PyRef failure;          // what learning raised, where it was promised
 
   // Whether it is to be learned by a promise that is not settled yet.
   bool promised() const noexcept { return route == Route::kLearning && learning_thread == 0; }
@@ -85,9 +92,10 @@ struct CallKind {
 class CallKinds {
  public:
   static constexpr std::size_t kMaxKinds = 64;
-  // The kind of a call; null when it would be one too many.
+  // The kind of a call. Where it would be one too many, it takes the place of the one that was not used for longest, if
+  // that was long ago; else null: kinds that take turns would be learned for ever.
   std::shared_ptr<CallKind> find_or_add(const FlatCall& call, std::uint64_t torch_key, PyObject* args, PyObject* kwargs,
-                                        const c10::FunctionSchema* schema);
+                                        const c10::FunctionSchema* schema, std::shared_ptr<CallKind>& evicted);
   std::shared_ptr<CallKind> find(std::int64_t id) const;  // null when it is gone
   std::vector<std::shared_ptr<CallKind>> all() const;
   // Of a parent's predictor, with the id that it had there.
@@ -103,9 +111,17 @@ class CallKinds {
   Taken exchange(Taken others) noexcept;
 
  private:
+  static constexpr std::uint64_t kIdle = 1024;  // calls
+  static constexpr std::uint64_t kMostIdle = kIdle << 10;
+  static constexpr std::uint64_t kWorthwhile = 16;  // uses that pay for learning
+
+  std::shared_ptr<CallKind> evict();
+
   Taken by_structure_;
   std::size_t count_ = 0;
   std::int64_t next_id_ = 0;
+  std::uint64_t uses_ = 0;      // of all kinds, and of calls of none
+  std::uint64_t idle_ = kIdle;  // calls without it after which a kind may go; doubled where learning has not paid
 };
 
 }  // namespace torchpool

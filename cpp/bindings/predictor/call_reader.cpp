@@ -29,7 +29,10 @@ void CallReader::refuse_grad(const FlatCall& flat, const py::tuple& args, PyObje
 bool CallReader::forget() {
   if (channels_.gate()->closed()) learner_.retire_graphs();
   states_.clear();
-  return learner_.forget([this] { watch_.rebase(); });
+  return learner_.forget([this] {
+    watch_.rebase();
+    begin_unlearned();
+  });
 }
 
 bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, PreparedCall& call) {
@@ -49,16 +52,32 @@ bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, Prepa
       opaque_seen_.insert(call.flat.opaque).second) {
     learner_.saw_opaque(call.flat.opaque);
   }
-  if (!call.flat.opaque.empty() || leaves.empty() || call.ambient.must_run_here || !known_state) return true;
-  call.kind =
-      learner_.kinds().find_or_add(call.flat, call.ambient.torch_key, args.ptr(), named, channels_.script_schema());
-  if (!call.kind) return true;
+  if (!known_state || !call.flat.opaque.empty() || leaves.empty() || call.ambient.must_run_here) {
+    fit_no_kind(call, known_state);
+    return true;
+  }
+  std::shared_ptr<CallKind> evicted;
+  call.kind = learner_.kinds().find_or_add(call.flat, call.ambient.torch_key, args.ptr(), named,
+                                           channels_.script_schema(), evicted);
+  if (evicted) learner_.evicted(*evicted);
+  if (!call.kind) {
+    fit_no_kind(call);
+    return true;
+  }
+  if (call.kind->learn_again != kNever && call.kind->learn_again <= Clock::steady().now() && !must_run_inline()) {
+    call.kind->learn_again = kNever;
+    call.kind->route = Route::kUnknown;
+  }
   if (call.kind->route == Route::kUnknown) {
     // Empty tensors tell nothing of rows: answered by the model, learned from the next call.
     if (std::none_of(leaves.begin(), leaves.end(), [](const at::Tensor& leaf) { return leaf.numel() == 0; })) {
-      return false;
+      if (learner_.learns_by_runs()) return false;
+      learner_.learn(*call.kind, args, kwargs);
+      if (watch_.look()) call.kind->mixed = true;
+      fit(call);
+      return true;
     }
-    call.kind = nullptr;
+    fit_no_kind(call);
     return true;
   }
   fit(call);
@@ -92,11 +111,12 @@ void CallReader::read(const py::tuple& args, const py::object& kwargs, PreparedC
       if (!known) fit(call);
       return;
     }
-    // A module with buffers must not be run while another thread probes it, or its state would be lost; nor any before
-    // its first run has told what it does.
     const bool own = call.kind->learning_thread == PyThread_get_thread_ident();
-    const bool to_the_end = promised == call.kind.get();
-    if (own || must_run_inline() || (!to_the_end && !learner_.may_have_state())) return;
+    if (own || must_run_inline()) return;
+    // A module with buffers must not be run while another thread probes it, or its state would be lost; nor any before
+    // its first run has told what it does, or it is known that calls stay on their threads.
+    const bool to_the_end = promised == call.kind.get() || reads_thread_state();
+    if (!to_the_end && !learner_.may_have_state()) return;
     wait_until_learned(*call.kind, deadline.value_or(kNever), to_the_end);
     if (to_the_end && call.kind->failure) {
       set_raised(borrow(call.kind->failure).ptr());
@@ -110,12 +130,27 @@ void CallReader::wait_until_learned(const CallKind& kind, TimePoint deadline, bo
     if (Clock::steady().now() >= deadline) {
       throw DeadlineExceeded("the deadline of the call passed while the model was being learned");
     }
-    {
-      const GilRelease release;
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    sleep_a_moment();
   }
+}
+
+void CallReader::wait_for_first_run(PreparedCall& call) const {
+  while (call.look && learner_.first_run_under_way()) {
+    sleep_a_moment();
+    if (call.kind) {
+      find_route(call);
+    } else {
+      find_direct_route(call, has_state_);
+    }
+  }
+}
+
+void CallReader::sleep_a_moment() {
+  {
+    const GilRelease release;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
 }
 
 // What the module runs by itself: it may change itself at sizes that are new to it (a table that grows).
@@ -124,6 +159,7 @@ void CallReader::fit(PreparedCall& call) const {
   if (call.route == Route::kCaller) call.ambient.must_run_here = true;
   const bool by_module = call.mismatch || call.route == Route::kParallel;
   call.new_sizes = by_module && call.kind->has_new_sizes(call.flat.leaves);
+  if (call.look) call.kind->note_sizes(call.flat.leaves);  // it runs in order as it is
 }
 
 bool CallReader::fits_now(const PreparedCall& call) const {
@@ -135,7 +171,9 @@ bool CallReader::fits_now(const PreparedCall& call) const {
 
 void CallReader::find_route(PreparedCall& call) const {
   CallKind& kind = *call.kind;
+  call.look = nullptr;
   call.route = kind.route;
+  if (call.route == Route::kDirect) find_direct_route(call, kind.has_state);
   call.graph = nullptr;
   call.mismatch.reset();
   if (call.route != Route::kMerge) return;
@@ -151,6 +189,43 @@ void CallReader::find_route(PreparedCall& call) const {
   } else if (kind.by_graph_only) {
     call.route = Route::kParallel;
   }
+}
+
+// The module is another one.
+void CallReader::begin_unlearned() {
+  reads_thread_state_.reset();
+  has_state_ = std::make_shared<std::atomic<HasState>>(HasState::kUnknown);
+}
+
+bool CallReader::reads_thread_state() {
+  if (!reads_thread_state_) reads_thread_state_ = learner_.reads_thread_state();
+  return *reads_thread_state_;
+}
+
+void CallReader::fit_no_kind(PreparedCall& call, bool known_state) {
+  call.kind = nullptr;
+  call.look = nullptr;
+  call.route = known_state ? Route::kDirect : Route::kUnknown;
+  if (call.ambient.must_run_here) return;
+  if (known_state && changes_ != states_.changes()) {
+    changes_ = states_.changes();
+    begin_unlearned();
+  }
+  if (reads_thread_state()) {
+    call.route = Route::kCaller;
+    call.ambient.must_run_here = true;
+  } else if (known_state) {
+    find_direct_route(call, has_state_);
+  }
+}
+
+void CallReader::find_direct_route(PreparedCall& call, const std::shared_ptr<std::atomic<HasState>>& has_state) const {
+  call.route = Route::kDirect;
+  call.look = nullptr;
+  if (!learner_.looks_for_state()) return;
+  const HasState seen = has_state->load(std::memory_order_relaxed);
+  call.route = seen == HasState::kNo ? Route::kParallel : Route::kSerial;
+  if (seen == HasState::kUnknown) call.look = has_state;
 }
 
 // Whether the kind's graph holds for the call. One that is run was captured under the plain torch state; it runs no

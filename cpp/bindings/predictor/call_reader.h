@@ -27,6 +27,9 @@ class CallReader {
   void read(const py::tuple& args, const py::object& kwargs, PreparedCall& call,
             std::optional<TimePoint> deadline = std::nullopt);
 
+  // For a call that is to run on its caller's thread: waits while another thread has the first run of a module that is
+  // not probed, by which that may turn out to have state.
+  void wait_for_first_run(PreparedCall& call) const;
   // Whether a call that departed from its kind's contract when it was read is as that has become since.
   bool fits_now(const PreparedCall& call) const;
   // Nothing learned so far holds any more, of whichever state of the module. False, and nothing is settled, if other
@@ -43,8 +46,16 @@ class CallReader {
   void refuse_grad(const FlatCall& flat, const py::tuple& args, PyObject* kwargs) const;
   void fit(PreparedCall& call) const;
   void find_route(PreparedCall& call) const;
+  void begin_unlearned();
+  bool reads_thread_state();
+  // For a call of no kind. `known_state`: see KnownStates::follow.
+  void fit_no_kind(PreparedCall& call, bool known_state = true);
+  // For a call that is not learned: as in a standard pool for a plain function; for a module in order, unless a run of
+  // it has shown no state.
+  void find_direct_route(PreparedCall& call, const std::shared_ptr<std::atomic<HasState>>& has_state) const;
   bool merges(CallKind& kind, const PreparedCall& call) const;
   bool takes(CallKind& kind, const PreparedCall& call) const;
+  static void sleep_a_moment();
   // `to_the_end`: also while others may run the model.
   void wait_until_learned(const CallKind& kind, TimePoint deadline, bool to_the_end) const;
 
@@ -54,6 +65,10 @@ class CallReader {
   ModuleWatch watch_;
   KnownStates states_;
   std::set<OpaqueArgument> opaque_seen_;
+  std::uint64_t changes_ = 0;               // that the two below have heard of
+  std::optional<bool> reads_thread_state_;  // empty: not asked yet
+  // Of calls of no kind: their arguments cannot be taken apart, hold no tensor, or there are too many kinds.
+  std::shared_ptr<std::atomic<HasState>> has_state_ = std::make_shared<std::atomic<HasState>>(HasState::kUnknown);
 };
 
 }  // namespace torchpool

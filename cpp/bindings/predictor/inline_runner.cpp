@@ -49,11 +49,11 @@ InlineRunner::InlineRunner(std::shared_ptr<BoundRuntime> runtime, py::object tar
       gate_(std::move(gate)) {}
 
 bool InlineRunner::runs_here() noexcept {
-  return runs_of_this_thread > 0;
+  return runs_of_this_thread > 0 || CallThreads::on_call_thread();
 }
 
 // Null, with the Python error set, where the module raises.
-py::object InlineRunner::try_plain(const py::tuple& args, const py::object& kwargs) const {
+py::object InlineRunner::try_plain(const py::object& target, const py::tuple& args, const py::object& kwargs) const {
   at::NoGradGuard no_grad;
   std::atomic<int>& running = runtime_->running_here();
   const int others = running.fetch_add(1, std::memory_order_relaxed);
@@ -61,7 +61,7 @@ py::object InlineRunner::try_plain(const py::tuple& args, const py::object& kwar
   const int threads = !runtime_->inline_allowed() ? 1 : runs_here() ? 0 : share_of_cores(others + 1);
   const IntraOpScope scope(threads);
   ++runs_of_this_thread;
-  PyObject* result = PyObject_Call(target_.ptr(), args.ptr(), kwargs.is_none() ? nullptr : kwargs.ptr());
+  PyObject* result = PyObject_Call(target.ptr(), args.ptr(), kwargs.is_none() ? nullptr : kwargs.ptr());
   --runs_of_this_thread;
   running.fetch_sub(1, std::memory_order_relaxed);
   return py::reinterpret_steal<py::object>(result);
@@ -71,7 +71,7 @@ py::object InlineRunner::run_watched(ModuleWatch& watch, const py::tuple& args, 
   const GateEntry entry = enter_gate(gate_);
   const InGate in_gate(gate_.get());
   const bool as_known = !watch.look();
-  py::object result = try_plain(args, kwargs);
+  py::object result = try_plain(target_, args, kwargs);
   std::optional<py::error_already_set> raised;  // see Note [An error that is set]
   if (!result) raised.emplace();
   if (as_known) {
@@ -131,7 +131,15 @@ py::object InlineRunner::run(const PreparedCall& call, const py::tuple& args, co
 
 py::object InlineRunner::run_counted(const PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                                      InlineCount& count) const {
-  py::object result = try_plain(args, kwargs);
+  py::object result;
+  if (call.look) {
+    const PyRef look = learner_.look(call.kind.get());
+    const py::object named = kwargs.is_none() ? py::object(py::dict()) : kwargs;
+    result = try_plain(borrow(look), py::make_tuple(args, named), py::none());
+    if (result) result = take_look(result, *call.look);
+  } else {
+    result = try_plain(target_, args, kwargs);
+  }
   if (!result) learner_.refuse(call, args, kwargs);
   count.succeeded();
   if (call.kind && call.kind->aliases) return learner_.own(result);

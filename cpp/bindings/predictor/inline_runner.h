@@ -34,7 +34,7 @@ class InlineRunner {
 
  private:
   void keep_up(const std::shared_ptr<graph::GraphBackend>& graph) const;
-  py::object try_plain(const py::tuple& args, const py::object& kwargs) const;
+  py::object try_plain(const py::object& target, const py::tuple& args, const py::object& kwargs) const;
   py::object run_counted(const PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                          InlineCount& count) const;
   py::object try_graph(const PreparedCall& call, Channel& channel, InlineKind kind) const;

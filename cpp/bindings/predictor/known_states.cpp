@@ -37,6 +37,7 @@ bool KnownStates::follow(ModuleWatch& watch, bool attributes_matter, bool updati
     watch.rebase();
     return true;
   }
+  ++changes_;
   const bool state = change.kind == ChangeKind::kAttribute || change.kind == ChangeKind::kTraining;
   if (updating) learner_.retire_graphs();
   if (!state || updating) clear();

@@ -1,6 +1,7 @@
 // States of a module that were served before, with all that was learned of each.
 #pragma once
 
+#include <cstdint>
 #include <list>
 
 #include "bindings/graph/module_watch.h"
@@ -32,6 +33,8 @@ class KnownStates {
   // since nothing is known of its state, which may be another one soon. `updating`: calls may wait for the end of an
   // update, which are not to read its weights by a graph of the module as it was.
   bool follow(ModuleWatch& watch, bool attributes_matter, bool updating);
+  // How often the module turned out to be in another state than before.
+  std::uint64_t changes() const noexcept { return changes_; }
   // What was learned of other states than the present one holds no longer.
   void clear();
 
@@ -54,9 +57,10 @@ class KnownStates {
   BoundLearner& learner_;
   std::list<Known> known_;  // the last left first
   bool switching_ = false;  // a thread is, which lets others run in between
-  int calls_ = 0;           // in the present state
-  int quick_changes_ = 0;   // in a row, to states that were not known
-  bool restless_ = false;   // the present state is not learned of yet
+  std::uint64_t changes_ = 0;
+  int calls_ = 0;          // in the present state
+  int quick_changes_ = 0;  // in a row, to states that were not known
+  bool restless_ = false;  // the present state is not learned of yet
 };
 
 }  // namespace torchpool

@@ -25,6 +25,8 @@ PredictorChannels::PredictorChannels(std::shared_ptr<BoundRuntime> runtime, Boun
   alone_options.max_rows = alone_options.first_rows = 1;
   ChannelOptions serial = alone_options;
   serial.max_running = 1;
+  // Those that wait take no worker: then there are as many as have a thread.
+  alone_options.max_running = std::max(core.workers(), runtime_->call_threads()->most());
   const GilRelease release;  // the lane's threads start now and may want the lock
   merge_ = core.open(std::move(merge), merge_runner_, stats_);
   parallel_ = core.open(std::move(alone_options), alone_runner_, stats_);
@@ -66,7 +68,7 @@ std::unique_ptr<BatchPolicy> PredictorChannels::make_policy(const std::shared_pt
 const std::shared_ptr<Channel>& PredictorChannels::of(const PreparedCall& call) const noexcept {
   if (call.mismatch) return parallel_;
   if (call.route == Route::kMerge) return call.graph ? graph_ : merge_;
-  return call.route == Route::kParallel ? parallel_ : serial_;
+  return call.route == Route::kParallel || call.route == Route::kDirect ? parallel_ : serial_;
 }
 
 std::vector<std::shared_ptr<Channel>> PredictorChannels::all() const {

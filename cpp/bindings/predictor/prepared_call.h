@@ -20,10 +20,11 @@ struct PreparedCall {
   std::shared_ptr<const Contract> contract;  // kMerge; the kind may have another one soon
   CallShape shape;                           // by that contract
   std::optional<Mismatch> mismatch;
-  TimePoint until = kNever;                    // its deadline, where it runs on its caller's thread
-  bool new_sizes = false;                      // the module runs it by itself, and has not been run with such sizes
-  std::shared_ptr<graph::GraphBackend> graph;  // null: the module serves it
-  std::shared_ptr<LearnPromise> promise;       // of a call with a deadline, which does not wait for what it teaches
+  TimePoint until = kNever;                     // its deadline, where it runs on its caller's thread
+  bool new_sizes = false;                       // the module runs it by itself, and has not been run with such sizes
+  std::shared_ptr<graph::GraphBackend> graph;   // null: the module serves it
+  std::shared_ptr<std::atomic<HasState>> look;  // where to note whether the module has state; null: it is known
+  std::shared_ptr<LearnPromise> promise;        // of a call with a deadline, which does not wait for what it teaches
 };
 
 }  // namespace torchpool

@@ -3,8 +3,11 @@
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <ctime>
+
 #include "bindings/call/ambient.h"
 #include "core/sync/error.h"
+#include "core/sync/event.h"
 #include "predict/batch/thread_scope.h"
 
 namespace torchpool {
@@ -37,6 +40,17 @@ bool PyResultForm::same_as(const ResultForm& other) const noexcept {
   const int equal = PyObject_RichCompareBool(own, others, Py_EQ);
   if (equal < 0) PyErr_Clear();  // what cannot be compared is not known to be the same
   return equal == 1;
+}
+
+py::object take_look(const py::object& seen, std::atomic<HasState>& has_state) {
+  const auto pair = py::reinterpret_borrow<py::tuple>(seen);
+  HasState expected = HasState::kUnknown;
+  if (pair[1].cast<bool>()) {
+    has_state.store(HasState::kYes);  // whatever other runs have shown
+  } else {
+    has_state.compare_exchange_strong(expected, HasState::kNo);
+  }
+  return pair[0];
 }
 
 BackendResult flatten_python_result(const py::object& result) {
@@ -81,27 +95,84 @@ BackendResult PythonBackend::run(const CallForm& form, std::vector<at::Tensor> i
 
 namespace {
 
+// A call shorter than this is over before another thread could be told of it: a hand-over takes 20 to 50 us.
+constexpr Duration kWorthThread = std::chrono::microseconds(200);
+
+// The CPU time of the calling thread.
+Duration thread_time() noexcept {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+}
+
+// Calls that mostly wait are handed to a thread without a core, so that the worker may go on.
 class AloneTask : public Task {
  public:
   AloneTask(std::shared_ptr<AloneRunner> runner, Batch batch)
-      : runner_(std::move(runner)), pass_(runner_->gate()), batch_(std::move(batch)) {}
+      : work_(std::make_shared<Work>(std::move(runner), std::move(batch))) {}
   Step step(WorkerContext& context) noexcept override {
-    if (Event* opened = pass_.enter()) {
+    if (handed_over_) {
+      context.typical = false;
+      return Step::done();
+    }
+    if (Event* opened = work_->pass.enter()) {
       context.typical = false;
       return Step::pending_on(*opened);
     }
-    const InGate in_gate(pass_.gate());
-    for (const RequestPtr& request : batch_.requests()) {
-      if (pass_.waited() && request->done()) continue;  // it has expired meanwhile
-      runner_->run(static_cast<CallRequest&>(*request), context);
+    if (!work_->runner->waits() || !hand_over()) {
+      set_intra_op_threads(context.cores);
+      work_->run(context);
+      return Step::done();
     }
-    return Step::done();
+    context.typical = false;
+    return Step::pending_on(work_->over);
   }
 
  private:
-  std::shared_ptr<AloneRunner> runner_;
-  GatePass pass_;
-  Batch batch_;
+  // Outlives the task where the runtime closes.
+  struct Work {
+    Work(std::shared_ptr<AloneRunner> by, Batch calls)
+        : runner(std::move(by)), pass(runner->gate()), batch(std::move(calls)) {}
+    void run(WorkerContext& context) noexcept {
+      {
+        const InGate in_gate(pass.gate());
+        for (const RequestPtr& request : batch.requests()) {
+          if (pass.waited() && request->done()) continue;  // it has expired meanwhile
+          runner->run(static_cast<CallRequest&>(*request), context);
+        }
+      }
+      pass.leave();
+    }
+    const std::shared_ptr<AloneRunner> runner;
+    GatePass pass;
+    Batch batch;
+    Event over;
+  };
+
+  // As a call on its caller's thread has it, the thread's share of the cores is that of as many calls as run now.
+  static void run_beside_workers(Work& work) noexcept {
+    std::atomic<int>& running = work.runner->threads().running();
+    const int others = running.fetch_add(1, std::memory_order_relaxed);
+    {
+      WorkerContext context{-1, Lane::kInterpreter, 1, &GilGate::shared(), false};
+      const IntraOpScope scope(share_of_cores(others + 1));
+      work.run(context);
+    }
+    running.fetch_sub(1, std::memory_order_relaxed);
+    work.over.set();
+  }
+
+  bool hand_over() noexcept {
+    try {
+      handed_over_ = work_->runner->threads().post([work = work_] { run_beside_workers(*work); });
+    } catch (const std::exception&) {  // no memory for it
+      return false;
+    }
+    return handed_over_;
+  }
+
+  std::shared_ptr<Work> work_;
+  bool handed_over_ = false;
 };
 
 }  // namespace
@@ -114,7 +185,7 @@ py::object AloneRunner::run_plain(CallRequest& request) {
   if (request.form) {
     auto [args, kwargs] = static_cast<const PyCallForm&>(*request.form).build(request.inputs);
     try {
-      return call(target_, args, kwargs);
+      return run_module(request, args, kwargs);
     } catch (const PythonError& raised) {
       if (!request.refusal) throw;
       throw PythonError(make_ref(borrow(request.refusal)(args, kwargs, borrow(raised.exception()))));
@@ -122,19 +193,34 @@ py::object AloneRunner::run_plain(CallRequest& request) {
   }
   const auto arguments = py::tuple(borrow(request.object));
   try {
-    return call(target_, arguments[0], arguments[1]);
+    return run_module(request, arguments[0], arguments[1]);
   } catch (const PythonError& raised) {
     throw PythonError(make_ref(
         typed_refusal(borrow(learner_), borrow(raised.exception()), request.opaque, arguments[0], arguments[1])));
   }
 }
 
+py::object AloneRunner::run_module(CallRequest& request, const py::object& args, const py::object& kwargs) {
+  if (!request.look) return call(target_, args, kwargs);
+  const py::object seen = call(request.look, py::make_tuple(args, kwargs), {});
+  return take_look(seen, *request.has_state);
+}
+
+void AloneRunner::record(Duration wall, Duration cpu) noexcept {
+  MutexLock lock(mutex_);
+  constexpr int kMemory = 8;
+  const bool first = wall_ == Duration::zero();
+  wall_ = first ? wall : wall_ + (wall - wall_) / kMemory;
+  cpu_ = first ? cpu : cpu_ + (cpu - cpu_) / kMemory;
+  waits_.store(wall_ >= kWorthThread && cpu_ * 2 < wall_, std::memory_order_relaxed);
+}
+
 void AloneRunner::run(CallRequest& request, WorkerContext& context) noexcept {
   request.in_module.store(true);
   if (request.done()) return request.in_module.store(false);  // expired since it was taken
   context.gate->enter();
-  set_intra_op_threads(context.cores);
   const TimePoint start = clock_.now();
+  const Duration cpu_before = thread_time();
   std::exception_ptr error;
   try {
     at::NoGradGuard no_grad;
@@ -152,7 +238,9 @@ void AloneRunner::run(CallRequest& request, WorkerContext& context) noexcept {
   } catch (...) {
     error = std::current_exception();
   }
-  stats_->run_ns.record(static_cast<std::uint64_t>((clock_.now() - start).count()));
+  const Duration took = clock_.now() - start;
+  stats_->run_ns.record(static_cast<std::uint64_t>(took.count()));
+  if (!request.look) record(took, thread_time() - cpu_before);
   request.in_module.store(false);
   context.leave_gate();
   if (error) {

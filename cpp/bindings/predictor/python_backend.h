@@ -1,10 +1,12 @@
 // Calls the module in Python, a batch at a time; serves what no native backend can.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 
 #include "bindings/call/call_form.h"
+#include "bindings/interpreter/call_threads.h"
 #include "core/schedule/runtime.h"
 #include "core/sync/update_gate.h"
 #include "predict/batch/call_request.h"
@@ -32,6 +34,9 @@ BackendResult flatten_python_result(const py::object& result);
 py::object typed_refusal(const py::object& learner, const py::object& error, const OpaqueArgument& opaque,
                          const py::object& args, const py::object& kwargs);
 
+// The result of a run that was looked at, and notes what was seen.
+py::object take_look(const py::object& seen, std::atomic<HasState>& has_state);
+
 class PythonBackend : public Backend {
  public:
   explicit PythonBackend(py::object target) : target_(make_ref(std::move(target))) {}
@@ -46,27 +51,40 @@ class PythonBackend : public Backend {
 };
 
 // Runs calls one at a time through the module itself, with what the caller passed. Owned by a shared_ptr.
+// `waits`: what is supposed until calls have shown it.
 class AloneRunner : public BatchHandler, public std::enable_shared_from_this<AloneRunner> {
  public:
   AloneRunner(py::object target, py::object learner, std::shared_ptr<ChannelStats> stats, Clock& clock,
-              std::shared_ptr<UpdateGate> gate)
+              std::shared_ptr<UpdateGate> gate, std::shared_ptr<CallThreads> threads, bool waits)
       : target_(make_ref(std::move(target))),
         learner_(make_ref(std::move(learner))),
         stats_(std::move(stats)),
         clock_(clock),
-        gate_(std::move(gate)) {}
+        gate_(std::move(gate)),
+        threads_(std::move(threads)),
+        waits_(waits) {}
   std::unique_ptr<Task> make_task(Batch batch) override;
   void run(CallRequest& request, WorkerContext& context) noexcept;
   const std::shared_ptr<UpdateGate>& gate() const noexcept { return gate_; }
+  // Whether calls mostly wait, so that they are worth a thread without a core.
+  bool waits() const noexcept { return waits_.load(std::memory_order_relaxed); }
+  CallThreads& threads() const noexcept { return *threads_; }
 
  private:
   py::object run_plain(CallRequest& request);
+  py::object run_module(CallRequest& request, const py::object& args, const py::object& kwargs);
+  void record(Duration wall, Duration cpu) noexcept TP_EXCLUDES(mutex_);
 
   PyRef target_;
   PyRef learner_;
   std::shared_ptr<ChannelStats> stats_;
   Clock& clock_;
   const std::shared_ptr<UpdateGate> gate_;
+  const std::shared_ptr<CallThreads> threads_;
+  std::atomic<bool> waits_;
+  Mutex mutex_;
+  Duration wall_ TP_GUARDED_BY(mutex_){};  // of a call, the mean of the last eight or so
+  Duration cpu_ TP_GUARDED_BY(mutex_){};
 };
 
 }  // namespace torchpool

@@ -23,7 +23,8 @@ RequestMaker::RequestMaker(std::shared_ptr<BoundRuntime> runtime, BoundLearner& 
     : runtime_(std::move(runtime)), learner_(learner), unnotified_(std::move(unnotified)), reject_(reject) {}
 
 std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
-                                                const CallOptions& options, Notify notify, bool snapshot) const {
+                                                const CallOptions& options, Notify notify, Snapshot snapshot,
+                                                Channel& channel) const {
   RequestInfo info;
   const bool merges = call.route == Route::kMerge && !call.mismatch;
   if (merges) {
@@ -41,6 +42,7 @@ std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tu
     info.deadline = *options.deadline;
   }
   if (call.mismatch) call.promise = LearnPromise::to_widen(learner_, call);
+  const bool copies = snapshot == Snapshot::kSmall || (snapshot == Snapshot::kIfRoom && channel.has_room(info));
   std::shared_ptr<CallRequest> request;
   Reclaimer& reclaimer = GilReclaimer::instance();
   if (notify.object.is_none()) {
@@ -52,12 +54,20 @@ std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tu
         info, reclaimer, resolver, Notified{make_ref(std::move(notify.object)), Unnotified::Ticket(unnotified_)});
   }
   request->ambient = call.ambient.state;
+  if (call.look) {
+    request->look = learner_.look(call.kind.get());
+    request->has_state = call.look;
+  }
   if (call.mismatch || call.promise) request->refusal = learner_.refusal(call);
   if (!merges && call.kind && call.kind->aliases) request->copy_result = learner_.own_function();
   if (!call.flat.opaque.empty() || call.flat.leaves.empty()) {
     py::dict named = kwargs.is_none() ? py::dict() : py::reinterpret_borrow<py::dict>(kwargs);
     request->opaque = call.flat.opaque;
-    request->object = make_ref(snapshot ? copy_arguments(args, named) : py::make_tuple(args, named));
+    request->object = make_ref(copies ? copy_arguments(args, named) : py::make_tuple(args, named));
+    if (snapshot != Snapshot::kNone && !copies) {
+      request->inputs = tensors_among(args, named);
+      take_snapshot(*request, 0);
+    }
     return request;
   }
   request->form =
@@ -69,14 +79,14 @@ std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tu
     request->shape = std::move(call.shape);
     request->result_form = request->contract->result_form;
   }
-  if (snapshot) take_snapshot(*request);
+  if (snapshot != Snapshot::kNone) take_snapshot(*request, copies ? kSnapshotBytes : 0);
   return request;
 }
 
-void RequestMaker::take_snapshot(CallRequest& request) {
+void RequestMaker::take_snapshot(CallRequest& request, std::size_t most) {
   for (std::size_t i = 0; i < request.inputs.size(); ++i) {
     at::Tensor& input = request.inputs[i];
-    if (input.nbytes() <= kSnapshotBytes) {
+    if (input.nbytes() <= most) {
       input = copy_of(input);
     } else {
       request.versions.resize(request.inputs.size(), -1);

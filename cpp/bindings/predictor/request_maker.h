@@ -16,6 +16,14 @@ struct Notify {
   bool to_loop = false;            // to that of event loops instead of that of futures
 };
 
+// Of the inputs, which their owner may write to once they are submitted. One that is not copied, and was written to by
+// the time that it is used, fails its call.
+enum class Snapshot : std::uint8_t {
+  kNone,    // the owner waits
+  kSmall,   // copies of small ones
+  kIfRoom,  // the same, where the queue has room: what waits in line is to cost no memory
+};
+
 // Every method requires the interpreter's lock.
 class RequestMaker {
  public:
@@ -23,9 +31,10 @@ class RequestMaker {
   RequestMaker(std::shared_ptr<BoundRuntime> runtime, BoundLearner& learner, std::shared_ptr<Unnotified> unnotified,
                bool reject);
 
-  // Takes the call's tensors. `snapshot`: their owner may write to them meanwhile.
+  // Takes the call's tensors. `channel`: where it is to go.
   std::shared_ptr<CallRequest> make(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
-                                    const CallOptions& options, Notify notify, bool snapshot) const;
+                                    const CallOptions& options, Notify notify, Snapshot snapshot,
+                                    Channel& channel) const;
   // Waits for room with the lock released, unless `full` says otherwise. Requires: a call that must run
   // inline does not come here, unless it lines up.
   void admit(const PreparedCall& call, const std::shared_ptr<CallRequest>& request,
@@ -36,7 +45,7 @@ class RequestMaker {
  private:
   void push(const std::shared_ptr<CallRequest>& request, Channel& channel, Full full) const;
   Admission admission(Full full) const;
-  static void take_snapshot(CallRequest& request);
+  static void take_snapshot(CallRequest& request, std::size_t most);
 
   std::shared_ptr<BoundRuntime> runtime_;
   BoundLearner& learner_;

@@ -105,6 +105,11 @@ PushResult AdmissionQueue::push_blocked(const RequestPtr& request, TimePoint giv
   return PushResult::kAdmitted;
 }
 
+bool AdmissionQueue::has_room(const RequestInfo& info) {
+  MutexLock lock(mutex_);
+  return line_.empty() && fits_locked(info);
+}
+
 bool AdmissionQueue::fits_locked(const RequestInfo& info) const {
   if (requests_.empty()) return true;
   return waiting_rows() + info.rows <= limits_.rows && bytes_ + info.bytes <= limits_.bytes;

@@ -61,6 +61,8 @@ class AdmissionQueue : public std::enable_shared_from_this<AdmissionQueue> {
   // Closed, and DeadlineExceeded when the request's own deadline passed. Blocked threads and lined-up requests share
   // one line, served in order.
   PushResult push(const RequestPtr& request, Admission admission, TimePoint give_up) TP_EXCLUDES(mutex_);
+  // Whether a push would admit such a request at once, for now.
+  bool has_room(const RequestInfo& info) TP_EXCLUDES(mutex_);
   // Forms and starts a batch. The batch is empty when nothing is waiting, or when the policy waits for more requests.
   // Requests that are cancelled, that expired, or that cannot meet their deadline even alone leave first, at no cost.
   Taken take(const TakeLimits& limits) TP_EXCLUDES(mutex_);

@@ -56,6 +56,10 @@ PushResult Channel::submit(const RequestPtr& request, Admission admission, TimeP
   return result;
 }
 
+bool Channel::has_room(const RequestInfo& info) {
+  return state_->queue->has_room(info);
+}
+
 bool Channel::cancel(Request& request) noexcept {
   if (!request.try_cancel()) return false;
   state_->queue->forget(request);

@@ -55,6 +55,7 @@ class Channel {
 
   // As AdmissionQueue::push, then wakes a worker.
   PushResult submit(const RequestPtr& request, Admission admission, TimePoint give_up);
+  bool has_room(const RequestInfo& info);  // as AdmissionQueue::has_room
   // Cancels a request that has not started, and frees its place. True when this call cancelled the request.
   bool cancel(Request& request) noexcept;
   void close(bool fail_waiting);       // refuses from now on; idempotent

@@ -26,6 +26,9 @@ class Reclaimer {
   virtual void reclaim(std::vector<at::Tensor> tensors) noexcept = 0;
 };
 
+// Whether a call may depend on those before it, as seen in runs of the module.
+enum class HasState : std::uint8_t { kUnknown, kNo, kYes };
+
 class CallRequest : public Request {
  public:
   CallRequest(const RequestInfo& facts, Reclaimer& reclaimer) : Request(facts), reclaimer_(reclaimer) {}
@@ -43,6 +46,11 @@ class CallRequest : public Request {
   // The bindings' function that says what the caller is to be told where the module raises, from its arguments and the
   // error. Null for a call that fits what was learned: the error itself.
   std::shared_ptr<void> refusal;
+
+  // The bindings' function that runs the module for a call that nothing is known of, and looks whether the module keeps
+  // state or draws random numbers; and where that is noted. Null where it is known.
+  std::shared_ptr<void> look;
+  std::shared_ptr<std::atomic<HasState>> has_state;
 
   // Whether a worker has it, from before it looks whether the request is still wanted until the module is done with it.
   std::atomic<bool> in_module{false};

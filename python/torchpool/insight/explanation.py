@@ -9,6 +9,9 @@ from typing import Any
 from torchpool.contract import Contract, OutputSpec, Reason, RowsVerdict
 
 _PENDING = "run alone, side by side, until their rows are proven independent"
+# How calls run that share no batch.
+SIDE_BY_SIDE, IN_ORDER = "side by side", "one at a time, in order"
+ON_THEIR_THREADS = "each on the thread that makes it"
 _MAX_KINDS = 64  # as in the extension's table of kinds
 
 
@@ -70,7 +73,7 @@ class Explanation:
 def _describe(contract: Contract, backend: str, status: str) -> list[str]:
     names = ", ".join([spec.name for spec in contract.inputs] + [f"{n}={v}" for n, v in contract.values])
     if contract.mode == "alone":
-        lines = [f"calls with ({names}) run alone{', in order' if contract.serial else ''}: {contract.reason}"]
+        lines = [f"calls with ({names}) run alone, {_order(contract)}: {contract.reason}"]
     elif status == _PENDING:
         lines = [f"calls with ({names}) {status}"]
     else:
@@ -103,6 +106,12 @@ def _describe(contract: Contract, backend: str, status: str) -> list[str]:
 def _padding(contract: Contract, symbol: str) -> str:
     found = next((verdict.text for verdict in contract.padding if verdict.symbol == symbol), None)
     return found or f"padding of {symbol} by numbers: no graph was looked at"
+
+
+def _order(contract: Contract) -> str:
+    if contract.code is Reason.THREAD:
+        return ON_THEIR_THREADS
+    return IN_ORDER if contract.serial else SIDE_BY_SIDE
 
 
 def _fold(output: OutputSpec) -> str:
@@ -139,6 +148,8 @@ class KindRecord:
     context: str | None = None
     """Which context variables calls that share a batch of the module must have in common, in words; None where the
     module runs no batch."""
+    order: str = SIDE_BY_SIDE
+    """In which its calls run, where there is no contract that says so."""
     refuted: str | None = None
     """Merged rows differed from the same rows alone: in words."""
     seconds: float = 0.0
@@ -189,7 +200,7 @@ class KindRecord:
         if self.no_graph is not None and not told:
             notes.insert(0, f"{calls} are served by the module itself, not by a graph: {self.no_graph}")
         if self.contract is None:
-            notes.append(f"{calls} run alone: {self.reason}")
+            notes.append(f"{calls} run alone, {self.order}: {self.reason}")
         if self.context is not None and not self.by_graph and shown is not None and shown.mode == "merge":
             notes.append(f"{calls} share batches {self.context}")
         if self.unshown is not None and not told:
@@ -205,19 +216,24 @@ def explain(
     max_batch: int,
     kinds: Sequence[KindRecord],
     opaque: Sequence[str] = (),
+    opaque_order: str = SIDE_BY_SIDE,
     programs: Sequence[str] = (),
     more: Sequence[str] = (),
 ) -> Explanation:
     """The explanation of a predictor's present state. `backend`: what serves where no graph does; `opaque`: arguments
-    that cannot be taken apart, in words; `programs`: listings of the graphs; `more`: notes on all kinds of calls."""
+    that cannot be taken apart, in words, and in which order their calls run; `programs`: listings of the graphs;
+    `more`: notes on all kinds of calls."""
     notes = [] if kinds else ["nothing learned yet: the contract is learned from the first call"]
     for kind in kinds:
         notes += kind.notes()
     if len(kinds) >= _MAX_KINDS:
-        text = f"{_MAX_KINDS} kinds of calls were learned, which is the limit: those of any other kind run alone"
+        text = (
+            f"{_MAX_KINDS} kinds of calls were learned, which is the limit: those of any other kind run alone, "
+            "until one of these was not used for long, whose place they take"
+        )
         notes.append(f"{text} (an argument that is no tensor and differs in every call makes each a kind of its own)")
     notes += more
-    notes += [f"calls where {argument} run alone: it cannot be merged" for argument in opaque]
+    notes += [f"calls where {argument} run alone, {opaque_order}: it cannot be merged" for argument in opaque]
     settled = [(kind, contract) for kind in kinds if (contract := kind.shown()) is not None]
     served_by = tuple("graph" if kind.by_graph else backend for kind, _ in settled)
     return Explanation(

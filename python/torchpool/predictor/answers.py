@@ -18,12 +18,26 @@ class Answers:
         self.learn, self.mismatch, self.may_have_state = learner.learn, learner.mismatch, learner.may_have_state
         self.learn_behind = behind.add
         self.own, self.readable, self.context_variables = learner.own, learner.readable, learner.context_variables
+        looks = learner.looks
+        self.looks_for_state, self.look_for_state = looks.wanted, looks.later
+        self.first_run_under_way = looks.first_runs.under_way
+        self.again_in, self.evicted = learner.retries.again_in, learner.evicted
         self.saw_opaque, self.refuted = learner.saw_opaque, learner.refuted
         refusals = learner.refusals
         self.refusal, self.refused_opaque, self.refused_values = refusals.later, refusals.of_opaque, refusals.of_values
         self.own_change = learner.own_change
         if graphs is not None:
             self.installed, self.weights_moved = graphs.installed, graphs.again
+
+    @property
+    def learns_by_runs(self) -> bool:
+        """Whether learning runs the model."""
+        return self._learner.learns_by_runs
+
+    @property
+    def reads_thread_state(self) -> bool:
+        """Whether the code of the model has a threading.local at hand."""
+        return self._learner.reads_thread_state
 
     @property
     def answers_unlearned(self) -> bool:

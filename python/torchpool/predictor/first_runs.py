@@ -47,6 +47,10 @@ class FirstRuns:
 
         return made
 
+    def after_fork_in_child(self) -> None:
+        """The threads of before are gone."""
+        self._since.clear()
+
     def under_way(self) -> bool:
         """Whether a thread is at one, and has not been for long."""
         latest = time.monotonic() - _PATIENCE_SECONDS

@@ -9,17 +9,18 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
 from torchpool import _core
-from torchpool.call import Call, replace_tensors, tree
+from torchpool.call import Call, replace_tensors
 from torchpool.capture import CaptureError
 from torchpool.contract import Contract, Leaves, RowsVerdict, brief, choose_first_batch, first_and_most, with_rows
 from torchpool.insight import Timing, program_listing
 from torchpool.predictor.building import Built, CapturedKind, build
+from torchpool.predictor.captured import Captured, Served
 from torchpool.runtime import Child, in_child
 
 log = logging.getLogger("torchpool")
@@ -28,74 +29,6 @@ T = TypeVar("T")
 
 _MAX_REBUILDS = 8
 _PROFILE_RUNS = 20
-
-
-class Runner(Protocol):
-    """Runs a predictor's calls: by the module, until it is told to run a kind of them by a graph."""
-
-    @property
-    def volatile_attributes(self) -> list[str]:
-        """Attributes that the module writes when it runs."""
-
-    @property
-    def module_changed(self) -> bool:
-        """Whether the module is not as it was at the last call."""
-
-    @property
-    def gate(self) -> _core.UpdateGate:
-        """Keeps runs of the module and changes of its weights apart."""
-
-    def serve(
-        self,
-        kind_id: int,
-        number: int,
-        contract: Contract,
-        spec: tree.TreeSpec,
-        graph: _core.GraphBackend | None,
-        first_batch: int,
-        max_batch: int,
-        by_module: bool = False,
-        /,
-    ) -> bool:
-        """Merges calls of this kind from now on, by the graph, or by the module as far as the graph takes their sizes;
-        False where they were learned anew meanwhile."""
-
-
-@dataclass(frozen=True)
-class Served:
-    """Of a predictor, what its graphs need. Held for a moment only: a dropped predictor is to be freed at once."""
-
-    target: Callable[..., Any]
-    """What a call runs."""
-    dtype: torch.dtype | None
-    """What graphs compute in; None: what the module does."""
-    max_batch: int | None
-    """Rows, where the user has bounded them."""
-    proof_needed: bool
-    """A graph in which rows may meet is of no use."""
-    by_module: bool
-    """The user wants the module to be called: graphs are made for the proof only."""
-    closed: bool
-    runner: Runner
-    grow_batch: Callable[[int, int], None]
-    """Is told of how many rows the graph's batches are, at first and at most."""
-
-
-@dataclass
-class Captured:
-    """What became of the capture of one kind of call."""
-
-    reason: str | None = None
-    """Why the module serves these calls itself; None where a graph does."""
-    notes: tuple[str, ...] = ()
-    """What holds for the graph, such as lengths that it is frozen to."""
-    backend: _core.GraphBackend | None = None
-    rows: RowsVerdict | None = None
-    """What is known of its rows."""
-    contract: Contract | None = None
-    """By which its calls are merged."""
-    seconds: float = 0.0
-    """From the call that it was learned from to here."""
 
 
 class Capturer:
@@ -312,12 +245,19 @@ class Graphs:
 
     def forget(self, before: int) -> None:
         """What was learned of kinds with ids below `before` holds no more."""
+        self._keep(lambda kind_id: kind_id >= before)
+
+    def evicted(self, one: int) -> None:
+        """The kind with that id is no more."""
+        self._keep(lambda kind_id: kind_id != one)
+
+    def _keep(self, kept: Callable[[int], bool]) -> None:
         with self._changed:
-            self._kinds = {kind_id: kind for kind_id, kind in self._kinds.items() if kind_id >= before}
-            self._ready = {key: built for key, built in self._ready.items() if key[0] >= before}
-            self._rebuilt = {kind_id: count for kind_id, count in self._rebuilt.items() if kind_id >= before}
-            self.captured = {kind_id: found for kind_id, found in self.captured.items() if kind_id >= before}
-            self._begun = {kind_id: kind for kind_id, kind in self._begun.items() if kind_id >= before}
+            self._kinds = {kind_id: kind for kind_id, kind in self._kinds.items() if kept(kind_id)}
+            self._ready = {key: built for key, built in self._ready.items() if kept(key[0])}
+            self._rebuilt = {kind_id: count for kind_id, count in self._rebuilt.items() if kept(kind_id)}
+            self.captured = {kind_id: found for kind_id, found in self.captured.items() if kept(kind_id)}
+            self._begun = {kind_id: kind for kind_id, kind in self._begun.items() if kept(kind_id)}
 
     def wait(self, timeout: float | None) -> bool:
         """Until no capture is under way; False when time ran out."""

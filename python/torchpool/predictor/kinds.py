@@ -59,6 +59,8 @@ class Kind:
     """Of calls that the module may run in a batch: what it may read; None: any."""
     by_module: bool = False
     """The module may run its calls in a batch."""
+    state: str | None = None
+    """What a run of calls that are not probed has shown, in words; empty: nothing; None: not looked yet."""
     refuted: str | None = None
     """Rows of calls that were merged differed from the same calls alone: in words."""
     probes: int = 0
@@ -84,6 +86,11 @@ class Kind:
         )
 
     @property
+    def out_of_time(self) -> bool:
+        """Whether probing did not end: what is known of the calls says nothing for good."""
+        return self.contract is not None and out_of_time(self.contract)
+
+    @property
     def key(self) -> object:
         """Tells kinds apart that other ids may stand for later."""
         return tuple(self.names), tuple(self.dtypes), tuple(self.ranks), tuple(map(str, self.devices)), self.values
@@ -92,7 +99,7 @@ class Kind:
         """Whether a saved contract is for such calls, and still says something: what was not proven may be now."""
         inputs = contract.inputs
         unproven = contract.code is Reason.ROWS and not (contract.rows and contract.rows.kind == "refuted")
-        return not unproven and (
+        return not (unproven or out_of_time(contract)) and (
             [spec.name for spec in inputs] == self.names
             and [spec.dtype for spec in inputs] == self.dtypes
             and [len(spec.sizes) for spec in inputs] == self.ranks
@@ -102,7 +109,14 @@ class Kind:
 
     def to_save(self) -> Contract | None:
         """What a predictor that begins anew may start from."""
+        if self.out_of_time:
+            return None
         if self.refuted is not None and self.contract is not None:
             verdict = RowsVerdict("refuted", self.refuted)
             return replace(self.contract, mode="alone", reason=self.refuted, code=Reason.ROWS, rows=verdict)
         return self.candidate if self.candidate is not None and self.merging == "no" else self.contract
+
+
+def out_of_time(contract: Contract) -> bool:
+    """Whether probing did not end within its time."""
+    return any(check.name == "time" and not check.passed for check in contract.checks)

@@ -8,35 +8,24 @@ import functools
 import itertools
 import logging
 import threading
-import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from torchpool import _core
-from torchpool.call import (
-    Call,
-    argument_names,
-    parameter_names,
-    readable_names,
-    replace_tensors,
-    tensors,
-    tree,
-)
-from torchpool.capture import same_in_eval
+from torchpool.call import Call, parameter_names, readable_names, tensors, tree
 from torchpool.contract import Contract, Leaves, Reason, choose_first_batch, refusal
-from torchpool.contract.probe import Found, PlainDraws, find, padding_fails
+from torchpool.contract.probe import Found
 from torchpool.predictor.beside import look_beside
-from torchpool.predictor.first_runs import FirstRuns
-from torchpool.predictor.found import complete
 from torchpool.predictor.graphs import Graphs
-from torchpool.predictor.kinds import MERGING_UNPROVEN, Kind, Learned
+from torchpool.predictor.kinds import MERGING_UNPROVEN, Kind, Learned, out_of_time
 from torchpool.predictor.lazy_weights import LazyWeights
-from torchpool.predictor.moving_weights import at_rest
+from torchpool.predictor.looks import Looks
 from torchpool.predictor.own_code import OwnCode
+from torchpool.predictor.probes import Probes
 from torchpool.predictor.refusals import Refusals, tells_refusals
-from torchpool.predictor.samples import alike, copies, few_rows, rows_of, same_names, same_sizes
+from torchpool.predictor.retries import Retries
+from torchpool.predictor.samples import alike, copies, rows_of, same_names, same_sizes, to_keep
 
 log = logging.getLogger("torchpool")
 
@@ -61,6 +50,7 @@ class Learner:
         pad: Mapping[str, float | int | bool] | None = None,
         alone: str | None = None,
         prove: str = "auto",
+        probe_timeout: float = 20.0,
         dtype: torch.dtype | None = None,
         tensors_only: bool = False,
         by_module: bool = False,
@@ -73,24 +63,20 @@ class Learner:
         `graphs` each kind of call whose rows may be proven independent. `one_at_a_time`: runs may not meet."""
         self._target = target
         self._module = module
-        self._lazy, self._first_runs = LazyWeights(target, module), FirstRuns()
+        self._lazy = LazyWeights(target, module)
         self._run_plain = run_plain
         self._examples = list(examples)
-        self._batch = batch
         self._saved = list(saved)
-        self._pad = dict(pad or {})
         self._alone = alone
         self._code = OwnCode(target, module)
         self.own_change, self.notes = self._code.may_change, self._code.notes
         self._prove = prove
-        self._dtype = dtype
         self._merging = "trust" if batch is not None else MERGING_UNPROVEN[prove]
         self._tensors_only, self._by_module = tensors_only, by_module
         self._on_first_batch = on_first_batch
         self._graphs = graphs
         self._one_at_a_time = one_at_a_time
         self.parameters = parameter_names(target)
-        self._arguments = argument_names(target)  # what may be stated of them counts where they are passed
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._refusals: dict[object, str] = {}
@@ -101,6 +87,14 @@ class Learner:
         self.opaque: set[refusal.Argument] = set()
         self.refusals = Refusals(self.kinds, self._lock, self.parameters, run_plain)
         """What calls are told that the model refuses."""
+        self.looks = Looks(target, module, self._code, self.kinds, self._lock)
+        """What runs of calls that are not probed show."""
+        self.retries = Retries(self.kinds)
+        self._first_runs = self.looks.first_runs
+        self._probes = Probes(
+            target, module, run_plain, self._code, self._first_runs, batch=batch, pad=pad, dtype=dtype,
+            max_seconds=probe_timeout, proof_follows=self._merging == "no" and graphs is not None,
+        )  # fmt: skip
 
     # What the extension calls.
 
@@ -111,6 +105,8 @@ class Learner:
         self._lazy.make(lambda: self._run_plain(*call))
         leaves = [leaf.detach() for leaf in tensors(call)]
         kind = Kind.of(paths, call, leaves, self.parameters, self._alone)
+        if (before := self.kinds.get(kind_id)) is not None:  # its probing did not end
+            kind.probes, kind.probed_seconds = before.probes, before.probed_seconds
         if (refused := self._refusals.get(kind.key)) is not None:
             raise refusal.Refused(ValueError(refused))
         learned: Learned = ("direct", None, None, False, 0, "no")
@@ -131,7 +127,7 @@ class Learner:
             with self._lock:
                 if self.kinds.get(kind_id) is kind:
                     del self.kinds[kind_id]
-                if isinstance(error, refusal.Refused):
+                if isinstance(error, refusal.Refused) and not kind.out_of_time:
                     self._refusals[kind.key] = str(error.error)
             raise
         return learned
@@ -152,10 +148,27 @@ class Learner:
                 text = f"prove='required': {reason}. prove='auto' serves such calls by the module, one by one"
                 raise refusal.Refused(ValueError(text))
 
+    def evicted(self, kind_id: int) -> None:
+        """The extension has forgotten a kind, for want of room and of calls like it."""
+        with self._lock:
+            self.kinds.pop(kind_id, None)
+        if self._graphs is not None:
+            self._graphs.evicted(kind_id)
+
     def may_have_state(self) -> bool:
         """Whether others must not run the model now: a probe puts buffers back, and its first run tells the rest."""
         buffers = self._module is not None and next(self._module.buffers(), None) is not None
         return buffers or self._lazy.missing() or self._first_runs.under_way()
+
+    @property
+    def learns_by_runs(self) -> bool:
+        """Whether learning runs the model."""
+        return (self._alone is None and not self.reads_thread_state) or self._lazy.missing()
+
+    @property
+    def reads_thread_state(self) -> bool:
+        """Whether calls run on the threads that make them, as the model's code tells."""
+        return self._code.thread_state() is not None
 
     @property
     def answers_unlearned(self) -> bool:
@@ -219,9 +232,11 @@ class Learner:
 
     def _widen(self, kind: Kind, call: Call, samples: list[Leaves]) -> Learned | None:
         """How to go on with a kind whose calls turn out to vary; None where what was proven before stays."""
-        found = self._probe(kind, call, samples)
+        found = self._probes.probe(kind, call, samples, self.refusals)
         if found.contract.mode == "alone" and not found.contract.serial and kind.route == "merge":
-            kind.not_widened, kind.widenings = found.contract.reason, _MAX_WIDENINGS
+            kind.not_widened = found.contract.reason
+            if not out_of_time(found.contract):
+                kind.widenings = _MAX_WIDENINGS
             return None
         kind.samples = samples
         return self._settle(kind, call, found)
@@ -239,12 +254,15 @@ class Learner:
             self._saved = []
             self._code.forget()
             self._refusals.clear()
+            self.retries.forget()
+            self.looks.forget()
             for kind_id in [kind_id for kind_id in self.kinds if kind_id < before]:
                 del self.kinds[kind_id]
 
     def after_fork_in_child(self) -> None:
         """A thread that is gone may hold the lock."""
-        self._lock = self.refusals.lock = threading.Lock()
+        self._lock = self.refusals.lock = self.looks.lock = threading.Lock()
+        self._first_runs.after_fork_in_child()
 
     def inherit(self, kind_ids: Container[int]) -> None:
         """In a forked child: of what the parent had learned only these kinds hold."""
@@ -264,6 +282,7 @@ class Learner:
             self._forgotten = max(self._forgotten, before)
             self._saved = []
             self._code.forget()
+            self.looks.forget()
         return known
 
     def watched(self) -> list[torch.nn.Module]:
@@ -288,7 +307,7 @@ class Learner:
 
     def _learn_kind(self, kind: Kind, call: Call, leaves: Leaves) -> Learned:
         contract = self._find_saved(kind)
-        if contract is not None and self._still_pads(contract, call, leaves):
+        if contract is not None and self._probes.still_pads(contract, call, leaves):
             kind.samples = [copies(leaves)]
             return self._settle(kind, call, Found(contract, contract if contract.mode == "merge" else None, None))
         samples = [copies(leaves)]
@@ -296,69 +315,9 @@ class Learner:
             other = tensors(example)
             if alike(other, leaves) and same_names(example, call) and not same_sizes(other, samples):
                 samples.append(copies(other))
-        found = self._probe(kind, call, samples)
+        found = self._probes.probe(kind, call, samples, self.refusals)
         kind.samples = samples
         return self._settle(kind, call, found)
-
-    def _still_pads(self, contract: Contract, call: Call, leaves: Leaves) -> bool:
-        """Whether a saved contract pads nothing, or this call, cut and padded, gives what it should."""
-        if not contract.padded:
-            return True
-        run = functools.partial(self._run_leaves, call)
-        look = functools.partial(padding_fails, run, contract, leaves, module=self._module, reach=self._code.reach)
-        try:
-            failure = at_rest(self._module, look)
-        except Exception:  # by the model, which the probe tells
-            return False
-        if failure is not None:
-            self._code.note(f"a saved contract is not used, and calls are probed anew: {failure}")
-        return failure is None
-
-    def _run_leaves(self, call: Call, leaves: Leaves) -> Any:
-        args, kwargs = replace_tensors(call, leaves)
-        return self._run_plain(args, kwargs)
-
-    def _probe(self, kind: Kind, call: Call, samples: list[Leaves]) -> Found:
-        """What probing finds. Raises Refused when the model refuses the first sample."""
-        raised: list[Exception] = []  # by the model, last
-
-        def run(leaves: Leaves) -> Any:
-            try:
-                return self._run_leaves(call, leaves)
-            except Exception as error:
-                raised[:] = [error]
-                raise
-
-        draws = PlainDraws(self._target)
-        noted = self._first_runs.noted(draws.watched(run), lambda: draws.drawn is None)
-        pad = {name: value for name, value in self._pad.items() if name in kind.names}
-        batch = self._batch and {
-            n: dim for n, dim in self._batch.items() if n not in self._arguments or n in kind.names
-        }
-        search = functools.partial(
-            find, noted, samples, kind.names, module=self._module, pad=pad, batch=batch,
-            proof_follows=self._merging == "no" and self._graphs is not None, reach=self._code.reach,
-            threads=not _core.on_worker_thread(),  # else another one waits for what may need this very thread
-        )  # fmt: skip
-        started = time.monotonic()
-        try:
-            found = at_rest(self._module, search)
-            if found.contract.refused and not found.contract.serial and same_in_eval(self._target, self._module, call):
-                found = at_rest(self._module, lambda: search(blame_mode=False))
-        except Exception as error:
-            if not any(error is own for own in raised):
-                raise
-            raise refusal.Refused(self.refusals.of_kind(kind, call, error) or error) from None
-        finally:
-            draws.put_back()
-            raised.clear()  # an exception must not be held by the frames that it holds
-            kind.probes, kind.probed_seconds = kind.probes + 1, kind.probed_seconds + time.monotonic() - started
-        if found.contract.refused:
-            raise ValueError(
-                f"{found.contract.reason}. Results would depend on other calls or on chance: call model.eval() before "
-                "wrapping, or wrap with batch=False for the model's own calls"
-            )
-        return complete(found, kind, self._module, self._dtype, draws.drawn)
 
     def _settle(self, kind: Kind, call: Call, found: Found) -> Learned:
         contract, candidate = self._code.signed(found.contract), found.candidate and self._code.signed(found.candidate)
@@ -383,14 +342,16 @@ class Learner:
             text = _NO_GRAPH.format("a ScriptModule" if self._tensors_only else "a plain callable")
             contract = dataclasses.replace(contract, mode="alone", reason=text, code=Reason.ROWS)
             route, spec, candidate = "parallel", None, None
+        if out_of_time(contract):
+            contract = dataclasses.replace(contract, reason=f"{contract.reason}; it is tried again later")
         with self._lock:
             kind.route, kind.contract, kind.reason = route, contract, contract.reason
             kind.merging, kind.aliases, kind.candidate = merging, contract.aliases, candidate
             number = next(self._numbers)
         kind.rows = rows_of(kind.samples[0], candidate) if candidate is not None else 1
-        kind.samples = [few_rows(sample, candidate or contract) for sample in kind.samples]
+        kind.samples = to_keep(kind.samples, candidate or contract)
         if merging != "no" and self._on_first_batch is not None and kind.samples:
-            batch = functools.partial(self._run_leaves, call)
+            batch = functools.partial(self._probes.run_leaves, call)
             self._on_first_batch(choose_first_batch(batch, kind.samples[0], contract))
         if route == "parallel" and candidate is not None and self._graphs is not None:
             # Calls run alone, and are fitted to the candidate meanwhile: a lifted graph may come to serve them.

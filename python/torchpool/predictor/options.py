@@ -38,6 +38,7 @@ class Options:
     name: str
     prove: str
     verify: float
+    probe_timeout: float
 
     @property
     def proof_needed(self) -> bool:
@@ -62,6 +63,7 @@ def read_options(
     name: str | None,
     prove: str,
     verify: float,
+    probe_timeout: float,
 ) -> Options:
     """What wrap() was given. Raises TypeError or ValueError for what makes no sense."""
     if not callable(model):
@@ -88,6 +90,7 @@ def read_options(
         name=name if name is not None else _name_of(model),
         prove=_read_prove(model, prove, merging, stated),
         verify=_share(verify),
+        probe_timeout=_timeout(probe_timeout),
     )
 
 
@@ -126,6 +129,12 @@ def _at_least_one(name: str, value: int | None) -> int | None:
 def _seconds(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a number of seconds, 0 or more, got {value!r}")
+    return float(value)
+
+
+def _timeout(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ValueError(f"probe_timeout must be a number of seconds above 0, got {value!r}")
     return float(value)
 
 

@@ -13,16 +13,17 @@ import torch
 
 from torchpool import _core
 from torchpool.contract import Contract, first_and_most
-from torchpool.insight import Explanation, KindRecord, explain
+from torchpool.insight import Explanation, explain
 from torchpool.predictor import updates
 from torchpool.predictor.answers import Answers
 from torchpool.predictor.behind import Behind
 from torchpool.predictor.calls import Calls, View
-from torchpool.predictor.graphs import Captured, Graphs, Served
-from torchpool.predictor.kinds import Kind, context_in_words
+from torchpool.predictor.captured import Captured, Served
+from torchpool.predictor.graphs import Graphs
 from torchpool.predictor.learner import Learner
 from torchpool.predictor.options import Options, check_options, method_of, module_of
 from torchpool.predictor.patience import Patience
+from torchpool.predictor.records import record
 from torchpool.runtime import Child, Runtime, default_runtime, in_child
 
 _predictors: weakref.WeakSet[Predictor] = weakref.WeakSet()
@@ -83,6 +84,7 @@ class Predictor(Calls):
             pad=options.pad,
             alone=None if options.merging and probed else "merging is off (batch=False)" if probed else _NOT_PROBED,
             prove=options.prove,
+            probe_timeout=options.probe_timeout,
             dtype=options.dtype,
             tensors_only=options.backend == "torchscript",
             by_module=options.backend == "python",
@@ -233,8 +235,12 @@ class Predictor(Calls):
             self._options.name,
             core.backend,
             self._most_batch,
-            [_record(kind, captured.get(kind_id)) for kind_id, kind in list(self._learner.kinds.items())],
+            [
+                record(kind, captured.get(kind_id), self._learner.looks.order(kind))
+                for kind_id, kind in list(self._learner.kinds.items())
+            ],
             self._learner.opaque_arguments(),
+            self._learner.looks.order(None),
             programs,
             sorted(self._learner.notes),
         )
@@ -304,28 +310,6 @@ def _rebuild(model: Callable[..., Any], options: Options, contracts: tuple[Contr
     if contracts and options.merging:
         options = dataclasses.replace(options, saved=contracts, max_batch=max_batch)
     return Predictor(model, options, None)
-
-
-def _record(kind: Kind, captured: Captured | None) -> KindRecord:
-    found = captured or Captured()
-    return KindRecord(
-        inputs=tuple(kind.names),
-        contract=kind.contract,
-        reason=kind.reason,
-        not_widened=kind.not_widened,
-        by_graph=found.backend is not None,
-        no_graph=found.reason,
-        graph_notes=found.notes,
-        rows=found.rows,
-        merged=found.contract,
-        merging=kind.merging,
-        unshown=kind.unshown,
-        context=context_in_words(kind.context) if kind.by_module else None,
-        refuted=kind.refuted,
-        seconds=found.seconds,
-        probes=kind.probes,
-        probed_seconds=kind.probed_seconds,
-    )
 
 
 # What the learner and the graphs are given. They must not keep their predictor: a dropped one is to be freed at once,

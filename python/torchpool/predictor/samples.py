@@ -8,6 +8,7 @@ from torchpool.call import Call
 from torchpool.contract import Contract, Leaves
 
 _MOST_ROWS = 8  # of each
+_MOST_BYTES = 4 << 20  # of those of a kind, but for one row that is larger
 
 
 def copies(leaves: Leaves) -> Leaves:
@@ -15,15 +16,32 @@ def copies(leaves: Leaves) -> Leaves:
     return [leaf.detach().clone() for leaf in leaves]
 
 
-def few_rows(sample: Leaves, contract: Contract) -> Leaves:
-    """A sample that may be kept: a large first call would hold its memory for as long as the predictor lives."""
+def to_keep(samples: list[Leaves], contract: Contract) -> list[Leaves]:
+    """What may be kept of the samples of a kind: the predictor holds their memory for as long as it lives. The first of
+    them, and of the others those that fit."""
+    kept: list[Leaves] = []
+    left = _MOST_BYTES
+    for sample in samples:
+        few = _few_rows(sample, contract, max(left, 0))
+        size = sum(leaf.nbytes for leaf in few)
+        if kept and size > left:
+            continue
+        left -= size
+        kept.append(few)
+    return kept
 
-    def few(leaf: torch.Tensor, dim: int | None, stacked: bool) -> torch.Tensor:
-        if dim is None or stacked or leaf.shape[dim] <= _MOST_ROWS:
-            return leaf
-        return leaf.narrow(dim, 0, _MOST_ROWS).clone()
 
-    return [few(leaf, spec.batch_dim, spec.stacked) for leaf, spec in zip(sample, contract.inputs, strict=True)]
+def _few_rows(sample: Leaves, contract: Contract, most_bytes: int) -> Leaves:
+    places = [None if spec.stacked else spec.batch_dim for spec in contract.inputs]
+    row_bytes = sum(
+        leaf.nbytes // max(1, leaf.shape[dim]) for leaf, dim in zip(sample, places, strict=True) if dim is not None
+    )
+    most = min(_MOST_ROWS, max(1, most_bytes // max(1, row_bytes)))
+
+    def few(leaf: torch.Tensor, dim: int | None) -> torch.Tensor:
+        return leaf if dim is None or leaf.shape[dim] <= most else leaf.narrow(dim, 0, most).clone()
+
+    return [few(leaf, dim) for leaf, dim in zip(sample, places, strict=True)]
 
 
 def rows_of(sample: Leaves, contract: Contract) -> int:

@@ -30,6 +30,7 @@ def wrap(
     name: str | None = None,
     prove: Literal["auto", "required", "verify", "trust"] = "auto",
     verify: float = 0.01,
+    probe_timeout: float = 20.0,
 ) -> Predictor:
     """A predictor of a model: called like it from any thread, with the same results, in shared batches.
 
@@ -65,6 +66,8 @@ def wrap(
         that were not seen yet decide that rows meet. "trust": also without a proof, and without a look, on your word.
     verify: share of the time that merged batches take which may be spent on running calls alone, too, and comparing, as
         an alarm; 0 turns it off. A difference ends merging for such calls, with a warning in the log.
+    probe_timeout: most seconds that a kind of call is probed. Where that does not suffice, calls run alone, and probing
+        is tried again after 10 s, 20 s, 40 s and so on, up to an hour.
 
     Raises TypeError or ValueError for options that make no sense, for a model that is in train mode where that
     changes results, for a `batch` that the proof contradicts, and for a required graph that cannot be.
@@ -85,5 +88,6 @@ def wrap(
         name=name,
         prove=prove,
         verify=verify,
+        probe_timeout=probe_timeout,
     )
     return Predictor(model, options, runtime)

@@ -97,6 +97,7 @@ def _close_all() -> None:
     for runtime in list(_runtimes):
         runtime.close()
     _core.join_reaped_runtimes()
+    _core.stop_reclaimer()
     # A daemon thread that is inside torch when the interpreter goes away aborts the process: torch lets go of the
     # interpreter's lock in destructors. Those in a call of ours get a moment to come back; a stuck one cannot hold us.
     give_up = time.monotonic() + _EXIT_SECONDS

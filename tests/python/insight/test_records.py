@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import pytest
 import torch
 
 from torchpool.contract import Contract, InputSpec, Reason
-from torchpool.insight import Explanation, KindRecord, Timing, explain, program_listing
+from torchpool.insight import IN_ORDER, Explanation, KindRecord, Timing, explain, program_listing
 
 X = InputSpec("x", torch.float32, "cpu", 0, False, ("batch", 4), None)
 CONTRACT = Contract("merge", None, False, (X,), (), frozenset(), False, 0.001, ())
@@ -41,7 +42,30 @@ def test_a_kind_that_a_graph_serves_names_it_beside_one_that_it_does_not() -> No
 def test_a_kind_without_a_contract_has_no_backend_but_a_reason() -> None:
     explanation = explained(ALONE, MERGES)
     assert explanation.contracts == (CONTRACT,) and explanation.served_by == ("python",)
-    assert explanation.notes == ("calls with (x, mask) run alone: merging is off",)
+    assert explanation.notes == ("calls with (x, mask) run alone, side by side: merging is off",)
+
+
+def test_a_kind_without_a_contract_says_whether_its_calls_have_an_order() -> None:
+    (note,) = explained(dataclasses.replace(ALONE, order=f"{IN_ORDER} (model draws random numbers)")).notes
+    assert note == (
+        "calls with (x, mask) run alone, one at a time, in order (model draws random numbers): merging is off"
+    )
+
+
+@pytest.mark.parametrize(
+    ("serial", "code", "how"),
+    [
+        (False, Reason.ROWS, "side by side"),
+        (True, Reason.CHECK, "one at a time, in order"),
+        (False, Reason.THREAD, "each on the thread that makes it"),
+    ],
+)
+def test_a_contract_that_merges_nothing_says_whether_its_calls_have_an_order(
+    serial: bool, code: Reason, how: str
+) -> None:
+    alone = dataclasses.replace(CONTRACT, mode="alone", reason="rows meet", serial=serial, code=code)
+    text = str(explained(dataclasses.replace(MERGES, contract=alone)))
+    assert f"calls with (x) run alone, {how}: rows meet" in text
 
 
 def test_a_kind_that_was_not_widened_says_so() -> None:
@@ -52,7 +76,7 @@ def test_a_kind_that_was_not_widened_says_so() -> None:
 def test_arguments_that_cannot_be_taken_apart_and_too_many_kinds_are_noted() -> None:
     *_, limit, opaque = explained(*[MERGES] * 64, opaque=["argument 'x' is of type set"]).notes
     assert limit.startswith("64 kinds of calls were learned, which is the limit")
-    assert opaque == "calls where argument 'x' is of type set run alone: it cannot be merged"
+    assert opaque == "calls where argument 'x' is of type set run alone, side by side: it cannot be merged"
 
 
 def test_what_is_saved_of_an_explanation_comes_back() -> None:

@@ -138,7 +138,7 @@ def test_calls_that_count_as_units_are_merged_by_a_graph_only(serve: Callable[..
     served = serve(model, known=pairs, merging="trust")
     calls = [*draws(4, 2, 4), draw(3, 4), draw(1, 4)]
     served.expect_answers_alone(calls)
-    assert served.sizes == [2, 2, 2, 2, 3, 1]
+    assert sorted(served.sizes) == [1, 2, 2, 2, 2, 3]
     assert served.serve(graph_of(model), known=pairs)
     for pending, x in [(served.core.submit((x,), None), x) for x in calls]:
         torch.testing.assert_close(pending.get(), model(x))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -113,9 +114,10 @@ class ModuleState:
         """Another number once anybody has written into one of them, as far as torch knows."""
         return sum(tensor._version for _, tensor in self._tensors if not tensor.is_inference())
 
-    def watch(self) -> Watch:
-        """For one run, entered on the thread that runs it."""
-        return Watch(self._before_write, self._after_write)
+    def watch(self, ends_draws: bool = True) -> Watch:
+        """For one run, entered on the thread that runs it. `ends_draws`: see Watch; else what a call counts of itself is
+        no reason to end the run, either."""
+        return Watch(functools.partial(self._before_write, ends=ends_draws), self._after_write, ends_draws)
 
     @contextlib.contextmanager
     def watched_run(self) -> Iterator[None]:
@@ -239,10 +241,10 @@ class ModuleState:
         by_any_name = reach.changes_items(place.key) if items else reach.writes(place.key)
         return by_any_name and (place.value is _GONE or place.moves > 1)
 
-    def _before_write(self, tensors: Sequence[torch.Tensor]) -> list[_Written]:
+    def _before_write(self, tensors: Sequence[torch.Tensor], *, ends: bool) -> list[_Written]:
         owned = [held for tensor in tensors for held in self._by_storage.get(storage_of(tensor), ())]
         for label, tensor in owned:
-            if id(tensor) in self._statistics:
+            if ends and id(tensor) in self._statistics:
                 raise Counts(label)
             known = self._written.get(id(tensor))
             if known is None or not _same(tensor, known.after):  # what others have written since is not the probe's

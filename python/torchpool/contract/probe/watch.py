@@ -82,7 +82,7 @@ _NOTHING = _Traits(False, (), {})
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is entered, tells of this thread's draws and writes; raises Drew in a draw's place."""
+    """While it is entered, tells of this thread's draws and writes."""
 
     supports_higher_order_operators = True
 
@@ -90,13 +90,14 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self,
         before_write: Callable[[Sequence[torch.Tensor]], Any],
         after_write: Callable[[Any], None],
+        ends_draws: bool = True,
     ) -> None:
         """`before_write` gets the tensors that an operator is about to write into, `after_write` what it returned,
-        unless that is empty."""
+        unless that is empty. `ends_draws`: Drew is raised in a draw's place."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self._before, self._after = before_write, after_write
+        self._before, self._after, self._ends_draws = before_write, after_write, ends_draws
         self.drew: str | None = None
-        """The operator that was about to draw."""
+        """The operator that was about to draw, or the last that drew."""
         self.counts: str | None = None
         """The statistics that were about to change."""
 
@@ -129,7 +130,8 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         if traits.draws and traits.draws_with(args, kwargs):
             self.drew = str(func)
-            raise Drew(self.drew)
+            if self._ends_draws:
+                raise Drew(self.drew)
         try:
             written = self._before([t for name in traits.written for t in _tensors(traits.value(name, args, kwargs))])
         except Counts as counts:

@@ -1,0 +1,31 @@
+"""When calls are probed again whose probing did not end: the machine may have been busy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torchpool.predictor.kinds import Kind
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 3600.0  # seconds
+
+
+class Retries:
+    """Of one predictor."""
+
+    def __init__(self, kinds: Mapping[int, Kind]) -> None:
+        """`kinds`: what was learned, by id."""
+        self._kinds = kinds
+        self._tries: dict[object, int] = {}
+        """By what tells kinds apart, whatever their ids."""
+
+    def again_in(self, kind_id: int) -> float | None:
+        """In how many seconds a kind that was learned just now is to be learned again; None: not at all."""
+        kind = self._kinds.get(kind_id)
+        if kind is None or not kind.out_of_time:
+            return None
+        tries = self._tries[kind.key] = self._tries.get(kind.key, 0) + 1
+        return min(_FIRST_PAUSE * 2.0 ** (tries - 1), _LONGEST_PAUSE)
+
+    def forget(self) -> None:
+        """The model is another one."""
+        self._tries.clear()
