@@ -115,8 +115,8 @@ class ModuleState:
         return sum(tensor._version for _, tensor in self._tensors if not tensor.is_inference())
 
     def watch(self, ends_draws: bool = True) -> Watch:
-        """For one run, entered on the thread that runs it. `ends_draws`: see Watch; else what a call counts of itself is
-        no reason to end the run, either."""
+        """For one run, entered on the thread that runs it. `ends_draws`: see Watch; else what a call counts of itself
+        is no reason to end the run, either."""
         return Watch(functools.partial(self._before_write, ends=ends_draws), self._after_write, ends_draws)
 
     @contextlib.contextmanager
