@@ -4,6 +4,7 @@ right."""
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import pads_traps_places  # noqa: F401  # enters its cases
 import pytest
@@ -16,6 +17,9 @@ from rows_capture import Exported, export
 from support import build, draw
 from torch import Tensor
 
+from torchpool.contract.pads import registry
+from torchpool.contract.pads.domain import Kept
+from torchpool.contract.pads.op import Op
 from torchpool.contract.pads.verdict import PaddedOutput, prove_padding
 from torchpool.contract.probe.perturb import Layout
 
@@ -90,3 +94,40 @@ def test_every_claim_holds_of_numbers(kind: str) -> None:
             audit.run(rows)
     assert audit.wrong == []
     assert ("random", SHORT) in audit.ran
+
+
+# --- wrong rules ------------------------------------------------------------------------------------------------------
+
+
+def keeps(op: Op) -> Any:
+    """As if the result were as the first operand is."""
+    return op.each(op.tensors()[0].kept)
+
+
+def leaves_out(op: Op) -> Any:
+    """As if what is padded did not count."""
+    return op.each(Kept())
+
+
+WRONG = [
+    ("softmax", "softmax", keeps),
+    ("reductions", "mean", leaves_out),
+    ("reductions", "amax", leaves_out),
+    ("places", "flip", keeps),
+    ("places", "roll", keeps),
+    ("places", "sort", keeps),
+    ("places", "select", leaves_out),
+    ("layers", "avg_pool1d", keeps),
+    ("layers", "group_norm", keeps),
+    ("memory", "add", lambda op: op.tensors()[0].kept),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "claim"), WRONG, ids=[f"{kind}: {name}" for kind, name, _ in WRONG])
+def test_a_wrong_rule_is_caught(kind: str, name: str, claim: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, _ = exported(kind)
+    monkeypatch.setitem(registry._RULES, name, registry.Entry(claim, sizes=True, donors=(), facts=False))
+    [wrong] = padded_of(graph, PADS)
+    audit = Audit(wrong)
+    audit.run("random")
+    assert audit.wrong
