@@ -116,7 +116,8 @@ def _sum(op: Op, dim: int, rank: int) -> Fill | None:
         found, beside = _there(op, one, dim, rank), _there(op, other, dim, rank)
         if found is None or found.unless_nan:
             continue
-        if found.value == -math.inf and (_is_finite(op, other) or op.operand(other).kept.odd == "low"):
+        low_too = op.name == "add" and op.operand(other).kept.odd == "low"
+        if found.value == -math.inf and (_is_finite(op, other) or low_too):
             return Fill(found.value)
         if not _is_finite(op, other):
             continue

@@ -56,6 +56,14 @@ def test_zero_times_what_may_be_infinite_is_not_known() -> None:
     assert sketch.claim(aten.rsqrt.default, square).odd == "finite"
 
 
+def test_infinite_masks_are_added_and_not_taken_from_each_other() -> None:
+    sketch = PadSketch()
+    low = sketch.places(2, "L", odd="low", holes=frozenset([1]))
+    masked = sketch.places(2, "L", fill=INFINITE, odd="low", holes=frozenset([1]))
+    assert fills(sketch.claim(aten.add.Tensor, low, masked)) == [Fill(INFINITE)]
+    assert fills(sketch.claim(aten.sub.Tensor, masked, low)) == [None]
+
+
 def test_places_of_two_dims_do_not_meet_in_one() -> None:
     sketch = PadSketch()
     x = sketch.places(2, "L")
