@@ -80,7 +80,7 @@ def _generators(target: Any) -> tuple[list[Any], bool]:
                 owner = numpy.random.mtrand._rand
             elif isinstance(one, types.FunctionType):
                 seeds |= "seed" in names_of(one)
-            is_numpys = type(owner).__module__.startswith("numpy.random") and type(owner).__name__ in _NUMPY
+            is_numpys = str(type(owner).__module__).startswith("numpy.random") and type(owner).__name__ in _NUMPY
             if (isinstance(owner, random.Random) and not isinstance(owner, random.SystemRandom)) or is_numpys:
                 found[id(owner)] = owner
     except TooMany:
