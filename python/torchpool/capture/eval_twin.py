@@ -33,15 +33,17 @@ def same_in_eval(target: Callable[..., Any], module: nn.Module | None, call: Cal
         return False  # a part that copies to itself is the module's own
     for part in parts:
         part.training = False
-    state, draws = ModuleState(module), PlainDraws(run)
+    state, draws, own = ModuleState(module), PlainDraws(run), PlainDraws(target)
     try:
-        found, spec = _watched(state, target, call)
+        found, spec = _watched(state, own.watched(target), call)
         others, twin_spec = _watched(state, draws.watched(run), call)
     except (Stopped, Exception):  # in eval mode it may raise
         return False
     finally:
         written = state.written
         state.restore()
+        draws.put_back()
+        own.put_back()
     if written or draws.drawn is not None:
         return False
     return spec == twin_spec and all(_equal(one, other) for one, other in zip(found, others, strict=True))
