@@ -90,8 +90,12 @@ def find(
     runner = Runner(run, names, state, samples, max_seconds, max_bytes)
     try:
         found = _Probe(runner, samples, pad, batch, threads, proof_follows, blame_mode).find()
-    finally:
-        state.restore()
+    except BaseException:
+        # A first run that raises was the call itself: what it wrote stays, or who raises once would do so for ever.
+        if runner.ended:
+            state.restore()
+        raise
+    state.restore()
     used = max_seconds - runner.seconds_left
     contract = found.contract
     what = "may merge" if contract.mode == "merge" else f"runs alone: {contract.reason}"

@@ -71,6 +71,8 @@ class Runner:
         self.checks: list[Check] = []
         self.aliases = False
         self.runs = 0
+        self.ended = False
+        """Whether a run has come to its end, or was stopped."""
         self.bytes_per_run = 0
         self.slow = False
         self._run = run
@@ -120,7 +122,10 @@ class Runner:
             except Unsafe:
                 raise
             except Exception:
+                if self.runs > 1 and self._state.written:
+                    raise  # what it writes would not be seen
                 # Once more, as the model alone raises it: on its way through the watch a script's error loses its text.
+                self._state.restore()
                 return self._run_once(leaves, watched=False)
         generators, versions, others = torch_state(), self._state.versions(), Others()
         outcome = self._run_once(leaves, watched=False)
@@ -147,11 +152,13 @@ class Runner:
                 ):
                     result = self._run(list(inputs))
             except BaseException:
+                self.ended |= watch is not None and watch.stopped
                 if watch is not None and (stopped := self._stopped(watch)) is not None:
                     raise stopped from None
                 raise
             finally:
                 self._state.note_run()
+            self.ended = True
             seconds, used = time.perf_counter() - start, time.thread_time() - used
             if watch is not None and (stopped := self._stopped(watch)) is not None:  # the model caught what ended it
                 raise stopped

@@ -101,6 +101,11 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.counts: str | None = None
         """The statistics that were about to change."""
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the run was stopped."""
+        return self.drew is not None or self.counts is not None
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         """Else the first run would import torch._dynamo, which takes a second and 100 MB."""
