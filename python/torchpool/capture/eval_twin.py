@@ -11,7 +11,7 @@ from torch import nn
 from torchpool.call import Call, replace_tensors, tensors, tree
 from torchpool.capture import module_copy
 from torchpool.contract import mode_surely_matters
-from torchpool.contract.probe import Drew, ModuleState, PlainDraws, Stopped
+from torchpool.contract.probe import ModuleState, PlainDraws, Stopped
 
 
 def same_in_eval(target: Callable[..., Any], module: nn.Module | None, call: Call) -> bool:
@@ -59,8 +59,8 @@ def _watched(state: ModuleState, run: Callable[..., Any], call: Call) -> tuple[l
             result = tree.flatten(run(*args, **kwargs))
     finally:
         state.note_run()
-    if watch.drew is not None:  # and the model caught what should have ended it
-        raise Drew(watch.drew)
+    if watch.stopped:  # and the model caught what should have ended it
+        raise Stopped
     return result
 
 
