@@ -73,7 +73,8 @@ def _named_by(one: Any) -> Iterator[Any]:
     elif not isinstance(one, type) and callable(one) and "__wrapped__" in getattr(one, "__dict__", {}):
         yield vars(one)["__wrapped__"]
     elif isinstance(one, type):
-        yield type(one)
+        if not _is_library(type(one).__module__):
+            yield type(one)
         for cls in one.__mro__:
             if not _is_library(cls.__module__):
                 yield from vars(cls).values()
@@ -85,7 +86,7 @@ def _named_by(one: Any) -> Iterator[Any]:
 
 def _in_slots(one: Any) -> Iterator[Any]:
     for cls in type(one).__mro__:
-        for slot in vars(cls).values():
+        for slot in vars(cls).values() if not _is_library(cls.__module__) else ():
             if isinstance(slot, types.MemberDescriptorType):
                 try:
                     yield slot.__get__(one)
@@ -142,8 +143,8 @@ def _imported(code: types.CodeType) -> Iterator[str]:
             yield from _imported(constant)
 
 
-def _is_library(name: str | None) -> bool:
-    top = (name or "builtins").partition(".")[0]
+def _is_library(name: Any) -> bool:
+    top = (name if isinstance(name, str) and name else "builtins").partition(".")[0]
     return top in _NOT_ENTERED or top in sys.stdlib_module_names
 
 
