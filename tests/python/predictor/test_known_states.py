@@ -12,7 +12,7 @@ from support import HANG, assert_close, build, draw, draws, run_threads
 from torch import nn
 
 import torchpool
-from torchpool.predictor import learner
+from torchpool.predictor import probes as probing
 
 pytestmark = pytest.mark.graphs
 
@@ -50,13 +50,13 @@ class Stack(nn.Module):
 def probes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Grows with each probe."""
     made: list[object] = []
-    find = learner.find
+    find = probing.find
 
     def counted(*args: object, **kwargs: object) -> object:
         made.append(args)
         return find(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(learner, "find", counted)
+    monkeypatch.setattr(probing, "find", counted)
     return made
 
 

@@ -301,7 +301,7 @@ def test_a_pickled_predictor_keeps_what_it_learned(copied: Any, monkeypatch: pyt
     predict = torchpool.wrap(build(LSTMClassifier), name="classifier", max_batch=16)
     x = draw(1, 50, 10)
     expected = predict(x)
-    monkeypatch.setattr("torchpool.predictor.learner.find", no_probe)
+    monkeypatch.setattr("torchpool.predictor.probes.find", no_probe)
     other = copied(predict)
     assert_close(other(x), expected)
     assert_close(other.submit(x).result(HANG), expected)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import HANG, Poisoned, assert_clean, assert_close, build, eager, row, run_python
+from support import HANG, Gate, Poisoned, assert_clean, assert_close, build, eager, row, run_python
 from torch import nn
 
 import torchpool
@@ -132,7 +132,7 @@ def test_awaited_calls_keep_to_the_bounds(hold: Any, bound: dict[str, int]) -> N
 
 
 def test_an_argument_beside_others_holds_no_copy_either(runtime: torchpool.Runtime) -> None:
-    entered, opened = threading.Event(), threading.Event()
+    gate = Gate()
 
     class Takes(nn.Module):
         def __init__(self) -> None:
@@ -141,8 +141,7 @@ def test_an_argument_beside_others_holds_no_copy_either(runtime: torchpool.Runti
 
         def forward(self, x: torch.Tensor, argument: Argument) -> torch.Tensor:
             self.count += 1  # so that calls run one by one
-            entered.set()
-            assert opened.wait(HANG)
+            gate.pass_through()
             return x * 2
 
     predict = torchpool.wrap(build(Takes), runtime=runtime, queue_size=1)
@@ -150,10 +149,10 @@ def test_an_argument_beside_others_holds_no_copy_either(runtime: torchpool.Runti
 
     async def calls() -> list[Any]:
         running = predict.acall(row(0), argument)
-        await asyncio.to_thread(entered.wait, HANG)
+        await asyncio.to_thread(gate.wait_entered)
         waiting = [predict.acall(row(1), argument), predict.acall(x, argument)]
         x.zero_()
-        opened.set()
+        gate.open()
         return await asyncio.gather(running, *waiting, return_exceptions=True)
 
     zero, one, two = asyncio.run(calls())

@@ -180,7 +180,7 @@ TEST(LearnedPolicyTest, NeverAsksForMoreThanMemoryHolds) {
   driven.run(cost, 300);
   ASSERT_EQ(most_frequent(driven.run(cost, 64)), 1024);
   driven.model->record_out_of_memory(100, 1);
-  const auto rows = driven.run(cost, 320);
+  const auto rows = driven.run(cost, 60);
   EXPECT_EQ(*std::max_element(rows.begin(), rows.end()), 50);
   EXPECT_EQ(most_frequent(rows), 50);
 }
