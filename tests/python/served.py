@@ -85,6 +85,9 @@ class Told:
     def context_variables(self, kind_id: int) -> None:
         return None
 
+    def padded_with(self, kind_id: int) -> None:
+        return None
+
     def may_have_state(self) -> bool:
         return False
 

@@ -1,7 +1,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include "bindings/graph/module_watch.h"
-#include "predict/weights/weight_watch.h"
+#include "predict/weights/probed_weights.h"
 
 namespace torchpool {
 
@@ -14,22 +14,6 @@ const char* to_string(WeightChange change) noexcept {
 py::object text_or_none(const Change& change) {
   return change ? py::object(py::str(change.text)) : py::none();
 }
-
-// A watch with the fingerprint that it compares with.
-class BoundWeightWatch {
- public:
-  explicit BoundWeightWatch(std::vector<at::Tensor> weights) : watch_(std::move(weights)), before_(watch_.take()) {}
-
-  const char* look() const {
-    const WeightChange change = watch_.form_change();
-    if (change != WeightChange::kSame) return to_string(change);
-    return to_string(watch_.same(before_) ? WeightChange::kSame : WeightChange::kValues);
-  }
-
- private:
-  WeightWatch watch_;
-  WeightFingerprint before_;
-};
 
 }  // namespace
 
@@ -46,9 +30,9 @@ void register_watches(py::module_& module) {
            })
       .def_property_readonly("volatile_names", &ModuleWatch::volatile_names)
       .def_property_readonly("stamps", &ModuleWatch::stamps);
-  py::class_<BoundWeightWatch>(module, "WeightWatch", "Sees what happens to the contents of weights.")
+  py::class_<ProbedWeights>(module, "WeightWatch", "Sees what happens to the contents of weights.")
       .def(py::init<std::vector<at::Tensor>>(), py::arg("weights"))
-      .def("look", &BoundWeightWatch::look);
+      .def("look", [](const ProbedWeights& self) { return to_string(self.look()); });
 }
 
 }  // namespace torchpool

@@ -3,6 +3,7 @@
 #include "bindings/interpreter/waiting.h"
 #include "bindings/predictor/contract_from_python.h"
 #include "bindings/predictor/python_backend.h"
+#include "predict/weights/probed_weights.h"
 
 namespace torchpool {
 
@@ -23,6 +24,7 @@ void BoundLearner::install(CallKind& kind, const py::tuple& learned) {
     contract = contract_from_python(learned[1], learned[2]);
     contract->overtaken = overtaken_;
     if (merging == Merging::kVerify) contract->verifier = make_verifier(kind, merging);
+    contract->padded_with = padded_with(kind, learned[1]);
   }
   const bool refuted = tell_if_refuted(kind);
   ContextVariables variables = variables_of(kind);
@@ -50,6 +52,14 @@ ContextVariables BoundLearner::variables_of(const CallKind& kind) const {
   return variables;
 }
 
+std::shared_ptr<const ProbedWeights> BoundLearner::padded_with(const CallKind& kind, const py::object& contract) const {
+  if (py::len(contract.attr("padded_by_numbers")) == 0) return nullptr;
+  const py::object watch = learner_.attr("padded_with")(kind.id);
+  if (watch.is_none()) return nullptr;
+  // Whoever drops the contract last, the weights go with the interpreter's lock.
+  return {watch.cast<const ProbedWeights*>(), [held = make_ref(watch)](const ProbedWeights*) {}};
+}
+
 // What is proven is looked at, too, as an alarm; what the user answers for is not.
 std::shared_ptr<Verifier> BoundLearner::make_verifier(const CallKind& kind, Merging merging) const {
   if (merging == Merging::kVerify) {
@@ -65,6 +75,7 @@ bool BoundLearner::serve(std::int64_t id, std::int64_t number, const py::object&
   const py::object rows = contract.attr("rows");
   const bool proven = !rows.is_none() && rows.attr("allows").cast<bool>();
   const std::shared_ptr<CallKind> kind = kinds_.find(id);
+  if (kind) served->padded_with = padded_with(*kind, contract);
   if (!kind || tell_if_refuted(*kind)) return false;
   if (kind->learned_number != number || kind->route != Route::kMerge) return false;
   if (kind->merging == Merging::kNo && !proven) throw py::value_error("rows that are not proven independent may meet");

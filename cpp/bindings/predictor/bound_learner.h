@@ -104,6 +104,8 @@ class BoundLearner {
   py::tuple ask_mismatch(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const;
   void install(CallKind& kind, const py::tuple& learned);
   ContextVariables variables_of(const CallKind& kind) const;
+  // With which the contract's padding was found to do nothing; null where nothing is padded by numbers alone.
+  std::shared_ptr<const ProbedWeights> padded_with(const CallKind& kind, const py::object& contract) const;
 
   py::object learner_;
   const bool by_graph_;

@@ -6,6 +6,7 @@
 
 #include "bindings/interpreter/waiting.h"
 #include "core/sync/error.h"
+#include "predict/weights/probed_weights.h"
 
 namespace torchpool {
 
@@ -178,6 +179,7 @@ void CallReader::find_route(PreparedCall& call) const {
   call.mismatch.reset();
   if (call.route != Route::kMerge) return;
   call.contract = kind.contract;
+  if (call.contract->padded_with) call.contract->padded_with->look_at_form();
   call.mismatch = call.contract->fit(call.flat.leaves, call.shape);
   if (call.mismatch) return;
   if (!merges(kind, call)) {

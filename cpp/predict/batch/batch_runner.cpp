@@ -11,6 +11,7 @@
 #include "predict/batch/split.h"
 #include "predict/batch/thread_scope.h"
 #include "predict/graph/guard.h"
+#include "predict/weights/probed_weights.h"
 
 namespace torchpool {
 
@@ -79,6 +80,17 @@ bool holds_for(const Contract& contract, const std::vector<at::Tensor>& inputs) 
   return !contract.guards || !contract.guards->broken_by(inputs);
 }
 
+bool have_equal_lengths(BatchRunner::Members members) {
+  return std::all_of(members.begin(), members.end(),
+                     [&](const auto& member) { return member->shape.lengths == members.front()->shape.lengths; });
+}
+
+// Whether they make a batch with the present weights.
+bool may_be_padded(BatchRunner::Members members) {
+  const auto& weights = members.front()->contract->padded_with;
+  return !weights || have_equal_lengths(members) || weights->same();
+}
+
 bool can_run_in_parts(const CallRequest& request) {
   for (const InputSpec& spec : request.contract->inputs) {
     if (spec.stacked) return false;
@@ -120,6 +132,18 @@ void BatchRunner::run_members_apart(Members members, Round& round) noexcept {
   round.apart = before;
 }
 
+void BatchRunner::run_members_by_lengths(Members members, Round& round) noexcept {
+  std::vector<std::shared_ptr<CallRequest>> sorted(members.begin(), members.end());
+  std::stable_sort(sorted.begin(), sorted.end(),
+                   [](const auto& one, const auto& other) { return one->shape.lengths < other->shape.lengths; });
+  const Members all = sorted;
+  for (std::size_t begin = 0, end = 0; begin < all.size(); begin = end) {
+    while (end < all.size() && all[end]->shape.lengths == all[begin]->shape.lengths) ++end;
+    if (begin > 0 && round.context.gate != nullptr) round.context.gate->enter();
+    run_members(all.subspan(begin, end - begin), round);
+  }
+}
+
 // Halves a failing batch until the calls that fail stand alone: k bad calls among n cost about k log2(n) more runs,
 // where running all n alone again would let one bad call slow down all its neighbours.
 void BatchRunner::run_members(Members members, Round& round) noexcept {
@@ -127,6 +151,11 @@ void BatchRunner::run_members(Members members, Round& round) noexcept {
   const Contract& contract = *members.front()->contract;
   if (members.size() > 1 && contract.verifier && contract.verifier->refuted()) {
     run_members_apart(members, round);
+    return;
+  }
+  if (!may_be_padded(members)) {
+    context.typical = false;
+    run_members_by_lengths(members, round);
     return;
   }
   std::exception_ptr error;
@@ -215,8 +244,9 @@ std::optional<BatchRunner::Whole> BatchRunner::run_whole(Members members, Worker
   if (!holds_for(contract, inputs)) return std::nullopt;
   whole.result = run_backend(first, std::move(inputs), context);
   whole.took = clock_.now() - start;
-  const bool fits =
-      has_form_of(first, whole.result) && !misfit(contract, whole.result.outputs, whole.rows, whole.padded_to);
+  const bool fits = has_form_of(first, whole.result) &&
+                    !misfit(contract, whole.result.outputs, whole.rows, whole.padded_to) &&
+                    may_be_padded(members);  // still, if they were written meanwhile
   context.leave_gate();
   if (!fits) return std::nullopt;
   return whole;

@@ -66,6 +66,8 @@ class BatchRunner : public BatchHandler, public std::enable_shared_from_this<Bat
   };
   void run_members(Members members, Round& round) noexcept;
   void run_members_apart(Members members, Round& round) noexcept;
+  // Those of equal lengths together.
+  void run_members_by_lengths(Members members, Round& round) noexcept;
   void run_together(Members members, Round& round);
   void run_alone(CallRequest& request, Round& round);
   // What a batch was run to.

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "predict/batch/hash.h"
+#include "predict/weights/probed_weights.h"
 
 namespace torchpool {
 
@@ -134,8 +135,9 @@ RequestInfo Contract::request_info(const std::vector<at::Tensor>& call, const Ca
   info.extent = shape.extent();
   // Where lengths are mixed, nothing says how much of what is left over belongs to a shorter call.
   const bool open = std::any_of(outputs.begin(), outputs.end(), [](const OutputSpec& spec) { return spec.open(); });
+  const bool pads = !open && !(padded_with && padded_with->changed());
   for (std::size_t symbol = 0; symbol < padded.size(); ++symbol) {
-    if (padded[symbol] && !open) {
+    if (padded[symbol] && pads) {
       info.length += shape.lengths[symbol];
     } else {
       hasher.add(static_cast<std::uint64_t>(shape.lengths[symbol]));

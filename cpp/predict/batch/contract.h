@@ -58,6 +58,7 @@ namespace graph {
 struct Guards;
 }  // namespace graph
 class ResultForm;
+class ProbedWeights;
 class Verifier;
 
 // How one call fits a contract.
@@ -99,6 +100,9 @@ struct Contract {
   std::shared_ptr<const graph::Guards> guards;
   // True once the module is another one than this was learned of: its rows may meet. Null: it stays what it is.
   std::shared_ptr<const std::atomic<bool>> overtaken;
+
+  // With which padding was found to do nothing; null: it does nothing whatever the weights are, or nothing is padded.
+  std::shared_ptr<const ProbedWeights> padded_with;
 
   bool is_overtaken() const noexcept { return overtaken && overtaken->load(std::memory_order_acquire); }
   // Units that an output has for that many rows.

@@ -178,6 +178,11 @@ class Contract:
         _validate(self)
 
     @property
+    def padded_by_numbers(self) -> frozenset[str]:
+        """Symbols whose padding rests on numbers alone, and so on the weights that these were tried with."""
+        return self.padded - {verdict.symbol for verdict in self.padding if verdict.kind != "numbers"}
+
+    @property
     def refused(self) -> bool:
         """A check failed in train mode: serving the model would not give what the user means."""
         return self.code is Reason.TRAIN_MODE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torchpool import _core
 from torchpool.predictor.behind import Behind
 from torchpool.predictor.graphs import Graphs
 from torchpool.predictor.learner import Learner
@@ -55,6 +56,11 @@ class Answers:
         """The module has been as it is for some calls."""
         if self._graphs is not None:
             self._graphs.resume_stopped()
+
+    def padded_with(self, kind_id: int) -> _core.WeightWatch | None:
+        """The weights with which padding was found to do nothing to calls of a kind; None where that is not known."""
+        kind = self._learner.kinds.get(kind_id)
+        return None if kind is None else kind.padded_with
 
     def forget(self, before: int) -> None:
         """What was learned of kinds with ids below `before` holds no more."""

@@ -16,6 +16,8 @@ def complete(
     found: Found, kind: Kind, module: torch.nn.Module | None, dtype: torch.dtype | None, drawn: str | None
 ) -> Found:
     """`drawn`: the model draws from generators that all calls share, in words: one call at a time, in order."""
+    if not (found.contract.padded or (found.candidate and found.candidate.padded)):
+        kind.padded_with = None  # which would keep weights in memory that are replaced
     more: dict[str, Any] = {"values": kind.values, "tolerance": tolerance(module, dtype)}
     contract, candidate = dataclasses.replace(found.contract, **more), found.candidate
     if drawn is not None and not contract.serial:

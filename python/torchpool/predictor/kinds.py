@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from torchpool import _core
 from torchpool.call import Call, readable_names, tree, values
 from torchpool.contract import Contract, Leaves, Reason, RowsVerdict
 
@@ -18,6 +19,12 @@ Learned = tuple[str, Contract | None, tree.TreeSpec | None, bool, int, str]
 
 # What each prove= allows before rows are proven independent.
 MERGING_UNPROVEN = {"auto": "no", "required": "no", "verify": "verify", "trust": "trust"}
+
+
+_OTHER_WEIGHTS = (
+    "padding was found to do nothing with other weights than the present ones: calls merge only with calls of equal "
+    "lengths until refresh()"
+)
 
 
 def context_in_words(variables: tuple[contextvars.ContextVar[Any], ...] | None) -> str:
@@ -61,6 +68,8 @@ class Kind:
     """The module may run its calls in a batch."""
     state: str | None = None
     """What a run of calls that are not probed has shown, in words; empty: nothing; None: not looked yet."""
+    padded_with: _core.WeightWatch | None = None
+    """The weights as they were when padding was tried."""
     refuted: str | None = None
     """Rows of calls that were merged differed from the same calls alone: in words."""
     probes: int = 0
@@ -107,6 +116,16 @@ class Kind:
             and contract.values == self.values
         )
 
+    def as_served(self, contract: Contract | None) -> Contract | None:
+        """A contract without padding that was tried on other weights."""
+        watch = self.padded_with
+        if contract is None or not contract.padded_by_numbers or watch is None or watch.look() == "same":
+            return contract
+        inputs = tuple(replace(spec, pad=None) for spec in contract.inputs)
+        outputs = tuple(replace(spec, trims=()) for spec in contract.outputs)
+        unpadded = replace(contract, padded=frozenset(), padding=(), inputs=inputs, outputs=outputs)
+        return replace(unpadded, reason=_OTHER_WEIGHTS, code=Reason.LENGTHS)
+
     def to_save(self) -> Contract | None:
         """What a predictor that begins anew may start from."""
         if self.out_of_time:
@@ -114,7 +133,7 @@ class Kind:
         if self.refuted is not None and self.contract is not None:
             verdict = RowsVerdict("refuted", self.refuted)
             return replace(self.contract, mode="alone", reason=self.refuted, code=Reason.ROWS, rows=verdict)
-        return self.candidate if self.candidate is not None and self.merging == "no" else self.contract
+        return self.as_served(self.candidate if self.candidate is not None and self.merging == "no" else self.contract)
 
 
 def out_of_time(contract: Contract) -> bool:

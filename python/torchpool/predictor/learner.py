@@ -232,9 +232,9 @@ class Learner:
 
     def _widen(self, kind: Kind, call: Call, samples: list[Leaves]) -> Learned | None:
         """How to go on with a kind whose calls turn out to vary; None where what was proven before stays."""
-        found = self._probes.probe(kind, call, samples, self.refusals)
+        watch, found = kind.padded_with, self._probes.probe(kind, call, samples, self.refusals)
         if found.contract.mode == "alone" and not found.contract.serial and kind.route == "merge":
-            kind.not_widened = found.contract.reason
+            kind.not_widened, kind.padded_with = found.contract.reason, watch
             if not out_of_time(found.contract):
                 kind.widenings = _MAX_WIDENINGS
             return None
@@ -307,7 +307,7 @@ class Learner:
 
     def _learn_kind(self, kind: Kind, call: Call, leaves: Leaves) -> Learned:
         contract = self._find_saved(kind)
-        if contract is not None and self._probes.still_pads(contract, call, leaves):
+        if contract is not None and self._probes.still_pads(kind, contract, call, leaves):
             kind.samples = [copies(leaves)]
             return self._settle(kind, call, Found(contract, contract if contract.mode == "merge" else None, None))
         samples = [copies(leaves)]

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
 from torchpool import _core
+from torchpool.contract.probe import modules_of
+from torchpool.predictor.kinds import Kind
 
 T = TypeVar("T")
 
 _PROBES = 4
 
 
-def at_rest(module: nn.Module | None, probe: Callable[[], T]) -> T:
-    """What a probe finds during which no weights changed: between two of its runs a change would look like state, or
-    like rows that meet. Of weights that never rest, what the last of some probes finds."""
+def at_rest(kind: Kind, target: Callable[..., Any], module: nn.Module | None, probe: Callable[[], T]) -> T:
+    """What a probe of a kind finds during which no weights changed: between two of its runs a change would look like
+    state, or like rows that meet. Of weights that never rest, what the last of some probes finds."""
     weights = [] if module is None else list(module.parameters())
     for _ in range(_PROBES - 1):
-        watch = _core.WeightWatch(weights)
+        watch, kind.padded_with = _core.WeightWatch(weights), watch_all(target, module)
         found = probe()
         if watch.look() == "same":
             return found
+    kind.padded_with = watch_all(target, module)
     return probe()
+
+
+def watch_all(target: Callable[..., Any], module: nn.Module | None) -> _core.WeightWatch:
+    """A watch on parameters and buffers as they are now, also of modules that a function has at hand."""
+    modules = modules_of(target) if module is None else [module]
+    tensors = [tensor for one in modules for tensor in (*one.parameters(), *one.buffers())]
+    known = {id(tensor): tensor for tensor in tensors if not nn.parameter.is_lazy(tensor)}
+    return _core.WeightWatch(list(known.values()))

@@ -51,14 +51,14 @@ class Probes:
         args, kwargs = replace_tensors(call, leaves)
         return self._run_plain(args, kwargs)
 
-    def still_pads(self, contract: Contract, call: Call, leaves: Leaves) -> bool:
+    def still_pads(self, kind: Kind, contract: Contract, call: Call, leaves: Leaves) -> bool:
         """Whether a saved contract pads nothing, or this call, cut and padded, gives what it should."""
         if not contract.padded:
             return True
         run = functools.partial(self.run_leaves, call)
         look = functools.partial(padding_fails, run, contract, leaves, module=self._module, reach=self._code.reach)
         try:
-            failure = at_rest(self._module, look)
+            failure = at_rest(kind, self._target, self._module, look)
         except Exception:  # by the model, which the probe tells
             return False
         if failure is not None:
@@ -87,11 +87,11 @@ class Probes:
             proof_follows=self._proof_follows, reach=self._code.reach, max_seconds=self._max_seconds,
             threads=not _core.on_worker_thread(),  # else another one waits for what may need this very thread
         )  # fmt: skip
-        started = time.monotonic()
+        rest, started = functools.partial(at_rest, kind, self._target, self._module), time.monotonic()
         try:
-            found = at_rest(self._module, search)
+            found = rest(search)
             if found.contract.refused and not found.contract.serial and same_in_eval(self._target, self._module, call):
-                found = at_rest(self._module, lambda: search(blame_mode=False))
+                found = rest(lambda: search(blame_mode=False))
         except Exception as error:
             if not any(error is own for own in raised):
                 raise

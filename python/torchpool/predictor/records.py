@@ -12,14 +12,14 @@ def record(kind: Kind, captured: Captured | None, order: str) -> KindRecord:
     found = captured or Captured()
     return KindRecord(
         inputs=tuple(kind.names),
-        contract=kind.contract,
+        contract=kind.as_served(kind.contract),
         reason=kind.reason,
         not_widened=kind.not_widened,
         by_graph=found.backend is not None,
         no_graph=found.reason,
         graph_notes=found.notes,
         rows=found.rows,
-        merged=found.contract,
+        merged=kind.as_served(found.contract),
         merging=kind.merging,
         unshown=kind.unshown,
         context=context_in_words(kind.context) if kind.by_module else None,
