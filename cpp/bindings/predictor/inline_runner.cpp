@@ -75,10 +75,11 @@ py::object InlineRunner::run_watched(ModuleWatch& watch, const py::tuple& args, 
   std::optional<py::error_already_set> raised;  // see Note [An error that is set]
   if (!result) raised.emplace();
   if (as_known) {
+    // Hooks that a run sets for itself and takes away again would act on every other run of that time. Those that stay,
+    // as some models set them in their first run, are a change like any other.
     const bool moved = watch.run_changed_structure();
-    const auto own = [this](const Difference& found) { return learner_.own_change(found); };
-    // Hooks that a run sets for itself and takes away again would act on every other run of that time.
-    if (watch.rebase_after_run(own).kind != ChangeKind::kStructure && moved) gate_->admit_one_at_a_time();
+    if (moved && watch.look().kind != ChangeKind::kStructure) gate_->admit_one_at_a_time();
+    watch.rebase_after_run([this](const Difference& found) { return learner_.own_change(found); });
   }
   if (raised) throw py::error_already_set(*raised);
   return result;
