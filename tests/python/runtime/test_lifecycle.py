@@ -171,6 +171,6 @@ def test_each_part_of_the_package_has_its_phase() -> None:
         "FUTURES": ["call.futures"],
         "CAPTURES": ["predictor.updates", "predictor.graphs"],
         "RUNTIMES": ["runtime.runtime"],
-        "PREDICTORS": ["predictor.predictor"],
+        "PREDICTORS": ["predictor.lazy_weights", "predictor.predictor"],
         "EXECUTORS": ["executor.executor"],
     }
