@@ -12,10 +12,11 @@ from torchpool.capture.comparison import Difference, compare, compare_calls
 from torchpool.capture.eval_twin import same_in_eval
 from torchpool.capture.process import capture_elsewhere
 from torchpool.capture.program import BODY, CaptureError, Programs, ProvenRows
-from torchpool.capture.source import Source, refuse_hooks
+from torchpool.capture.source import COLLECTING_MARK, Source, refuse_hooks
 
 __all__ = [
     "BODY",
+    "COLLECTING_MARK",
     "CaptureError",
     "Difference",
     "Programs",

@@ -16,6 +16,8 @@ from torchpool.contract import Contract, Leaves, brief, mode_surely_matters
 
 # Hooks of these modules do nothing but collect values for the result.
 _COLLECTING_HOOKS = ("transformers.utils.output_capturing",)
+COLLECTING_MARK = "_output_capturing_hooks_installed"
+"""The attribute by which a model knows that it has set them, in its first run."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from torchpool.capture import COLLECTING_MARK, CaptureError, refuse_hooks
 from torchpool.contract import THREAD_STATE, Contract, Fingerprint, Reach
 
 log = logging.getLogger("torchpool")
@@ -67,11 +68,24 @@ class OwnCode:
         """Whether it can change an attribute of this name, or the entries of a dict in it; of hooks, the name of the
         dict that keeps them."""
         reach = self.reach()
+        # Code of libraries is not looked through; what this one sets in a first run is known.
+        if name == COLLECTING_MARK:
+            return True
         if name in ("_forward_hooks", "_forward_pre_hooks"):
-            return reach.names("register_forward_hook", "register_forward_pre_hook", "remove")
+            return self._only_collects() or reach.names("register_forward_hook", "register_forward_pre_hook", "remove")
         if name == "training" and reach.names("train", "eval"):
             return True
         return reach.changes_items(name) if items else reach.writes(name)
+
+    def _only_collects(self) -> bool:
+        """Whether all hooks of the model are those that collect its outputs."""
+        if self._module is None:
+            return False
+        try:
+            refuse_hooks(self._module)
+        except CaptureError:
+            return False
+        return True
 
     def thread_state(self) -> str | None:
         """Why calls run on the threads that make them, if it reads what belongs to a thread."""

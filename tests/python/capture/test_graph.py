@@ -217,7 +217,7 @@ def test_what_cannot_be_captured_is_refused_with_examples_and_served_without() -
         assert_close(predict(x), x * 2)
         assert graph_runs(predict) == ("python",)
         predict.ready(HANG)
-        assert "run alone: a branch or a size depends on values, test_graph.py:" in str(predict.explain())
+        assert "run alone, side by side: a branch or a size depends on values, test_graph.py:" in str(predict.explain())
 
 
 def test_only_modules_have_graphs() -> None:

@@ -167,7 +167,8 @@ def test_callbacks_of_callbacks_all_run(hold: Any) -> None:
 def test_a_model_that_learns_on_a_worker_answers_there(runtime: torchpool.Runtime) -> None:
     inner = torchpool.wrap(build(MarkerModule), runtime=runtime, queue_size=1)  # nothing is known of it yet
     outer = outer_around(inner, "calls", runtime, batch=False)
-    assert_close(outer.submit(row(1)).result(HANG), eager(inner.model, row(1)) * 2)
+    for n in range(2):  # in the first, which is looked at, it runs under a torch mode, and nothing is learned
+        assert_close(outer.submit(row(n)).result(HANG), eager(inner.model, row(n)) * 2)
     assert inner.explain().contracts
 
 
