@@ -18,6 +18,7 @@ from torchpool.contract.probe.reachable import TooMany, names_of, reachable
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_NUMPY_RANDOM = "numpy.random"  # looked for among what is imported: to import it takes 90 ms
 _NUMPY = ("RandomState", "Generator")
 
 
@@ -68,16 +69,15 @@ class PlainDraws:
 
 def _generators(target: Any) -> tuple[list[Any], bool]:
     """Those that the target's code names, the global ones among them; and whether it names their seed."""
-    numpy: Any = sys.modules.get("numpy")
     found: dict[int, Any] = {}
     seeds = False
     try:
         for one in reachable(target):
-            owner = getattr(one, "__self__", None) if isinstance(one, types.BuiltinMethodType) else one
+            owner: Any = getattr(one, "__self__", None) if isinstance(one, types.BuiltinMethodType) else one
             if one is random:
                 owner = random._inst
-            elif numpy is not None and one is numpy.random:
-                owner = numpy.random.mtrand._rand
+            elif owner is not None and one is sys.modules.get(_NUMPY_RANDOM):
+                owner = owner.mtrand._rand
             elif isinstance(one, types.FunctionType):
                 seeds |= "seed" in names_of(one)
             is_numpys = str(type(owner).__module__).startswith("numpy.random") and type(owner).__name__ in _NUMPY
@@ -90,8 +90,8 @@ def _generators(target: Any) -> tuple[list[Any], bool]:
 
 def _is_shared(generator: Any) -> bool:
     """Whether it is the one of the whole process."""
-    numpy: Any = sys.modules.get("numpy")
-    return generator is random._inst or (numpy is not None and generator is numpy.random.mtrand._rand)
+    numpys: Any = sys.modules.get(_NUMPY_RANDOM)
+    return generator is random._inst or (numpys is not None and generator is numpys.mtrand._rand)
 
 
 def _state(generator: Any) -> Any:
