@@ -130,6 +130,20 @@ void register_runtime(py::module_& module) {
   module.def("describe_topology", [] { return read_topology().describe(); });
   module.def("on_worker_thread", &must_run_inline,
              "True on a thread that must not wait for another call: a worker, or one that runs callbacks.");
+  module.def(
+      "other_python_threads",
+      [] {
+        py::list found;
+        PyThreadState* own = PyThreadState_Get();
+        PyThreadState* state = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(own));
+        for (; state != nullptr; state = PyThreadState_Next(state)) {
+          if (state != own) found.append(py::int_(state->thread_id));
+        }
+        return found;
+      },
+      "Idents of the threads that can run Python code, but the calling one. sys._current_frames(), which tells them "
+      "too, "
+      "looks at frames that are being made, and has crashed.");
   module.def("set_intra_op_threads", &set_intra_op_threads, py::arg("threads"),
              "Of the calling thread only, unlike torch.set_num_threads.");
   module.def("lend_cores", &lend_cores, py::arg("more"),

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from torchpool import _core
+
 _MORE_RUNS = 2
 _MOST_THREADS = 32  # whose times are read
 
@@ -91,7 +93,7 @@ def _times() -> dict[int, str] | None:
     if alone():
         return {}
     numbers = {thread.ident: thread.native_id for thread in threading.enumerate()}
-    idents = [ident for ident in sys._current_frames() if ident != threading.get_ident()]
+    idents = _core.other_python_threads()
     if len(idents) > _MOST_THREADS:
         return None
     found: dict[int, str] = {}
@@ -109,7 +111,7 @@ def _times() -> dict[int, str] | None:
 
 def alone() -> bool:
     """Whether no other thread can run Python code. Only the calling one could start another."""
-    return len(sys._current_frames()) == 1
+    return not _core.other_python_threads()
 
 
 def _cuda_in_use() -> bool:
