@@ -82,6 +82,17 @@ def test_a_process_ends_while_something_is_to_be_freed() -> None:
     )
 
 
+def after_a_write(held: Any) -> list[Any]:
+    """The results of two awaited calls, the second of which is written to before either runs."""
+    x = row(2)
+
+    def write() -> None:
+        x.zero_()
+        held.gate.open()
+
+    return asyncio.run(beside(held.predict, x, write))
+
+
 async def beside(predict: torchpool.Predictor, x: torch.Tensor, then: Callable[[], None]) -> list[Any]:
     """Two awaited calls, with something done once both are made."""
     calls = [predict.acall(row(1)), predict.acall(x)]
@@ -92,13 +103,7 @@ async def beside(predict: torchpool.Predictor, x: torch.Tensor, then: Callable[[
 def test_an_awaited_call_that_waits_for_room_holds_no_copy(hold: Any) -> None:
     held = hold(queue_size=1)
     held.hold()
-    x = row(2)
-
-    def write() -> None:
-        x.zero_()
-        held.gate.open()
-
-    first, second = asyncio.run(beside(held.predict, x, write))
+    first, second = after_a_write(held)
     assert_close(first, eager(held.model, row(1)))
     assert "was written to after it was submitted" in str(second)
 
@@ -106,13 +111,7 @@ def test_an_awaited_call_that_waits_for_room_holds_no_copy(hold: Any) -> None:
 def test_one_that_has_room_is_copied(hold: Any) -> None:
     held = hold(queue_size=2)
     held.hold()
-    x = row(2)
-
-    def write() -> None:
-        x.zero_()
-        held.gate.open()
-
-    _, second = asyncio.run(beside(held.predict, x, write))
+    _, second = after_a_write(held)
     assert_close(second, eager(held.model, row(2)))
 
 

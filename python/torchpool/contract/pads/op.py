@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from torchpool.contract.pads.domain import SAME, Claim, Kept
+from torchpool.contract.pads.domain import SAME, Kept
+from torchpool.contract.rows.arguments import Arguments
 from torchpool.contract.rows.sizes import equal, size_of
 
 
@@ -76,7 +77,7 @@ class Operand:
 
 
 @dataclass(frozen=True)
-class Op:
+class Op(Arguments):
     """One operator of a graph, as its rule sees it."""
 
     node: Node
@@ -91,18 +92,6 @@ class Op:
     """Of all nodes before this one."""
     conditions: list[tuple[str, Node]]
     """What must hold for a call that the claims be true, in words; a rule adds to it."""
-
-    def has(self, name: str) -> bool:
-        """Whether an argument is there and not None."""
-        return self.arguments.get(name) is not None
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """An argument as it is in the graph: a Node, a plain value, a list."""
-        return self.arguments.get(name, default)
-
-    def first(self, *names: str) -> str:
-        """Which of these names the operator's schema has."""
-        return next(name for name in names if name in self.arguments)
 
     def operand(self, name: str) -> Operand:
         """An argument that is one tensor or number; the same in both runs where it is None."""
@@ -139,21 +128,10 @@ class Op:
         """A number or size of `arguments` as an expression."""
         return self.sizes.of(item.meta["val"] if isinstance(item, Node) else item)
 
-    def dims(self, name: str, of: Operand) -> list[int]:
-        """An argument that is one dim or several, counted from 0; none: all dims of the operand."""
-        given = self.arguments.get(name)
-        if given is None or given == []:
-            return list(range(of.rank))
-        return [of.dim(dim) for dim in (given if isinstance(given, list | tuple) else [given])]
-
     def result_dtype(self) -> torch.dtype:
         """Of the result, or of the first of several."""
         found: torch.Tensor = self.result[0] if isinstance(self.result, list | tuple) else self.result
         return found.dtype
-
-    def each(self, claim: Claim) -> Claim | list[Claim]:
-        """The same claim for the result, or for each of several."""
-        return [claim] * len(self.result) if isinstance(self.result, list | tuple) else claim
 
 
 def one_entry(operand: Operand, dim: int) -> bool:

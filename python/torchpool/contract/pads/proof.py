@@ -68,11 +68,13 @@ class PadProof:
     def _checked(self, node: Node, found: Claims) -> Any:
         value = node.meta.get("val")
         if not isinstance(value, list | tuple):
-            assert not isinstance(found, list | tuple), "several claims for one result"
+            if isinstance(found, list | tuple):
+                raise Loses(f"the rule of {node.target} gives several claims for one result")
             return self._checked_one(value, found)  # type: ignore[arg-type]  # no sequence
         if isinstance(found, Lost):
             return [found] * len(value)
-        assert isinstance(found, list | tuple), "one claim for several results"
+        if not isinstance(found, list | tuple) or len(found) != len(value):
+            raise Loses(f"the rule of {node.target} gives no claim for each of its {len(value)} results")
         return [self._checked_one(one, claim) for one, claim in zip(value, found, strict=True)]
 
     def _checked_one(self, value: Any, found: Claim) -> Claim:

@@ -94,21 +94,7 @@ def permute(op: Op) -> Claim:
 @rule("t numpy_T mT mH adjoint matrix_H transpose swapaxes swapdims movedim moveaxis")
 def transpose(op: Op) -> Claim:
     """The dims in another order."""
-    of = op.operand("self")
-    order = list(range(of.rank))
-    if op.name in ("t", "numpy_T", "matrix_H"):
-        order.reverse()
-    elif op.name in ("mT", "mH", "adjoint"):
-        order[-2:] = order[:-3:-1]
-    elif op.name in ("movedim", "moveaxis"):
-        taken, places = op.dims("source", of), op.dims("destination", of)
-        order = [dim for dim in order if dim not in taken]
-        for place, dim in sorted(zip(places, taken, strict=True)):
-            order.insert(place, dim)
-    else:
-        first, second = (of.dim(op.get(op.first(*names))) for names in (("dim0", "axis0"), ("dim1", "axis1")))
-        order[first], order[second] = second, first
-    return _ordered(op, order)
+    return _ordered(op, op.order(op.operand("self")))
 
 
 def _ordered(op: Op, order: list[int]) -> Claim:

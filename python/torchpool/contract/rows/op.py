@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from torchpool.contract.rows.arguments import Arguments
 from torchpool.contract.rows.domain import CONST, Claim, Const, Order
 from torchpool.contract.rows.memory import Memory
 from torchpool.contract.rows.sizes import holds, size_of, sizes_of
@@ -46,7 +47,7 @@ class Operand:
 
 
 @dataclass(frozen=True)
-class Op:
+class Op(Arguments):
     """One operator of a graph, as its rule sees it."""
 
     node: Node
@@ -65,18 +66,6 @@ class Op:
     """All orders that sorting has made so far."""
     memory: Memory
     """Which values share memory."""
-
-    def has(self, name: str) -> bool:
-        """Whether an argument is there and not None."""
-        return self.arguments.get(name) is not None
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """An argument as it is in the graph: a Node, a plain value, a list."""
-        return self.arguments.get(name, default)
-
-    def first(self, *names: str) -> str:
-        """Which of these names the operator's schema has."""
-        return next(name for name in names if name in self.arguments)
 
     def operand(self, name: str) -> Operand:
         """An argument that is one tensor or number; a constant where it is None."""
@@ -108,14 +97,3 @@ class Op:
     def rows_dims(self, value: Any) -> list[int]:
         """The dims of a fake tensor that have B in their size."""
         return [dim for dim, size in enumerate(value.shape) if self.holds_rows(size)]
-
-    def dims(self, name: str, of: Operand) -> list[int]:
-        """An argument that is one dim or several, counted from 0; none: all dims of the operand."""
-        given = self.arguments.get(name)
-        if given is None or given == []:
-            return list(range(of.rank))
-        return [of.dim(dim) for dim in (given if isinstance(given, list | tuple) else [given])]
-
-    def each(self, claim: Claim) -> Claim | list[Claim]:
-        """The same claim for the result, or for each of several."""
-        return [claim] * len(self.result) if isinstance(self.result, list | tuple) else claim
