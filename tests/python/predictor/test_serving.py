@@ -142,7 +142,7 @@ def test_calls_that_count_as_units_are_merged_by_a_graph_only(serve: Callable[..
     assert served.serve(graph_of(model), known=pairs)
     for pending, x in [(served.core.submit((x,), None), x) for x in calls]:
         torch.testing.assert_close(pending.get(), model(x))
-    assert served.sizes[6:] == [3, 1]
+    assert sorted(served.sizes[6:]) == [1, 3], "alone, side by side"
     assert served.told.mismatches == []
 
 
