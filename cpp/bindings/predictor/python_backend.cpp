@@ -95,15 +95,20 @@ BackendResult PythonBackend::run(const CallForm& form, std::vector<at::Tensor> i
 
 namespace {
 
-// A call shorter than this is over before another thread could be told of it: a hand-over takes 20 to 50 us.
-constexpr Duration kWorthThread = std::chrono::microseconds(200);
-
-// The CPU time of the calling thread.
-Duration thread_time() noexcept {
+Duration read_cpu_clock(clockid_t clock) noexcept {
   timespec now{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  clock_gettime(clock, &now);
   return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
 }
+
+// CPU time used so far by the calling thread, and by all threads of the process.
+struct CpuTime {
+  static CpuTime now() noexcept {
+    return {read_cpu_clock(CLOCK_THREAD_CPUTIME_ID), read_cpu_clock(CLOCK_PROCESS_CPUTIME_ID)};
+  }
+  Duration thread;
+  Duration process;
+};
 
 // Calls that mostly wait are handed to a thread without a core, so that the worker may go on.
 class AloneTask : public Task {
@@ -120,7 +125,7 @@ class AloneTask : public Task {
       return Step::pending_on(*opened);
     }
     if (!work_->runner->waits() || !hand_over()) {
-      set_intra_op_threads(context.cores);
+      set_intra_op_threads(less_lent_cores(context.cores));
       work_->run(context);
       return Step::done();
     }
@@ -206,21 +211,13 @@ py::object AloneRunner::run_module(CallRequest& request, const py::object& args,
   return take_look(seen, *request.has_state);
 }
 
-void AloneRunner::record(Duration wall, Duration cpu) noexcept {
-  MutexLock lock(mutex_);
-  constexpr int kMemory = 8;
-  const bool first = wall_ == Duration::zero();
-  wall_ = first ? wall : wall_ + (wall - wall_) / kMemory;
-  cpu_ = first ? cpu : cpu_ + (cpu - cpu_) / kMemory;
-  waits_.store(wall_ >= kWorthThread && cpu_ * 2 < wall_, std::memory_order_relaxed);
-}
-
 void AloneRunner::run(CallRequest& request, WorkerContext& context) noexcept {
   request.in_module.store(true);
   if (request.done()) return request.in_module.store(false);  // expired since it was taken
   context.gate->enter();
   const TimePoint start = clock_.now();
-  const Duration cpu_before = thread_time();
+  const CpuTime before = CpuTime::now();
+  const int beside = running_.fetch_add(1, std::memory_order_relaxed) + 1;
   std::exception_ptr error;
   try {
     at::NoGradGuard no_grad;
@@ -238,9 +235,13 @@ void AloneRunner::run(CallRequest& request, WorkerContext& context) noexcept {
   } catch (...) {
     error = std::current_exception();
   }
+  running_.fetch_sub(1, std::memory_order_relaxed);
   const Duration took = clock_.now() - start;
   stats_->run_ns.record(static_cast<std::uint64_t>(took.count()));
-  if (!request.look) record(took, thread_time() - cpu_before);
+  if (!request.look) {
+    const CpuTime after = CpuTime::now();
+    waiting_.record({took, after.thread - before.thread, after.process - before.process, beside});
+  }
   request.in_module.store(false);
   context.leave_gate();
   if (error) {

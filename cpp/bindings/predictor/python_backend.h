@@ -8,6 +8,7 @@
 #include "bindings/call/call_form.h"
 #include "bindings/interpreter/call_threads.h"
 #include "core/schedule/runtime.h"
+#include "core/schedule/wait_estimate.h"
 #include "core/sync/update_gate.h"
 #include "predict/batch/call_request.h"
 
@@ -62,18 +63,17 @@ class AloneRunner : public BatchHandler, public std::enable_shared_from_this<Alo
         clock_(clock),
         gate_(std::move(gate)),
         threads_(std::move(threads)),
-        waits_(waits) {}
+        waiting_(waits) {}
   std::unique_ptr<Task> make_task(Batch batch) override;
   void run(CallRequest& request, WorkerContext& context) noexcept;
   const std::shared_ptr<UpdateGate>& gate() const noexcept { return gate_; }
   // Whether calls mostly wait, so that they are worth a thread without a core.
-  bool waits() const noexcept { return waits_.load(std::memory_order_relaxed); }
+  bool waits() const noexcept { return waiting_.mostly(); }
   CallThreads& threads() const noexcept { return *threads_; }
 
  private:
   py::object run_plain(CallRequest& request);
   py::object run_module(CallRequest& request, const py::object& args, const py::object& kwargs);
-  void record(Duration wall, Duration cpu) noexcept TP_EXCLUDES(mutex_);
 
   PyRef target_;
   PyRef learner_;
@@ -81,10 +81,8 @@ class AloneRunner : public BatchHandler, public std::enable_shared_from_this<Alo
   Clock& clock_;
   const std::shared_ptr<UpdateGate> gate_;
   const std::shared_ptr<CallThreads> threads_;
-  std::atomic<bool> waits_;
-  Mutex mutex_;
-  Duration wall_ TP_GUARDED_BY(mutex_){};  // of a call, the mean of the last eight or so
-  Duration cpu_ TP_GUARDED_BY(mutex_){};
+  WaitEstimate waiting_;
+  std::atomic<int> running_{0};
 };
 
 }  // namespace torchpool

@@ -55,10 +55,13 @@ void take_back_lent_cores() {
   lent_cores.store(0, std::memory_order_relaxed);
 }
 
+int less_lent_cores(int cores) noexcept {
+  return std::max(1, cores - lent_cores.load(std::memory_order_relaxed));
+}
+
 int share_of_cores(int calls) {
-  const int lent = lent_cores.load(std::memory_order_relaxed);
-  if (calls <= 1 && lent == 0) return 0;
-  return std::max(1, (at::get_num_threads() - lent) / std::max(1, calls));
+  if (calls <= 1 && lent_cores.load(std::memory_order_relaxed) == 0) return 0;
+  return std::max(1, less_lent_cores(at::get_num_threads()) / std::max(1, calls));
 }
 
 bool end_intra_op_team() noexcept {

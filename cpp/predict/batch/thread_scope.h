@@ -7,10 +7,12 @@ namespace torchpool {
 // at::set_num_threads is not used: its setting would become the default of every thread that starts later.
 void set_intra_op_threads(int threads);
 
-// Cores that a child of this process works on while it captures: calls on threads of the user's leave them to it. Two
+// Cores that a child of this process works on while it captures: calls that run alone leave them to it. Two
 // threads of an LSTM's call that share one core with the child take 0.9 ms where one thread takes 0.2.
 void lend_cores(int more);
 void take_back_lent_cores();
+// Of `cores` as many as are not lent, at least one.
+int less_lent_cores(int cores) noexcept;
 
 // Intra-op threads for each of `calls` that run side by side on threads of the user's; 0: as many as the thread has.
 int share_of_cores(int calls);
