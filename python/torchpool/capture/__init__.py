@@ -12,7 +12,7 @@ from torchpool.capture.comparison import Difference, compare, compare_calls
 from torchpool.capture.eval_twin import same_in_eval
 from torchpool.capture.process import capture_elsewhere
 from torchpool.capture.program import BODY, CaptureError, Programs, ProvenRows
-from torchpool.capture.source import COLLECTING_MARK, Source, refuse_hooks
+from torchpool.capture.source import COLLECTING_MARK, Source, refuse_hooks, serves
 
 __all__ = [
     "BODY",
@@ -27,4 +27,5 @@ __all__ = [
     "compare_calls",
     "refuse_hooks",
     "same_in_eval",
+    "serves",
 ]

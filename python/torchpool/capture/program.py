@@ -121,7 +121,11 @@ class Programs:
     """Whether `shape_checks.from_one` may widen the checks once the programs were right at length 1."""
     rows: ProvenRows
 
-    def bound(self, module: nn.Module, checks: list[ShapeCheck | ShapeEqual]) -> Programs:
-        """With the module's own tensors, for sizes that satisfy `checks`."""
-        packed, plain = (dataclasses.replace(one.bound(module), checks=checks) for one in (self.packed, self.plain))
+    def with_checks(self, checks: list[ShapeCheck | ShapeEqual]) -> Programs:
+        """For sizes that satisfy `checks`."""
+        packed, plain = (dataclasses.replace(one, checks=checks) for one in (self.packed, self.plain))
         return dataclasses.replace(self, packed=packed, plain=plain)
+
+    def bound(self, module: nn.Module) -> Programs:
+        """With the module's own tensors. Raises CaptureError where one of them is gone."""
+        return dataclasses.replace(self, packed=self.packed.bound(module), plain=self.plain.bound(module))

@@ -52,11 +52,8 @@ class Source:
         rows: int = 1,
     ) -> Source:
         """`target` is `module` or a method of it; it is called once. Raises CaptureError for what no graph serves."""
-        method = _method(target, module)
-        _refuse(module, samples, contract, dtype)
+        method = serves(target, module, samples, contract, dtype)
         args, kwargs = replace_tensors(call, samples[0])
-        if mode_surely_matters(module):
-            raise CaptureError("part of the module is in train mode, which changes what it computes")
         with torch.no_grad():
             results, spec = tree.flatten(target(*args, **kwargs))
         dtypes = tuple(leaf.dtype for leaf in results)
@@ -71,6 +68,22 @@ class Source:
         if self.dtype is not None:
             module_copy.convert(module, self.dtype, all_buffers=all_buffers)
         return module
+
+
+def serves(
+    target: Callable[..., Any],
+    module: nn.Module,
+    samples: Sequence[Leaves],
+    contract: Contract,
+    dtype: torch.dtype | None,
+) -> str | None:
+    """The method that a graph of this target serves; None for the module's own call. Raises CaptureError for what no
+    graph serves."""
+    method = _method(target, module)
+    _refuse(module, samples, contract, dtype)
+    if mode_surely_matters(module):
+        raise CaptureError("part of the module is in train mode, which changes what it computes")
+    return method
 
 
 def _method(target: Callable[..., Any], module: nn.Module) -> str | None:

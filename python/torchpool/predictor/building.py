@@ -24,9 +24,21 @@ from torchpool.capture import (
     compare,
     compare_calls,
     refuse_hooks,
+    serves,
 )
-from torchpool.contract import Contract, Leaves, OutputSpec, PaddingVerdict, from_one, samples_for_proof, with_rows
+from torchpool.contract import (
+    Contract,
+    Leaves,
+    OutputSpec,
+    PaddingVerdict,
+    choose_first_batch,
+    first_and_most,
+    from_one,
+    samples_for_proof,
+    with_rows,
+)
 from torchpool.contract.probe import variables_read
+from torchpool.predictor.knowledge import Outcome, Unproven
 
 _TIMED_CALLS = 8  # of a lifted graph's batch, to see whether it is faster than the calls alone
 _TIMED_RUNS = 5
@@ -74,6 +86,10 @@ class Built:
     notes: tuple[str, ...]
     """What holds for the graph, such as lengths that it is frozen to."""
     difference: Difference
+    programs: Programs | None = None
+    """Of the graph, without the module's tensors, for all sizes that it takes."""
+    batch: tuple[int, int] | None = None
+    """Rows of a batch, at first and at most; None: to be measured."""
 
 
 def build(
@@ -137,7 +153,8 @@ def build(
     wrong: str | None = None
     for widen in (True, False) if programs.starts_at_two else (False,):
         others.clear()
-        bound = programs.bound(module, from_one(narrow) if widen else narrow)
+        checked = programs.with_checks(from_one(narrow) if widen else narrow)
+        bound = checked.bound(module)
         backend, difference, wrong = _compared(bound, contract, kind, eager, dtype, widen, wanted)
         wrong = wrong if not others else "its result, or a value in it that is no tensor, is another for other calls"
         if wrong is None:
@@ -145,8 +162,41 @@ def build(
                 _refuse_slower(backend, eager, kind.samples[0], contract)
             if programs.starts_at_two and not widen:
                 contract = dataclasses.replace(contract, padding=tuple(map(_not_from_one, contract.padding)))
-            return Built(backend, backend.run, contract, source.spec, programs.specialised, difference)
+            return Built(backend, backend.run, contract, source.spec, programs.specialised, difference, checked)
     raise CaptureError(f"the captured graph is not equal to the module: {wrong}", programs.rows.verdict)
+
+
+def rebuild(
+    target: Callable[..., Any],
+    module: torch.nn.Module,
+    kind: CapturedKind,
+    dtype: torch.dtype | None,
+    outcome: Outcome,
+) -> Built:
+    """What `build` has given for another predictor of this very module, without a run of it. Raises CaptureError where
+    that was in vain, or where the module was changed since so that no graph serves it."""
+    if isinstance(outcome, Unproven):
+        raise CaptureError(outcome.reason, outcome.rows)
+    refuse_hooks(module)
+
+    def run(leaves: Leaves) -> Any:
+        args, kwargs = replace_tensors(kind.call, leaves)
+        with torch.no_grad():
+            return target(*args, **kwargs)
+
+    programs, backend = outcome.programs, None
+    if programs is not None:
+        serves(target, module, kind.samples, outcome.contract, dtype)
+        bound = programs.bound(module)
+        backend = _core.GraphBackend(bound.packed, bound.plain)
+    by = run if backend is None else backend.run
+    return Built(backend, by, outcome.contract, outcome.spec, outcome.notes, Difference(), programs, outcome.batch)
+
+
+def measured_batch(built: Built, kind: CapturedKind, max_batch: int | None) -> tuple[int, int]:
+    """Rows of a batch, at first and at most, where the user has bounded them or not."""
+    chosen = choose_first_batch(built.run, kind.samples[0], built.contract) if max_batch is None else max_batch
+    return first_and_most(chosen, max_batch)
 
 
 def _compared(

@@ -11,6 +11,7 @@ import torch
 from torchpool import _core
 from torchpool.call import tree
 from torchpool.contract import Contract, RowsVerdict
+from torchpool.predictor.knowledge import Outcome
 
 
 class Runner(Protocol):
@@ -77,5 +78,7 @@ class Captured:
     """What is known of its rows."""
     contract: Contract | None = None
     """By which its calls are merged."""
+    outcome: Outcome | None = None
+    """The same for a predictor that is made from this one; None where it is to find out by itself."""
     seconds: float = 0.0
     """From the call that it was learned from to here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import logging
 import threading
 import time
@@ -17,10 +18,11 @@ import torch
 from torchpool import _core
 from torchpool.call import Call, replace_tensors
 from torchpool.capture import CaptureError
-from torchpool.contract import Contract, Leaves, RowsVerdict, brief, choose_first_batch, first_and_most, with_rows
+from torchpool.contract import Contract, Leaves, RowsVerdict, brief, with_rows
 from torchpool.insight import Timing, program_listing
-from torchpool.predictor.building import Built, CapturedKind, build
+from torchpool.predictor.building import Built, CapturedKind, build, measured_batch, rebuild
 from torchpool.predictor.captured import Captured, Served
+from torchpool.predictor.knowledge import Outcomes, Proven, Unproven
 from torchpool.runtime import Child, in_child
 
 log = logging.getLogger("torchpool")
@@ -85,10 +87,12 @@ in_child(Child.CAPTURES, _start_afresh)
 class Graphs:
     """The graphs of one predictor's kinds of calls."""
 
-    def __init__(self, served: Callable[[], Served | None], module: torch.nn.Module) -> None:
-        """`served` gives None once the predictor was dropped; neither it nor this holds the module."""
+    def __init__(self, served: Callable[[], Served | None], module: torch.nn.Module, known: Outcomes) -> None:
+        """`served` gives None once the predictor was dropped; neither it nor this holds the module. `known`: outcomes
+        of captures for contracts of this model."""
         self._served = served
         self._module = weakref.ref(module)
+        self.known = known
         self._changed = threading.Condition()
         self._under_way = 0
         self._kinds: dict[int, CapturedKind] = {}
@@ -117,6 +121,7 @@ class Graphs:
             before = self._kinds, self._ready, self._rebuilt, self.captured, self._begun
             self._kinds, self._ready, self._rebuilt, self.captured, self._begun = memory or ({}, {}, {}, {}, {})
             self._generation += 1
+            self.known = {}
         return before
 
     def resume_stopped(self) -> None:
@@ -225,6 +230,9 @@ class Graphs:
             self._begun[kind.id] = kind
             self._queued.add(kind.id)
             self.captured.pop(kind.id, None)
+        if kind.contract in self.known:  # so that the very call is served by it that the kind is learned from
+            self._capture(kind)
+            return
         try:
             _capturer.add(lambda: self._capture(kind))
         except RuntimeError as error:  # too many threads, or the interpreter ends
@@ -236,6 +244,7 @@ class Graphs:
         """The weights of a graph were replaced: it is captured anew, but not for ever."""
         with self._changed:
             kind = self._kinds.get(kind_id)
+            self.known = {}
             count = self._rebuilt[kind_id] = self._rebuilt.get(kind_id, 0) + 1
             if kind is None or count > _MAX_REBUILDS:
                 text = f"its weights' memory was replaced {count} times while it served; refresh() captures once more"
@@ -245,6 +254,7 @@ class Graphs:
 
     def forget(self, before: int) -> None:
         """What was learned of kinds with ids below `before` holds no more."""
+        self.known = {}
         self._keep(lambda kind_id: kind_id >= before)
 
     def evicted(self, one: int) -> None:
@@ -282,13 +292,15 @@ class Graphs:
         with self._changed:
             generation = self._generation
             ready = self._ready.pop((kind.id, kind.number), None)
+        known = kind.contract in self.known
         try:
             if ready is None:
                 self._try(captured, lambda: self._serve(kind, captured, self._build(kind, captured)))
             else:
                 built, captured = ready
                 self._try(captured, lambda: self._serve(kind, captured, built))
-            _core.trim_heap()  # of what comparing took: 25 MB for MiniLM, which malloc would keep
+            if not known:
+                _core.trim_heap()  # of what comparing took: 25 MB for MiniLM, which malloc would keep
         except BaseException as error:  # SystemExit in a module's code, say
             captured.reason = captured.reason or f"capturing was ended by {type(error).__name__}"
             captured.rows = captured.rows or RowsVerdict("no graph", captured.reason)
@@ -298,6 +310,7 @@ class Graphs:
 
     def _settle(self, kind: CapturedKind, captured: Captured, generation: int) -> None:
         captured.seconds = time.monotonic() - kind.started
+        captured.outcome = captured.outcome or Unproven.of(captured.reason, captured.rows)
         served = self._served()
         changed = served is not None and captured.backend is None and served.runner.module_changed
         with self._changed:
@@ -337,7 +350,11 @@ class Graphs:
         gate = served.runner.gate
         by_module = served.by_module or kind.ambient
         del served
-        built = build(target, module, kind, dtype, proof_needed=needed, wanted=lambda: self._wanted(kind), gate=gate)
+        if (known := self.known.get(kind.contract)) is not None:
+            built = rebuild(target, module, kind, dtype, known)
+        else:
+            wanted = functools.partial(self._wanted, kind)
+            built = build(target, module, kind, dtype, proof_needed=needed, wanted=wanted, gate=gate)
         rows = built.contract.rows
         proven = rows is not None and rows.allows
         if not proven and kind.contradicted is not None:
@@ -347,7 +364,7 @@ class Graphs:
             found = rows and replace(rows, kind="mixes", text=text)
             raise CaptureError(f"{text}, which keeps rows of a batch apart only where they are proven to be", found)
         captured.rows, captured.contract, captured.notes = built.contract.rows, built.contract, built.notes
-        if dtype is not None and built.backend is not None:
+        if dtype is not None and built.backend is not None and known is None:
             off = built.difference
             text = f"computed in {dtype}: differs by {off.largest:.1e} of the largest value, {off.mean:.1e} on average"
             captured.notes = (text, *captured.notes)
@@ -361,8 +378,7 @@ class Graphs:
         by_module = served.by_module or kind.ambient or backend is None
         most = served.max_batch
         del served
-        chosen = choose_first_batch(built.run, kind.samples[0], built.contract) if most is None else most
-        first, most = first_and_most(chosen, most)
+        first, most = built.batch or measured_batch(built, kind, most)
         served = self._served()
         if served is None:
             return
@@ -370,6 +386,7 @@ class Graphs:
             captured.reason = "other calls were learned from meanwhile, or rows of a batch were seen to differ"
             return
         captured.backend = None if by_module else backend
+        captured.outcome = Proven(built.programs, built.contract, built.spec, captured.notes, (first, most))
         served.grow_batch(first, most)  # the look-ahead of maps follows it
 
 

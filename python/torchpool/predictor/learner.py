@@ -19,6 +19,7 @@ from torchpool.contract.probe import Found
 from torchpool.predictor.beside import look_beside
 from torchpool.predictor.graphs import Graphs
 from torchpool.predictor.kinds import MERGING_UNPROVEN, Kind, Learned, out_of_time
+from torchpool.predictor.knowledge import Knowledge, KnownKind, Outcome, Proven
 from torchpool.predictor.lazy_weights import LazyWeights
 from torchpool.predictor.looks import Looks
 from torchpool.predictor.own_code import OwnCode
@@ -369,8 +370,22 @@ class Learner:
         with self._lock:
             return list(map(str, sorted(self.opaque)))
 
-    def candidates(self) -> list[Contract]:
-        """What was learned, for a predictor that begins anew: there it is proven again."""
+    def knowledge(self, batch: tuple[int, int]) -> Knowledge:
+        """What another predictor of the model may start from, with its rows of a batch, at first and at most."""
         with self._lock:
-            found = [kind.to_save() for kind in self.kinds.values()]
-        return [contract for contract in found if contract is not None]
+            learned = [(kind_id, kind, kind.to_save()) for kind_id, kind in self.kinds.items()]
+            saved = list(self._saved)
+        found = [KnownKind(one, self._outcome(kind_id, kind, one)) for kind_id, kind, one in learned if one is not None]
+        known = {one.contract for one in found}
+        return Knowledge(
+            (*found, *(KnownKind(one, self._outcome(None, None, one)) for one in saved if one not in known)), batch
+        )
+
+    def _outcome(self, kind_id: int | None, kind: Kind | None, contract: Contract) -> Outcome | None:
+        if self._graphs is None:
+            return None
+        captured = None if kind_id is None else self._graphs.captured.get(kind_id)
+        found = self._graphs.known.get(contract) if captured is None else captured.outcome
+        if kind is None or not isinstance(found, Proven):
+            return found
+        return found if kind.refuted is None and kind.as_served(found.contract) is found.contract else None

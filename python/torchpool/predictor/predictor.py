@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import inspect
 import threading
 import weakref
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from torchpool import _core
-from torchpool.contract import Contract, first_and_most
+from torchpool.contract import first_and_most
 from torchpool.insight import Explanation, explain
 from torchpool.predictor import updates
 from torchpool.predictor.answers import Answers
@@ -20,9 +20,11 @@ from torchpool.predictor.behind import Behind
 from torchpool.predictor.calls import Calls, View
 from torchpool.predictor.captured import Captured, Served
 from torchpool.predictor.graphs import Graphs
+from torchpool.predictor.knowledge import Knowledge
 from torchpool.predictor.learner import Learner
 from torchpool.predictor.options import Options, check_options, method_of, module_of
 from torchpool.predictor.patience import Patience
+from torchpool.predictor.pickling import refuse_unpicklable
 from torchpool.predictor.records import record
 from torchpool.runtime import Child, Runtime, default_runtime, in_child
 
@@ -38,13 +40,16 @@ class Predictor(Calls):
     by `predictor.model`.
     """
 
-    def __init__(self, model: Callable[..., Any], options: Options, runtime: Runtime | None) -> None:
+    def __init__(
+        self, model: Callable[..., Any], options: Options, runtime: Runtime | None, known: Knowledge | None = None
+    ) -> None:
+        """`known`: what another predictor of the model, or of one like it, with these options has learned."""
         self._model = model
         self._options = options
         self._runtime = runtime
         self._module = module_of(model)
         self._method = method_of(model)
-        self._first_batch, self._most_batch = first_and_most(32, options.max_batch)
+        self._first_batch, self._most_batch = known.batch if known else first_and_most(32, options.max_batch)
         self._closed = False
         self.__wrapped__ = model
         self.__name__ = options.name
@@ -53,8 +58,8 @@ class Predictor(Calls):
         self._generation = self._used_runtime._generation
         self._patience: Patience | None = None
         self._opening = threading.RLock()  # reentrant: a signal's handler may call, too
-        self._graphs = self._make_graphs()
-        self._learner = self._make_learner()
+        self._graphs = self._make_graphs(known)
+        self._learner = self._make_learner(known)
         self._core = self._make_core()
         updates.opened(self)
         _predictors.add(self)
@@ -71,16 +76,17 @@ class Predictor(Calls):
     def _predictor(self) -> Predictor:
         return self  # an attribute would be a cycle: a dropped predictor is to be freed at once
 
-    def _make_learner(self) -> Learner:
+    def _make_learner(self, known: Knowledge | None) -> Learner:
         options = self._options
-        probed = self._module is not None or options.examples or options.batch is not None or options.saved
+        saved = known.contracts if known else options.saved
+        probed = self._module is not None or options.examples or options.batch is not None or saved
         return Learner(
             self._model,
             self._module,
             _plain_runner(weakref.ref(self)),
             examples=options.examples,
             batch=options.batch,
-            saved=options.saved,
+            saved=saved,
             pad=options.pad,
             alone=None if options.merging and probed else "merging is off (batch=False)" if probed else _NOT_PROBED,
             prove=options.prove,
@@ -88,7 +94,7 @@ class Predictor(Calls):
             dtype=options.dtype,
             tensors_only=options.backend == "torchscript",
             by_module=options.backend == "python",
-            on_first_batch=_first_batch_setter(weakref.ref(self)) if options.max_batch is None else None,
+            on_first_batch=_first_batch_setter(weakref.ref(self)) if options.max_batch is None and not known else None,
             graphs=self._graphs,
             one_at_a_time=_one_at_a_time(weakref.ref(self)),
         )
@@ -115,12 +121,12 @@ class Predictor(Calls):
             verify=options.verify,
         )
 
-    def _make_graphs(self) -> Graphs | None:
+    def _make_graphs(self, known: Knowledge | None) -> Graphs | None:
         if not self._options.merging or (self._options.backend == "python" and not self._options.proof_needed):
             return None
         if self._module is None or isinstance(self._module, torch.jit.ScriptModule):
             return None
-        return Graphs(_served(weakref.ref(self)), self._module)
+        return Graphs(_served(weakref.ref(self)), self._module, known.outcomes if known else {})
 
     def _require_graphs(self, graphs: Graphs) -> None:
         """Waits, and raises ValueError where the module serves a kind of call itself."""
@@ -300,16 +306,29 @@ class Predictor(Calls):
             raise TypeError(
                 "a predictor on a Runtime of its own cannot be pickled; wrap without runtime= or wrap again"
             )
-        return _rebuild, (self._model, self._options, tuple(self._learner.candidates()), self._most_batch)
+        refuse_unpicklable(
+            self._options.name, [("model", self._model), ("example", self._options.examples)], (Predictor,)
+        )
+        return Predictor, (self._model, self._options, None, self._knowledge())
+
+    def __copy__(self) -> Predictor:
+        """Another predictor of the same model, which starts from what this one has learned."""
+        return Predictor(self._model, self._options, self._runtime, self._knowledge())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Predictor:
+        """A predictor of a copy of the model, which starts from what this one has learned."""
+        return Predictor(copy.deepcopy(self._model, memo), self._options, self._runtime, self._knowledge())
+
+    def _knowledge(self) -> Knowledge | None:
+        """None where what was learned may be of another module than the present one."""
+        core = self._open_core()
+        core.tell_refuted()
+        if not self._options.merging or core.module_changed:
+            return None
+        return self._learner.knowledge((self._first_batch, self._most_batch))
 
     def __repr__(self) -> str:
         return f"<torchpool.Predictor {self._options.name} ({self._core.backend}){' closed' if self._closed else ''}>"
-
-
-def _rebuild(model: Callable[..., Any], options: Options, contracts: tuple[Contract, ...], max_batch: int) -> Predictor:
-    if contracts and options.merging:
-        options = dataclasses.replace(options, saved=contracts, max_batch=max_batch)
-    return Predictor(model, options, None)
 
 
 # What the learner and the graphs are given. They must not keep their predictor: a dropped one is to be freed at once,

@@ -16,7 +16,7 @@ from torch import nn
 import torchpool
 from torchpool import _core
 from torchpool.capture.lower import lower
-from torchpool.predictor import graphs
+from torchpool.predictor import building
 
 OLD, NEW = 1.0, 10.0
 
@@ -160,7 +160,7 @@ def test_a_graph_reads_what_was_written_between_its_comparison_and_its_first_cal
     """In an update, and without a trace."""
     model, x = build(Deep), draw(1, 4)
     predict = torchpool.wrap(model)
-    choose = graphs.choose_first_batch
+    choose = building.choose_first_batch
 
     def beside_an_update(*args: Any) -> int:
         chosen = choose(*args)
@@ -168,7 +168,7 @@ def test_a_graph_reads_what_was_written_between_its_comparison_and_its_first_cal
             write_without_trace(model.deep)
         return chosen
 
-    monkeypatch.setattr(graphs, "choose_first_batch", beside_an_update)
+    monkeypatch.setattr(building, "choose_first_batch", beside_an_update)
     predict(x)
     assert predict.ready(HANG)
     assert "graph" in str(predict.explain())
