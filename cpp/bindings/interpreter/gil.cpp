@@ -61,14 +61,22 @@ GilReclaimer& GilReclaimer::instance() {
 void GilReclaimer::reclaim(std::vector<at::Tensor> tensors) noexcept {
   if (tensors.empty() || PyGILState_Check() != 0) return;
   MutexLock lock(state_->mutex);
-  for (auto& tensor : tensors) state_->tensors.push_back(std::move(tensor));
+  try {
+    for (auto& tensor : tensors) state_->tensors.push_back(std::move(tensor));
+  } catch (const std::bad_alloc&) {
+    return;  // those that are left are dropped by this thread, which may wait for the interpreter's lock
+  }
   put_by(*state_);
 }
 
 void GilReclaimer::reclaim(PyObject* object) noexcept {
   if (object == nullptr) return;
   MutexLock lock(state_->mutex);
-  state_->objects.push_back(object);
+  try {
+    state_->objects.push_back(object);
+  } catch (const std::bad_alloc&) {
+    return;  // it is never dropped: better than to end the process
+  }
   put_by(*state_);
 }
 

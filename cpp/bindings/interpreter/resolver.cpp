@@ -35,12 +35,13 @@ void Resolver::start() {
   started_.store(true, std::memory_order_release);
 }
 
-void Resolver::push(Notified notified) noexcept {
+void Resolver::push(NotifiedNode notified) noexcept {
+  if (notified.empty()) return;
   MutexLock lock(mutex_);
   // After close() nobody is told any more, so that nobody may wait for it; the object waits for a thread that may drop
   // it.
-  if (closed_ && !thread_.joinable()) notified.ticket = {};
-  waiting_.push_back(std::move(notified));
+  if (closed_ && !thread_.joinable()) notified.front().ticket = {};
+  waiting_.splice(waiting_.end(), notified);
   if (waiting_.size() == 1) ready_.notify_one();
 }
 
@@ -58,7 +59,7 @@ void Resolver::close() {
 void Resolver::run() {
   is_resolver_thread = true;
   GilGate gate;
-  std::vector<Notified> lot;
+  std::list<Notified> lot;
   for (;;) {
     {
       MutexLock lock(mutex_);
@@ -72,7 +73,8 @@ void Resolver::run() {
     }
     try {
       py::list notified(lot.size());
-      for (std::size_t i = 0; i < lot.size(); ++i) notified[i] = borrow(lot[i].object);
+      std::size_t i = 0;
+      for (const Notified& one : lot) notified[i++] = borrow(one.object);
       borrow(handler_)(notified);
     } catch (py::error_already_set& error) {
       error.discard_as_unraisable("torchpool: notifying of finished requests");

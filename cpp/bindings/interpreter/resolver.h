@@ -3,10 +3,10 @@
 
 #include <atomic>
 #include <cstdint>
+#include <list>
 #include <memory>
 #include <thread>
 #include <utility>
-#include <vector>
 
 #include "bindings/interpreter/gil.h"
 #include "core/sync/clock.h"
@@ -52,6 +52,9 @@ struct Notified {
   Unnotified::Ticket ticket;
 };
 
+// One of them, or none. It is allocated with its request, before that is admitted: to hand it on takes no memory.
+using NotifiedNode = std::list<Notified>;
+
 // Collects what is to be notified and hands it to `handler(list)` in lots: one hold of the lock for many. Futures and
 // asyncio have one each, so that a slow callback of a future delays no event loop.
 class Resolver {
@@ -61,7 +64,7 @@ class Resolver {
   // that is pushed here: afterwards nothing may fail.
   void start() TP_EXCLUDES(mutex_);
   // Never blocks on the interpreter's lock. Requires: start() was called.
-  void push(Notified notified) noexcept TP_EXCLUDES(mutex_);
+  void push(NotifiedNode notified) noexcept TP_EXCLUDES(mutex_);
   // Hands over what is left and ends the thread. Requires that the lock is not held. Idempotent.
   void close() TP_EXCLUDES(mutex_);
   // True on a thread of any resolver: what runs there must not wait for another request.
@@ -74,7 +77,7 @@ class Resolver {
   std::atomic<bool> started_{false};  // or closed; written under the mutex
   Mutex mutex_;
   CondVar ready_;
-  std::vector<Notified> waiting_ TP_GUARDED_BY(mutex_);
+  std::list<Notified> waiting_ TP_GUARDED_BY(mutex_);
   bool closed_ TP_GUARDED_BY(mutex_) = false;
   std::thread thread_ TP_GUARDED_BY(mutex_);
 };
@@ -84,16 +87,19 @@ class NotifyingRequest : public CallRequest {
  public:
   NotifyingRequest(const RequestInfo& facts, Reclaimer& reclaimer, std::shared_ptr<Resolver> resolver,
                    Notified notified)
-      : CallRequest(facts, reclaimer), resolver_(std::move(resolver)), notified_(std::move(notified)) {}
+      : CallRequest(facts, reclaimer), resolver_(std::move(resolver)) {
+    notified_.push_back(std::move(notified));
+  }
 
-  void forget_notified() noexcept override { notified_ = {}; }
+  void forget_notified() noexcept override { notified_.clear(); }
 
  protected:
   void on_resolved() noexcept override { resolver_->push(std::move(notified_)); }
 
  private:
   std::shared_ptr<Resolver> resolver_;
-  Notified notified_;  // its object often refers back to this request; handed on at the end, so the cycle ends there
+  NotifiedNode
+      notified_;  // its object often refers back to this request; handed on at the end, so the cycle ends there
 };
 
 }  // namespace torchpool
