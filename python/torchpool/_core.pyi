@@ -144,6 +144,9 @@ def packed_weights() -> tuple[int, int]: ...
 class MeasuredPredictor:
     """What torchpool_lab takes, which measures and is in no wheel."""
 
+class Turn:
+    def drop(self) -> None: ...
+
 class Predictor(MeasuredPredictor):
     def __init__(
         self,
@@ -166,7 +169,12 @@ class Predictor(MeasuredPredictor):
         verify: float = 0.01,
     ) -> None: ...
     def call(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, priority: int = 0, deadline: float | None = None
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        priority: int = 0,
+        deadline: float | None = None,
+        turn: Turn | None = None,
     ) -> Any: ...
     def submit(
         self,
@@ -218,7 +226,7 @@ class Predictor(MeasuredPredictor):
         priority: int = 0,
         deadline: float | None = None,
         line_up: bool = False,
-    ) -> AwaitedCall | None: ...
+    ) -> AwaitedCall | Turn | None: ...
     def feed(
         self,
         args: tuple[Any, ...],

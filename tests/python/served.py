@@ -76,6 +76,12 @@ class Told:
         self.mismatches.append(message)
         return self._model(*args), self.learn(kind_id, names, args, kwargs)
 
+    def refusal(self, kind_id: int, names: list[str], message: str | None) -> Callable[..., Exception]:
+        return lambda args, kwargs, error: error
+
+    def learn_behind(self, kind_id: int, answered: Any, args: Any, kwargs: Any) -> bool:
+        return False
+
     def own(self, result: Any) -> Any:
         return result
 

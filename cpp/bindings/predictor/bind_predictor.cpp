@@ -43,6 +43,8 @@ void register_predictor(py::module_& module) {
     if (deadline) asked.deadline = after_seconds(*deadline);  // now: learning, and all else that comes first, counts
     return asked;
   };
+  py::class_<HandedTurn>(module, "Turn", "The turn of a call that another thread is to make.")
+      .def("drop", [](HandedTurn& self) { self.turn.reset(); });
   const py::class_<MeasuredPredictor, std::shared_ptr<MeasuredPredictor>> measured(module, "MeasuredPredictor",
                                                                                    "What torchpool_lab takes.");
   py::class_<BoundPredictor, MeasuredPredictor, std::shared_ptr<BoundPredictor>>(module, "Predictor",
@@ -55,8 +57,12 @@ void register_predictor(py::module_& module) {
       .def(
           "call",
           [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, int priority,
-                    std::optional<double> deadline) { return self.call(args, kwargs, options(priority, deadline)); },
-          py::arg("args"), py::arg("kwargs"), py::arg("priority") = 0, py::arg("deadline") = py::none())
+                    std::optional<double> deadline, HandedTurn* turn) {
+            TurnPtr taken = turn == nullptr ? nullptr : std::exchange(turn->turn, nullptr);
+            return self.call(args, kwargs, options(priority, deadline), std::move(taken));
+          },
+          py::arg("args"), py::arg("kwargs"), py::arg("priority") = 0, py::arg("deadline") = py::none(),
+          py::arg("turn") = py::none())
       .def(
           "submit",
           [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, const py::object& notified,

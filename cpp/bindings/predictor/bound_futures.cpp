@@ -7,8 +7,7 @@ namespace torchpool {
 
 py::object BoundPredictor::submit_future(const py::tuple& args, const py::object& kwargs, const CallOptions& options) {
   PreparedCall call;
-  call.until = options.deadline.value_or(kNever);
-  reader_.read(args, kwargs, call, options.deadline);
+  read_in_turn(args, kwargs, options, call);
   if (call.mismatch && settles_here(call, options)) return finished_future(settle(call, args, kwargs));
   if (must_run_inline() || call.ambient.must_run_here || settles_here(call, options)) {
     return future_of_inline(call, args, kwargs);
@@ -26,6 +25,12 @@ py::object BoundPredictor::line_up(const py::tuple& args, const py::object& kwar
     if (call.mismatch) return finished_future(settle(call, args, kwargs));
   } else if (!reader_.try_read(args, kwargs, call) || call.route == Route::kLearning || settles_here(call, options)) {
     return py::none();
+  }
+  if (!runs_inline && CallTurns::apply_here()) {
+    const bool waits = call.new_sizes || !turns_.open();
+    if (waits && !call.ambient.must_run_here) return py::none();
+    call.turn = turns_.take(call);
+    turns_.wait(*call.turn, call.until);
   }
   if (runs_inline || call.ambient.must_run_here) return future_of_inline(call, args, kwargs);
   return start_new_future(call, args, kwargs, options, owner, Full::kLineUp);
@@ -58,8 +63,7 @@ void BoundPredictor::hand_over(const py::object& future, const py::tuple& args, 
     let_go(future.ptr());
   };
   PreparedCall call;
-  call.until = options.deadline.value_or(kNever);
-  reader_.read(args, kwargs, call, options.deadline);
+  read_in_turn(args, kwargs, options, call);
   const PendingCall* pending = fields_of(future.ptr())->call;
   if (pending == nullptr || pending->settling) return;  // cancelled or expired meanwhile
   if (settles_here(call, options)) return end(settle(call, args, kwargs));
@@ -67,7 +71,7 @@ void BoundPredictor::hand_over(const py::object& future, const py::tuple& args, 
   start_future(call, args, kwargs, options, future, Full::kLineUp);
 }
 
-py::object BoundPredictor::future_of_inline(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) {
+py::object BoundPredictor::future_of_inline(PreparedCall& call, const py::tuple& args, const py::object& kwargs) {
   try {
     return finished_future(call.new_sizes ? settle(call, args, kwargs) : inline_.run(call, args, kwargs));
   } catch (py::error_already_set& error) {

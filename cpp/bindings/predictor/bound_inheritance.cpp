@@ -14,6 +14,7 @@ std::shared_ptr<CallKind> copy_of(const CallKind& parents, const BoundLearner& l
   if (parents.graph && parents.graph->form_change() != WeightChange::kSame) return nullptr;
   auto kind = std::make_shared<CallKind>(parents);
   kind->widening = false;  // by a thread that is gone
+  kind->settling = 0;
   kind->refutation = std::make_shared<Refutation>();
   if (parents.refutation->refuted()) kind->refutation->refute(kRefuted);
   if (parents.contract) {

@@ -7,6 +7,24 @@
 
 namespace torchpool {
 
+namespace {
+
+// One thread at a time widens a kind: what it finds may be all that the calls of others would have taught.
+class Settling {
+ public:
+  explicit Settling(CallKind& kind) noexcept : kind_(kind), first_(kind.settling++ == 0) {}
+  ~Settling() { --kind_.settling; }
+  Settling(const Settling&) = delete;
+  Settling& operator=(const Settling&) = delete;
+  bool first() const noexcept { return first_; }
+
+ private:
+  CallKind& kind_;
+  const bool first_;
+};
+
+}  // namespace
+
 BoundLearner::BoundLearner(py::object learner, bool by_graph, double verify, std::shared_ptr<ChannelStats> stats)
     : learner_(std::move(learner)),
       by_graph_(by_graph),
@@ -124,21 +142,23 @@ py::object BoundLearner::settle_mismatch(const PreparedCall& call, const py::tup
   py::tuple settled;
   {
     InlineCount count(*stats_);
-    settled = ask_mismatch(call, args, kwargs);
+    const Settling settling(*call.kind);
+    settled = ask_mismatch(call, args, kwargs, settling.first());
     count.succeeded();
   }
   if (!settled[1].is_none()) install(*call.kind, settled[1]);
   return settled[0];
 }
 
-py::tuple BoundLearner::ask_mismatch(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const {
+py::tuple BoundLearner::ask_mismatch(const PreparedCall& call, const py::tuple& args, const py::object& kwargs,
+                                     bool may_teach) const {
   const Mismatch& mismatch = *call.mismatch;
-  const bool is_length = mismatch.kind == Mismatch::Kind::kFixedDim;
-  return learner_.attr("mismatch")(call.kind->id, call.kind->form->names(), args, kwargs, mismatch.message, is_length);
+  const bool may_widen = may_teach && mismatch.kind == Mismatch::Kind::kFixedDim;
+  return learner_.attr("mismatch")(call.kind->id, call.kind->form->names(), args, kwargs, mismatch.message, may_widen);
 }
 
 void BoundLearner::widen(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) {
-  const py::tuple settled = ask_mismatch(call, args, kwargs);
+  const py::tuple settled = ask_mismatch(call, args, kwargs, true);
   call.kind->widens = !settled[1].is_none();
   if (call.kind->widens) install(*call.kind, settled[1]);
 }

@@ -101,7 +101,9 @@ class BoundLearner {
   }
 
  private:
-  py::tuple ask_mismatch(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) const;
+  // `may_teach`: the contract may be widened to the call.
+  py::tuple ask_mismatch(const PreparedCall& call, const py::tuple& args, const py::object& kwargs,
+                         bool may_teach) const;
   void install(CallKind& kind, const py::tuple& learned);
   ContextVariables variables_of(const CallKind& kind) const;
   // With which the contract's padding was found to do nothing; null where nothing is padded by numbers alone.

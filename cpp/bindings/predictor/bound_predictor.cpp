@@ -1,8 +1,6 @@
 #include "bindings/predictor/bound_predictor.h"
 
-#include <algorithm>
-#include <chrono>
-#include <thread>
+#include <utility>
 
 #include "bindings/awaited/awaited_call.h"
 #include "bindings/predictor/predictor_stats.h"
@@ -11,9 +9,24 @@ namespace torchpool {
 
 namespace {
 
-constexpr double kDrainSlice = 0.01;                        // seconds between two looks at the channels
-constexpr Duration kLook = std::chrono::milliseconds(1);    // between two looks at calls on their callers' threads
-constexpr Duration kLongestWait = std::chrono::seconds(3);  // without any progress
+// A call that departs from its kind's contract, while the learner answers it on this thread.
+class Answering {
+ public:
+  Answering(const BoundPredictor& by, PreparedCall& answered) noexcept
+      : predictor(by), call(answered), outer_(std::exchange(innermost_, this)) {}
+  ~Answering() { innermost_ = outer_; }
+  Answering(const Answering&) = delete;
+  Answering& operator=(const Answering&) = delete;
+  static Answering* innermost() noexcept { return innermost_; }
+
+  const BoundPredictor& predictor;
+  PreparedCall& call;
+
+ private:
+  static thread_local Answering* innermost_;
+  Answering* const outer_;
+};
+thread_local Answering* Answering::innermost_ = nullptr;
 
 }  // namespace
 
@@ -29,12 +42,13 @@ BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, const py::
                 stats_),
       reader_(modules, options.by_graph, learner_, channels_),
       inline_(runtime_, target, learner_, stats_, options.gate),
-      requests_(runtime_, learner_, channels_.unnotified(), options.reject) {}
+      requests_(runtime_, learner_, channels_.unnotified(), options.reject),
+      turns_(stats_) {}
 
-py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs, const CallOptions& options) {
+py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
+                                TurnPtr turn) {
   PreparedCall call;
-  call.until = options.deadline.value_or(kNever);
-  reader_.read(args, kwargs, call, options.deadline);
+  read_in_turn(args, kwargs, options, call, std::move(turn));
   if (settles_here(call, options)) return settle(call, args, kwargs);
   // Nested: a worker that waited for another call could wait for itself. Torch modes and functorch cannot move.
   if (must_run_inline() || call.ambient.must_run_here) return inline_.run(call, args, kwargs);
@@ -52,40 +66,24 @@ bool BoundPredictor::settles_here(const PreparedCall& call, const CallOptions& o
   return !options.deadline && (call.mismatch || call.new_sizes);
 }
 
-// In flight is what was accepted and is not resolved, in a channel or on its caller's thread. Other threads' calls go
-// on meanwhile: as many are waited for as there were, whichever these are. Not for ever: a call may itself wait for
-// what the calling thread is to do next.
-void BoundPredictor::wait_for_earlier(std::uint64_t turn) {
-  const std::uint64_t before = stats_->accepted.load(std::memory_order_relaxed);
-  std::uint64_t resolved = stats_->resolved();
-  TimePoint until = Clock::steady().now() + kLongestWait;
-  while ((resolved < before || *settling_.begin() < turn) && Clock::steady().now() < until) {
-    if (channels_.wait_drained(kDrainSlice)) {  // what is left runs on its callers' threads
-      {
-        const GilRelease release;
-        std::this_thread::sleep_for(kLook);
-      }
-      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+void BoundPredictor::read_in_turn(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
+                                  PreparedCall& call, TurnPtr turn) {
+  for (;;) {
+    call.until = options.deadline.value_or(kNever);
+    reader_.read(args, kwargs, call, options.deadline);
+    if (!CallTurns::apply_here()) return;
+    if (!turn || (call.new_sizes && !turn->alone())) turn = turns_.take(call);
+    if (turn->open()) {
+      call.turn = std::move(turn);
+      return;
     }
-    const std::uint64_t now = stats_->resolved();
-    if (now != resolved) until = Clock::steady().now() + kLongestWait;
-    resolved = now;
+    call = {};  // nothing of it may hold when its turn has come
+    turns_.wait(*turn, options.deadline.value_or(kNever));
   }
 }
 
-py::object BoundPredictor::settle(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) {
+py::object BoundPredictor::settle(PreparedCall& call, const py::tuple& args, const py::object& kwargs) {
   if (!call.new_sizes) return answer_here(call, args, kwargs);
-  struct Turn {
-    std::set<std::uint64_t>& settling;
-    const std::uint64_t number;
-    ~Turn() { settling.erase(number); }
-  };
-  std::optional<Turn> turn;
-  if (!must_run_inline() && !InlineRunner::runs_here()) {
-    settling_.insert(next_turn_);
-    turn.emplace(settling_, next_turn_++);
-    wait_for_earlier(turn->number);
-  }
   try {
     py::object result = answer_here(call, args, kwargs);
     call.kind->note_sizes(call.flat.leaves);
@@ -96,12 +94,20 @@ py::object BoundPredictor::settle(const PreparedCall& call, const py::tuple& arg
   }
 }
 
-py::object BoundPredictor::answer_here(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) {
-  // While it waited for its turn another call may have widened the contract: to probe once more would tell nothing new.
-  if (!call.mismatch || reader_.fits_now(call)) return inline_.run(call, args, kwargs);
+py::object BoundPredictor::answer_here(PreparedCall& call, const py::tuple& args, const py::object& kwargs) {
+  if (!call.mismatch) return inline_.run(call, args, kwargs);
+  const Answering here(*this, call);
   py::object result = learner_.settle_mismatch(call, args, kwargs);
   if (module_changed()) call.kind->mixed = true;
   return result;
+}
+
+// What the learner does after the module's own run, others need not wait for.
+void BoundPredictor::ran_answering() {
+  if (Answering* here = Answering::innermost(); here != nullptr && &here->predictor == this) {
+    if (here->call.new_sizes) here->call.kind->note_sizes(here->call.flat.leaves);
+    here->call.turn.reset();
+  }
 }
 
 py::object BoundPredictor::run_queued(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
@@ -116,8 +122,7 @@ py::object BoundPredictor::run_queued(PreparedCall& call, const py::tuple& args,
 Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
                                const Notify& notify, Full full) {
   PreparedCall call;
-  call.until = options.deadline.value_or(kNever);
-  reader_.read(args, kwargs, call, options.deadline);
+  read_in_turn(args, kwargs, options, call);
   if (call.mismatch && settles_here(call, options)) return Pending(settle(call, args, kwargs));
   if (must_run_inline() || call.ambient.must_run_here || settles_here(call, options)) {
     try {
@@ -146,7 +151,12 @@ py::object BoundPredictor::start(const py::tuple& args, const py::object& kwargs
   PreparedCall call;
   call.until = options.deadline.value_or(kNever);
   if (!reader_.try_read(args, kwargs, call) || call.route == Route::kLearning) return py::none();
-  if (settles_here(call, options)) return py::none();
+  if (CallTurns::apply_here()) {
+    call.turn = turns_.take(call);
+    const bool learns = call.new_sizes && call.mismatch && !options.deadline;
+    if (learns || !call.turn->open()) return py::cast(HandedTurn{std::move(call.turn)});
+  }
+  if (call.mismatch && settles_here(call, options)) return py::none();
   if (must_run_inline() || call.ambient.must_run_here) return awaited_result(inline_.run(call, args, kwargs));
   const std::shared_ptr<Channel>& channel = channels_.of(call);
   py::object awaited = new_awaited_call();
@@ -197,7 +207,14 @@ void BoundPredictor::forget_learned() {
 }
 
 py::object BoundPredictor::run_plain(const py::tuple& args, const py::object& kwargs) {
-  return inline_.run_watched(reader_.watch(), args, kwargs);
+  try {
+    py::object result = inline_.run_watched(reader_.watch(), args, kwargs);
+    ran_answering();
+    return result;
+  } catch (...) {
+    ran_answering();
+    throw;
+  }
 }
 
 bool BoundPredictor::serve(std::int64_t kind, std::int64_t number, const py::object& contract, const py::object& spec,

@@ -3,7 +3,6 @@
 
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -11,6 +10,7 @@
 #include "bindings/futures/call_future.h"
 #include "bindings/predictor/bound_learner.h"
 #include "bindings/predictor/call_reader.h"
+#include "bindings/predictor/call_turns.h"
 #include "bindings/predictor/inline_runner.h"
 #include "bindings/predictor/measured_predictor.h"
 #include "bindings/predictor/predictor_channels.h"
@@ -25,7 +25,8 @@ class BoundPredictor final : public MeasuredPredictor {
   BoundPredictor(std::shared_ptr<BoundRuntime> runtime, const py::object& target, const py::object& learner,
                  const py::list& modules, const BoundPredictorOptions& options, std::shared_ptr<Backend> backend);
 
-  py::object call(const py::tuple& args, const py::object& kwargs, const CallOptions& options);
+  // `turn`: what start() gave for it, else null.
+  py::object call(const py::tuple& args, const py::object& kwargs, const CallOptions& options, TurnPtr turn = nullptr);
   // `notify`: once the request is done.
   Pending submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options, const Notify& notify,
                  Full full);
@@ -44,8 +45,8 @@ class BoundPredictor final : public MeasuredPredictor {
   void hand_over(const py::object& future, const py::tuple& args, const py::object& kwargs, const CallOptions& options);
 
   // For an event loop: never waits, neither for room nor for learning. An AwaitedCall of the running loop; None for a
-  // call that first has to be learned from, or that departs from what was learned, which takes a thread that may wait.
-  // `line_up`: whatever `overflow` says.
+  // call that first has to be learned from, or that departs from what was learned, which takes a thread that may wait;
+  // a HandedTurn for one that such a thread is to call() in its turn. `line_up`: whatever `overflow` says.
   py::object start(const py::tuple& args, const py::object& kwargs, const CallOptions& options, bool line_up);
 
   // Learns how calls like this one are served, if that is not known yet; runs the model some times.
@@ -95,13 +96,17 @@ class BoundPredictor final : public MeasuredPredictor {
   // contract, or the module, which may change itself at sizes that are new to it, is run with such. One with a deadline
   // is queued instead, so that its deadline can end it whatever the module does.
   bool settles_here(const PreparedCall& call, const CallOptions& options) const;
-  // Answers it after all calls that came before: these are to find the module as it was.
-  py::object settle(const PreparedCall& call, const py::tuple& args, const py::object& kwargs);
-  py::object answer_here(const PreparedCall& call, const py::tuple& args, const py::object& kwargs);
-  void wait_for_earlier(std::uint64_t turn);
+  py::object settle(PreparedCall& call, const py::tuple& args, const py::object& kwargs);
+  py::object answer_here(PreparedCall& call, const py::tuple& args, const py::object& kwargs);
+  // Reads it, as it is once its turn has come: with sizes that are new to the module after all calls that came before,
+  // which are to find the module as it was, and before all that come after. `turn`: one that it has already. Throws
+  // DeadlineExceeded.
+  void read_in_turn(const py::tuple& args, const py::object& kwargs, const CallOptions& options, PreparedCall& call,
+                    TurnPtr turn = nullptr);
+  void ran_answering();
   py::object run_queued(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                         const CallOptions& options);
-  py::object future_of_inline(const PreparedCall& call, const py::tuple& args, const py::object& kwargs);
+  py::object future_of_inline(PreparedCall& call, const py::tuple& args, const py::object& kwargs);
   py::object start_new_future(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                               const CallOptions& options, const CallOwner& owner, Full full) const;
   void start_future(PreparedCall& call, const py::tuple& args, const py::object& kwargs, const CallOptions& options,
@@ -114,9 +119,7 @@ class BoundPredictor final : public MeasuredPredictor {
   CallReader reader_;
   InlineRunner inline_;
   RequestMaker requests_;
-  // Calls of sizes that are new to the module, in the order in which they came: one at a time is answered.
-  std::set<std::uint64_t> settling_;
-  std::uint64_t next_turn_ = 0;
+  CallTurns turns_;
 };
 
 void register_predictor(py::module_& module);

@@ -61,11 +61,22 @@ const char* to_string(Route route) noexcept {
 }
 
 bool CallKind::has_new_sizes(const std::vector<at::Tensor>& inputs) const {
-  return sizes_.size() < kMaxSizes && !sizes_.contains(sizes_of(inputs));
+  const auto found = sizes_.find(sizes_of(inputs));
+  if (found == sizes_.end()) return sizes_.size() < kMaxSizes;
+  return found->second && !found->second->load();
 }
 
 void CallKind::note_sizes(const std::vector<at::Tensor>& inputs) {
-  if (sizes_.size() < kMaxSizes) sizes_.insert(sizes_of(inputs));
+  std::vector<std::int64_t> sizes = sizes_of(inputs);
+  if (sizes_.size() < kMaxSizes || sizes_.contains(sizes)) sizes_[std::move(sizes)] = nullptr;
+}
+
+std::shared_ptr<std::atomic<bool>> CallKind::expect_sizes(const std::vector<at::Tensor>& inputs) {
+  std::vector<std::int64_t> sizes = sizes_of(inputs);
+  const auto found = sizes_.find(sizes);
+  if (found != sizes_.end()) return found->second;
+  if (sizes_.size() >= kMaxSizes) return nullptr;
+  return sizes_[std::move(sizes)] = std::make_shared<std::atomic<bool>>(false);
 }
 
 std::shared_ptr<CallKind> CallKinds::find_or_add(const FlatCall& call, std::uint64_t torch_key, PyObject* args,

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -71,6 +71,7 @@ struct CallKind {
   // kDirect: shared with the calls that are looked at.
   std::shared_ptr<std::atomic<HasState>> has_state = std::make_shared<std::atomic<HasState>>(HasState::kUnknown);
   bool widening = false;  // kMerge: it is to be widened, by a promise
+  int settling = 0;       // kMerge: threads on which the learner answers calls that depart from the contract
   bool widens = true;     // kMerge: calls that depart from the contract may still teach something
   PyRef failure;          // what learning raised, where it was promised
 
@@ -82,10 +83,13 @@ struct CallKind {
   // Whether no call that the module ran by itself had these sizes yet. False, too, once there were kMaxSizes of them.
   bool has_new_sizes(const std::vector<at::Tensor>& inputs) const;
   void note_sizes(const std::vector<at::Tensor>& inputs);
+  // For a call that a worker runs: the module has run with these sizes once what it gives is true. Null where nobody
+  // keeps them.
+  std::shared_ptr<std::atomic<bool>> expect_sizes(const std::vector<at::Tensor>& inputs);
 
  private:
   static constexpr std::size_t kMaxSizes = 256;
-  std::set<std::vector<std::int64_t>> sizes_;
+  std::map<std::vector<std::int64_t>, std::shared_ptr<std::atomic<bool>>> sizes_;  // null: it has run
 };
 
 // Bounded: a value argument that is new in every call must not grow it for ever.

@@ -163,13 +163,6 @@ void CallReader::fit(PreparedCall& call) const {
   if (call.look) call.kind->note_sizes(call.flat.leaves);  // it runs in order as it is
 }
 
-bool CallReader::fits_now(const PreparedCall& call) const {
-  if (call.kind->contract == call.contract) return false;
-  PreparedCall again = call;
-  find_route(again);
-  return !again.mismatch;
-}
-
 void CallReader::find_route(PreparedCall& call) const {
   CallKind& kind = *call.kind;
   call.look = nullptr;

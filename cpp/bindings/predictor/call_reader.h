@@ -30,8 +30,6 @@ class CallReader {
   // For a call that is to run on its caller's thread: waits while another thread has the first run of a module that is
   // not probed, by which that may turn out to have state.
   void wait_for_first_run(PreparedCall& call) const;
-  // Whether a call that departed from its kind's contract when it was read is as that has become since.
-  bool fits_now(const PreparedCall& call) const;
   // Nothing learned so far holds any more, of whichever state of the module. False, and nothing is settled, if other
   // threads have learned meanwhile.
   bool forget();

@@ -7,6 +7,7 @@
 #include "bindings/call/ambient.h"
 #include "bindings/call/call_form.h"
 #include "bindings/predictor/call_kind.h"
+#include "core/sync/call_order.h"
 
 namespace torchpool {
 
@@ -21,6 +22,7 @@ struct PreparedCall {
   CallShape shape;                           // by that contract
   std::optional<Mismatch> mismatch;
   TimePoint until = kNever;                     // its deadline, where it runs on its caller's thread
+  TurnPtr turn;                                 // among the calls of the module; null: it is inside of another's
   bool new_sizes = false;                       // the module runs it by itself, and has not been run with such sizes
   std::shared_ptr<graph::GraphBackend> graph;   // null: the module serves it
   std::shared_ptr<std::atomic<HasState>> look;  // where to note whether the module has state; null: it is known

@@ -213,16 +213,18 @@ py::object AloneRunner::run_module(CallRequest& request, const py::object& args,
 
 void AloneRunner::run(CallRequest& request, WorkerContext& context) noexcept {
   request.in_module.store(true);
-  if (request.done()) return request.in_module.store(false);  // expired since it was taken
+  if (request.done() || !request.hold_turn()) return request.in_module.store(false);  // expired since it was taken
   context.gate->enter();
   const TimePoint start = clock_.now();
   const CpuTime before = CpuTime::now();
   const int beside = running_.fetch_add(1, std::memory_order_relaxed) + 1;
   std::exception_ptr error;
+  bool ran = false;
   try {
     at::NoGradGuard no_grad;
     const AmbientScope scope(request.ambient.get());
     request.check_unwritten();
+    ran = true;
     request.object = make_ref(run_plain(request));
     if (request.copy_result) {
       const py::object result = borrow(request.object);
@@ -242,7 +244,9 @@ void AloneRunner::run(CallRequest& request, WorkerContext& context) noexcept {
     const CpuTime after = CpuTime::now();
     waiting_.record({took, after.thread - before.thread, after.process - before.process, beside});
   }
+  if (ran && request.ran) request.ran->store(true);
   request.in_module.store(false);
+  request.let_go_of_turn();
   context.leave_gate();
   if (error) {
     request.fail(error);

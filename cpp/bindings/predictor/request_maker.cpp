@@ -53,6 +53,8 @@ std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tu
     request = std::make_shared<NotifyingRequest>(
         info, reclaimer, resolver, Notified{make_ref(std::move(notify.object)), Unnotified::Ticket(unnotified_)});
   }
+  request->keep_turn(std::move(call.turn));
+  if (call.new_sizes) request->ran = call.kind->expect_sizes(call.flat.leaves);
   request->ambient = call.ambient.state;
   if (call.look) {
     request->look = learner_.look(call.kind.get());

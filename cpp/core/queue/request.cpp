@@ -85,6 +85,18 @@ bool Request::fail(const std::exception_ptr& error) noexcept {
          finish(RequestState::kRunning, RequestState::kFailed, error);
 }
 
+bool Request::hold_turn() noexcept {
+  int holders = holds_turn_.load(std::memory_order_relaxed);
+  while (holders > 0) {
+    if (holds_turn_.compare_exchange_weak(holders, holders + 1, std::memory_order_acquire)) return true;
+  }
+  return false;
+}
+
+void Request::let_go_of_turn() noexcept {
+  if (holds_turn_.fetch_sub(1, std::memory_order_acq_rel) == 1) turn_.reset();
+}
+
 bool Request::finish(RequestState from, RequestState to, const std::exception_ptr& error) noexcept {
   if (!state_.compare_exchange_strong(from, to, std::memory_order_acq_rel)) return false;
   error_ = error;
@@ -96,6 +108,7 @@ bool Request::finish(RequestState from, RequestState to, const std::exception_pt
                                                                            : stats_->expired;
     counter.fetch_add(1, std::memory_order_relaxed);
   }
+  let_go_of_turn();
   completion_.resolve();
   on_resolved();
   return true;

@@ -6,7 +6,9 @@
 #include <exception>
 #include <memory>
 #include <string>
+#include <utility>
 
+#include "core/sync/call_order.h"
 #include "core/sync/completion.h"
 
 namespace torchpool {
@@ -85,6 +87,14 @@ class Request : public std::enable_shared_from_this<Request> {
   // Null on success. Requires: done().
   const std::exception_ptr& error() const noexcept { return error_; }
 
+  // Its turn among the calls of its model, see Note [The order of calls]: kept until it is resolved and everybody that
+  // has taken hold of it has let go. Requires: not queued yet.
+  void keep_turn(TurnPtr turn) noexcept { turn_ = std::move(turn); }
+  // For who runs the model for it, before it looks whether the request is still wanted: one that has expired may run
+  // on. False when it is resolved already.
+  bool hold_turn() noexcept;
+  void let_go_of_turn() noexcept;
+
  protected:
   // Called when the request is resolved, for an owner that does not wait. Runs on the resolving thread; must not block
   // or throw.
@@ -102,6 +112,8 @@ class Request : public std::enable_shared_from_this<Request> {
   std::exception_ptr error_;
   std::shared_ptr<ChannelStats> stats_;
   Completion completion_;
+  TurnPtr turn_;
+  std::atomic<int> holds_turn_{1};       // never grows again once it is 0: the request itself, until it is resolved
   std::weak_ptr<AdmissionQueue> place_;  // only with a deadline; written before the request is queued, then constant
 
   // Place in the list of waiting requests; belongs to that list, under its queue's mutex.

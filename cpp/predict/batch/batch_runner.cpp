@@ -25,7 +25,15 @@ class BatchTask : public Task {
     for (const RequestPtr& request : batch_.requests()) {
       left_.push_back(std::static_pointer_cast<CallRequest>(request));
     }
+    if (left_.front()->backend == nullptr) hold_turns();
   }
+  ~BatchTask() override {
+    for (const RequestPtr& request : batch_.requests()) {
+      if (static_cast<CallRequest&>(*request).turn_held) request->let_go_of_turn();
+    }
+  }
+  BatchTask(const BatchTask&) = delete;
+  BatchTask& operator=(const BatchTask&) = delete;
   Step step(WorkerContext& context) noexcept override {
     if (kept_up_ != nullptr) return keep_up();
     if (Event* opened = pass_.enter()) {  // an update writes the weights
@@ -50,6 +58,7 @@ class BatchTask : public Task {
       kept_up_ = backend;
       return Step::again();
     }
+    hold_turns();  // the module is next
     runner_->stats().fell_back.fetch_add(left_.size(), std::memory_order_relaxed);
     runner_ = runner_->fallback();
     fell_back_ = true;
@@ -57,6 +66,11 @@ class BatchTask : public Task {
   }
 
  private:
+  // The module goes on to run for those that expire meanwhile.
+  void hold_turns() {
+    for (const auto& request : left_) request->turn_held = request->turn_held || request->hold_turn();
+  }
+
   // A failure costs speed only: the backend serves as before, and asks again when its state has changed.
   Step keep_up() noexcept {
     try {

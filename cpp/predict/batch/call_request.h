@@ -52,8 +52,12 @@ class CallRequest : public Request {
   std::shared_ptr<void> look;
   std::shared_ptr<std::atomic<HasState>> has_state;
 
+  // Where to note that the module has run for it, whatever came of that. Null where nobody asks.
+  std::shared_ptr<std::atomic<bool>> ran;
+
   // Whether a worker has it, from before it looks whether the request is still wanted until the module is done with it.
   std::atomic<bool> in_module{false};
+  bool turn_held = false;  // belongs to the batch's task, which holds its turn while the module may run for it
 
   // Set before it succeeds.
   std::vector<at::Tensor> outputs;

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
 import inspect
 import sys
 import time
@@ -155,24 +157,22 @@ class Calls:
         try:
             core = self._predictor._open_core()
             started = core.start(args, kwargs, self._priority, self._deadline, line_up)
+            if isinstance(started, _core.AwaitedCall):
+                return started
+            # Learning runs the model some times, and a turn is waited for.
+            expires = None if self._deadline is None else entered + self._deadline
+            call = functools.partial(self._call_in_thread, args, kwargs or {}, expires, started)
+            made = asyncio.get_running_loop().run_in_executor(None, contextvars.copy_context().run, call)
         except Exception as error:
             return _core.failed_call(error)
-        if started is None:
-            # Learning runs the model some times.
-            if self._deadline is None:
-                return asyncio.to_thread(self._call_in_thread, args, kwargs or {}, None)
-            return self._call_until(entered + self._deadline, args, kwargs or {})
-        return started
+        return _outcome(made, expires, started)
 
-    async def _call_until(self, expires: float, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # The deadline ends it, too, where all of the loop's threads are taken.
-        async with asyncio.timeout(max(0.0, expires - time.monotonic())):
-            return await asyncio.to_thread(self._call_in_thread, args, kwargs, expires)
-
-    def _call_in_thread(self, args: tuple[Any, ...], kwargs: dict[str, Any], expires: float | None) -> Any:
+    def _call_in_thread(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], expires: float | None, turn: _core.Turn | None
+    ) -> Any:
         left = None if expires is None else expires - time.monotonic()
         try:
-            return self._predictor._open_core().call(args, kwargs, self._priority, left)
+            return self._predictor._open_core().call(args, kwargs, self._priority, left, turn)
         except StopIteration as error:  # asyncio's futures do not take it, and whoever awaits one would wait for ever
             raise RuntimeError(f"the model raised {error!r}") from error
 
@@ -211,6 +211,17 @@ class View(Calls):
 
     def __repr__(self) -> str:
         return f"<{self._predictor!r} at priority={self._priority}, deadline={self._deadline}>"
+
+
+async def _outcome(made: asyncio.Future[Any], expires: float | None, turn: _core.Turn | None) -> Any:
+    """That of a call which a thread makes, or is to make."""
+    try:
+        # The deadline ends it, too, where all of the loop's threads are taken.
+        async with asyncio.timeout(None if expires is None else max(0.0, expires - time.monotonic())):
+            return await made
+    finally:
+        if turn is not None:
+            turn.drop()  # where no thread has begun it: nobody is to wait for it
 
 
 def _star_call(item: Any) -> Call:
