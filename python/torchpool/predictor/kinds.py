@@ -70,6 +70,8 @@ class Kind:
     """What a run of calls that are not probed has shown, in words; empty: nothing; None: not looked yet."""
     padded_with: _core.WeightWatch | None = None
     """The weights as they were when padding was tried."""
+    restless: bool = False
+    """Weights changed while it was probed, however often."""
     refuted: str | None = None
     """Rows of calls that were merged differed from the same calls alone: in words."""
     probes: int = 0
@@ -95,9 +97,9 @@ class Kind:
         )
 
     @property
-    def out_of_time(self) -> bool:
-        """Whether probing did not end: what is known of the calls says nothing for good."""
-        return self.contract is not None and out_of_time(self.contract)
+    def unsettled(self) -> bool:
+        """Whether what is known of the calls says nothing for good."""
+        return self.contract is not None and unsettled(self.contract)
 
     @property
     def key(self) -> object:
@@ -108,7 +110,7 @@ class Kind:
         """Whether a saved contract is for such calls, and still says something: what was not proven may be now."""
         inputs = contract.inputs
         unproven = contract.code is Reason.ROWS and not (contract.rows and contract.rows.kind == "refuted")
-        return not (unproven or out_of_time(contract)) and (
+        return not (unproven or unsettled(contract)) and (
             [spec.name for spec in inputs] == self.names
             and [spec.dtype for spec in inputs] == self.dtypes
             and [len(spec.sizes) for spec in inputs] == self.ranks
@@ -128,7 +130,7 @@ class Kind:
 
     def to_save(self) -> Contract | None:
         """What a predictor that begins anew may start from."""
-        if self.out_of_time:
+        if self.unsettled:
             return None
         if self.refuted is not None and self.contract is not None:
             verdict = RowsVerdict("refuted", self.refuted)
@@ -136,6 +138,6 @@ class Kind:
         return self.as_served(self.candidate if self.candidate is not None and self.merging == "no" else self.contract)
 
 
-def out_of_time(contract: Contract) -> bool:
-    """Whether probing did not end within its time."""
-    return any(check.name == "time" and not check.passed for check in contract.checks)
+def unsettled(contract: Contract) -> bool:
+    """Whether probing did not end within its time, or weights changed in all of it."""
+    return any(check.name in ("time", "weights") and not check.passed for check in contract.checks)

@@ -18,7 +18,7 @@ from torchpool.contract import Contract, Leaves, Reason, choose_first_batch, ref
 from torchpool.contract.probe import Found
 from torchpool.predictor.beside import look_beside
 from torchpool.predictor.graphs import Graphs
-from torchpool.predictor.kinds import MERGING_UNPROVEN, Kind, Learned, out_of_time
+from torchpool.predictor.kinds import MERGING_UNPROVEN, Kind, Learned, unsettled
 from torchpool.predictor.knowledge import Knowledge, KnownKind, Outcome, Proven
 from torchpool.predictor.lazy_weights import LazyWeights
 from torchpool.predictor.looks import Looks
@@ -106,7 +106,7 @@ class Learner:
         self._lazy.make(lambda: self._run_plain(*call))
         leaves = [leaf.detach() for leaf in tensors(call)]
         kind = Kind.of(paths, call, leaves, self.parameters, self._alone)
-        if (before := self.kinds.get(kind_id)) is not None:  # its probing did not end
+        if (before := self.kinds.get(kind_id)) is not None:  # it was not settled
             kind.probes, kind.probed_seconds = before.probes, before.probed_seconds
         if (refused := self._refusals.get(kind.key)) is not None:
             raise refusal.Refused(ValueError(refused))
@@ -128,7 +128,7 @@ class Learner:
             with self._lock:
                 if self.kinds.get(kind_id) is kind:
                     del self.kinds[kind_id]
-                if isinstance(error, refusal.Refused) and not kind.out_of_time:
+                if isinstance(error, refusal.Refused) and not kind.unsettled:
                     self._refusals[kind.key] = str(error.error)
             raise
         return learned
@@ -236,7 +236,7 @@ class Learner:
         watch, found = kind.padded_with, self._probes.probe(kind, call, samples, self.refusals)
         if found.contract.mode == "alone" and not found.contract.serial and kind.route == "merge":
             kind.not_widened, kind.padded_with = found.contract.reason, watch
-            if not out_of_time(found.contract):
+            if not unsettled(found.contract):
                 kind.widenings = _MAX_WIDENINGS
             return None
         kind.samples = samples
@@ -343,7 +343,7 @@ class Learner:
             text = _NO_GRAPH.format("a ScriptModule" if self._tensors_only else "a plain callable")
             contract = dataclasses.replace(contract, mode="alone", reason=text, code=Reason.ROWS)
             route, spec, candidate = "parallel", None, None
-        if out_of_time(contract):
+        if unsettled(contract):
             contract = dataclasses.replace(contract, reason=f"{contract.reason}; it is tried again later")
         with self._lock:
             kind.route, kind.contract, kind.reason = route, contract, contract.reason

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch import nn
 
 from torchpool import _core
-from torchpool.contract.probe import modules_of
+from torchpool.contract import Reason
+from torchpool.contract.contract import Check
+from torchpool.contract.probe import Found, modules_of
 from torchpool.predictor.kinds import Kind
 
 T = TypeVar("T")
@@ -18,15 +21,28 @@ _PROBES = 4
 
 def at_rest(kind: Kind, target: Callable[..., Any], module: nn.Module | None, probe: Callable[[], T]) -> T:
     """What a probe of a kind finds during which no weights changed: between two of its runs a change would look like
-    state, or like rows that meet. Of weights that never rest, what the last of some probes finds."""
+    state, or like rows that meet. Of weights that never rest, what the last of some probes finds; `kind.restless` says
+    so."""
     weights = [] if module is None else list(module.parameters())
-    for _ in range(_PROBES - 1):
+    for _ in range(_PROBES):
         watch, kind.padded_with = _core.WeightWatch(weights), watch_all(target, module)
         found = probe()
-        if watch.look() == "same":
-            return found
-    kind.padded_with = watch_all(target, module)
-    return probe()
+        kind.restless = watch.look() != "same"
+        if not kind.restless:
+            break
+    return found
+
+
+def unsettled_by_moving(found: Found) -> Found:
+    """What was found while weights never rested, which is no last word where it keeps calls apart: the weights may have
+    made the difference."""
+    contract = found.contract
+    if contract.mode != "alone":
+        return found
+    text = f"weights changed during each of {_PROBES} probes"
+    checks = (*contract.checks, Check("weights", False, text))
+    reason = f"{contract.reason}, as far as can be told: its {text}"
+    return Found(dataclasses.replace(contract, reason=reason, code=Reason.CHECK, checks=checks), None, found.spec)
 
 
 def watch_all(target: Callable[..., Any], module: nn.Module | None) -> _core.WeightWatch:

@@ -17,7 +17,7 @@ from torchpool.contract.probe import Found, PlainDraws, find, padding_fails
 from torchpool.predictor.first_runs import FirstRuns
 from torchpool.predictor.found import complete
 from torchpool.predictor.kinds import Kind
-from torchpool.predictor.moving_weights import at_rest
+from torchpool.predictor.moving_weights import at_rest, unsettled_by_moving
 from torchpool.predictor.own_code import OwnCode
 from torchpool.predictor.refusals import Refusals
 
@@ -92,6 +92,8 @@ class Probes:
             found = rest(search)
             if found.contract.refused and not found.contract.serial and same_in_eval(self._target, self._module, call):
                 found = rest(lambda: search(blame_mode=False))
+            if kind.restless:
+                found = unsettled_by_moving(found)
         except Exception as error:
             if not any(error is own for own in raised):
                 raise

@@ -1,4 +1,5 @@
-"""When calls are probed again whose probing did not end: the machine may have been busy."""
+"""When calls are probed again whose probing did not end, or met weights that never rested: the machine may have been
+busy, and an optimiser may come to its end."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ class Retries:
     def again_in(self, kind_id: int) -> float | None:
         """In how many seconds a kind that was learned just now is to be learned again; None: not at all."""
         kind = self._kinds.get(kind_id)
-        if kind is None or not kind.out_of_time:
+        if kind is None or not kind.unsettled:
             return None
         tries = self._tries[kind.key] = self._tries.get(kind.key, 0) + 1
         return min(_FIRST_PAUSE * 2.0 ** (tries - 1), _LONGEST_PAUSE)
