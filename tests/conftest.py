@@ -17,7 +17,7 @@ from support import Gate, Held
 
 import torchpool
 import torchpool.capture.programs  # once here instead of in every process that captures: it takes a second
-from torchpool.predictor import graphs, kinds
+from torchpool.predictor import graphs, kinds, put_off
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -86,6 +86,12 @@ def _captures_if_marked(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def _wait_in_vain(own: graphs.Graphs, timeout: float | None) -> bool:
     raise AssertionError("graphs that a test waits for are captured if it has the mark `graphs`")
+
+
+@pytest.fixture(autouse=True)
+def _learns_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests are about what is learned, from a call or two; that calls of threads are put off has tests of its own."""
+    monkeypatch.setattr(put_off, "WORTH_SECONDS", 0.0)
 
 
 @pytest.fixture

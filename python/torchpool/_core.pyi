@@ -175,6 +175,7 @@ class Predictor(MeasuredPredictor):
         priority: int = 0,
         deadline: float | None = None,
         turn: Turn | None = None,
+        at_once: bool = False,
     ) -> Any: ...
     def submit(
         self,

@@ -79,6 +79,9 @@ class Told:
     def refusal(self, kind_id: int, names: list[str], message: str | None) -> Callable[..., Exception]:
         return lambda args, kwargs, error: error
 
+    def put_off(self, kind_id: int, args: Any, kwargs: Any) -> float:
+        return 0.0
+
     def learn_behind(self, kind_id: int, answered: Any, args: Any, kwargs: Any) -> bool:
         return False
 

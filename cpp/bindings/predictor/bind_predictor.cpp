@@ -57,12 +57,12 @@ void register_predictor(py::module_& module) {
       .def(
           "call",
           [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, int priority,
-                    std::optional<double> deadline, HandedTurn* turn) {
+                    std::optional<double> deadline, HandedTurn* turn, bool at_once) {
             TurnPtr taken = turn == nullptr ? nullptr : std::exchange(turn->turn, nullptr);
-            return self.call(args, kwargs, options(priority, deadline), std::move(taken));
+            return self.call(args, kwargs, options(priority, deadline), std::move(taken), !at_once);
           },
           py::arg("args"), py::arg("kwargs"), py::arg("priority") = 0, py::arg("deadline") = py::none(),
-          py::arg("turn") = py::none())
+          py::arg("turn") = py::none(), py::arg("at_once") = false)
       .def(
           "submit",
           [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, const py::object& notified,

@@ -11,6 +11,7 @@ constexpr const char* kRefuted = "rows of a batch differed from the same calls a
 // for a kind that was being learned, or whose weights have moved.
 std::shared_ptr<CallKind> copy_of(const CallKind& parents, const BoundLearner& learner) {
   if (parents.route == Route::kUnknown || parents.route == Route::kLearning) return nullptr;
+  if (parents.put_off > Duration::zero()) return nullptr;
   if (parents.graph && parents.graph->form_change() != WeightChange::kSame) return nullptr;
   auto kind = std::make_shared<CallKind>(parents);
   kind->widening = false;  // by a thread that is gone

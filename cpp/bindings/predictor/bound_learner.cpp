@@ -138,6 +138,25 @@ void BoundLearner::learn(CallKind& kind, const py::tuple& args, const py::object
   }
 }
 
+bool BoundLearner::put_off(CallKind& kind, const py::tuple& args, const py::object& kwargs) const {
+  if (kind.put_off < Duration::zero()) return false;
+  const double seconds = learner_.attr("put_off")(kind.id, args, kwargs).cast<double>();
+  if (kind.put_off > Duration::zero()) return true;  // by another thread meanwhile
+  if (!(seconds > 0) || kind.route != Route::kUnknown) return false;
+  kind.put_off = from_seconds(seconds);
+  kind.spent = Duration::zero();
+  kind.route = Route::kDirect;
+  kind.aliases = true;  // nobody has looked yet whether the module hands out memory that it keeps
+  return true;
+}
+
+void BoundLearner::put_off_ends(CallKind& kind) const {
+  kind.put_off = Duration(-1);
+  kind.aliases = false;
+  kind.route = Route::kUnknown;
+  learner_.attr("put_off_ends")(kind.id);
+}
+
 py::object BoundLearner::settle_mismatch(const PreparedCall& call, const py::tuple& args, const py::object& kwargs) {
   py::tuple settled;
   {

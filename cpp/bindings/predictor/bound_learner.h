@@ -94,6 +94,11 @@ class BoundLearner {
   // What a call is told that the module refuses, see CallRequest::refusal: it is of a kind that is not known yet, or
   // departs from its contract.
   PyRef refusal(const PreparedCall& call) const;
+  // Whether calls of this kind, made like this one, are answered for a while before it is learned; see
+  // CallKind::put_off.
+  bool put_off(CallKind& kind, const py::tuple& args, const py::object& kwargs) const;
+  // It is learned from the next call.
+  void put_off_ends(CallKind& kind) const;
   // Hands a call to the thread that learns behind calls; false where there can be none.
   bool learn_behind(const CallKind& kind, const py::object& answered, const py::object& args,
                     const py::object& kwargs) const {

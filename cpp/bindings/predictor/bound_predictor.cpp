@@ -46,9 +46,9 @@ BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, const py::
       turns_(stats_) {}
 
 py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
-                                TurnPtr turn) {
+                                TurnPtr turn, bool may_put_off) {
   PreparedCall call;
-  read_in_turn(args, kwargs, options, call, std::move(turn));
+  read_in_turn(args, kwargs, options, call, std::move(turn), may_put_off && !options.deadline && !handles_signals());
   if (settles_here(call, options)) return settle(call, args, kwargs);
   // Nested: a worker that waited for another call could wait for itself. Torch modes and functorch cannot move.
   if (must_run_inline() || call.ambient.must_run_here) return inline_.run(call, args, kwargs);
@@ -67,10 +67,10 @@ bool BoundPredictor::settles_here(const PreparedCall& call, const CallOptions& o
 }
 
 void BoundPredictor::read_in_turn(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
-                                  PreparedCall& call, TurnPtr turn) {
+                                  PreparedCall& call, TurnPtr turn, bool may_put_off) {
   for (;;) {
     call.until = options.deadline.value_or(kNever);
-    reader_.read(args, kwargs, call, options.deadline);
+    reader_.read(args, kwargs, call, options.deadline, may_put_off);
     if (!CallTurns::apply_here()) return;
     if (!turn || (call.new_sizes && !turn->alone())) turn = turns_.take(call);
     if (turn->open()) {

@@ -25,8 +25,9 @@ class BoundPredictor final : public MeasuredPredictor {
   BoundPredictor(std::shared_ptr<BoundRuntime> runtime, const py::object& target, const py::object& learner,
                  const py::list& modules, const BoundPredictorOptions& options, std::shared_ptr<Backend> backend);
 
-  // `turn`: what start() gave for it, else null.
-  py::object call(const py::tuple& args, const py::object& kwargs, const CallOptions& options, TurnPtr turn = nullptr);
+  // `turn`: what start() gave for it, else null. `may_put_off`: see CallReader::read().
+  py::object call(const py::tuple& args, const py::object& kwargs, const CallOptions& options, TurnPtr turn = nullptr,
+                  bool may_put_off = false);
   // `notify`: once the request is done.
   Pending submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options, const Notify& notify,
                  Full full);
@@ -102,7 +103,7 @@ class BoundPredictor final : public MeasuredPredictor {
   // which are to find the module as it was, and before all that come after. `turn`: one that it has already. Throws
   // DeadlineExceeded.
   void read_in_turn(const py::tuple& args, const py::object& kwargs, const CallOptions& options, PreparedCall& call,
-                    TurnPtr turn = nullptr);
+                    TurnPtr turn = nullptr, bool may_put_off = false);
   void ran_answering();
   py::object run_queued(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                         const CallOptions& options);

@@ -160,7 +160,8 @@ CallKinds::Taken CallKinds::exchange(Taken others) noexcept {
   for (auto& [structure, kinds] : taken) {
     for (const auto& kind : kinds) kind->give_up_promise();
     std::erase_if(kinds, [](const auto& kind) {
-      return kind->mixed || kind->route == Route::kUnknown || kind->route == Route::kLearning;
+      return kind->mixed || kind->route == Route::kUnknown || kind->route == Route::kLearning ||
+             kind->put_off > Duration::zero();
     });
   }
   std::erase_if(taken, [](const auto& entry) { return entry.second.empty(); });

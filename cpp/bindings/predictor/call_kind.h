@@ -70,6 +70,10 @@ struct CallKind {
   bool mixed = false;              // the module has changed while it was learned
   // kDirect: shared with the calls that are looked at.
   std::shared_ptr<std::atomic<HasState>> has_state = std::make_shared<std::atomic<HasState>>(HasState::kUnknown);
+  // Above zero, and kDirect: not learned from before its calls have taken so much processor time on their callers'
+  // threads. Below zero: it was so.
+  Duration put_off{};
+  Duration spent{};
   bool widening = false;  // kMerge: it is to be widened, by a promise
   int settling = 0;       // kMerge: threads on which the learner answers calls that depart from the contract
   bool widens = true;     // kMerge: calls that depart from the contract may still teach something

@@ -5,10 +5,17 @@
 #include <thread>
 
 #include "bindings/interpreter/waiting.h"
+#include "bindings/predictor/call_turns.h"
 #include "core/sync/error.h"
 #include "predict/weights/probed_weights.h"
 
 namespace torchpool {
+
+namespace {
+
+constexpr std::uint64_t kMostPutOff = 1000;  // calls, however short, before their kind is learned
+
+}  // namespace
 
 CallReader::CallReader(const py::list& modules, bool by_graph, BoundLearner& learner, const PredictorChannels& channels)
     : by_graph_(by_graph), learner_(learner), channels_(channels), watch_(modules), states_(learner) {}
@@ -28,6 +35,7 @@ void CallReader::refuse_grad(const FlatCall& flat, const py::tuple& args, PyObje
 // Until the change is accepted every thread sees it, and forgets before it is served. Calls that wait for the end of an
 // update are not to read its weights by a graph of the module as it was; at other times they may as well.
 bool CallReader::forget() {
+  forgotten_ = true;
   if (channels_.gate()->closed()) learner_.retire_graphs();
   states_.clear();
   return learner_.forget([this] {
@@ -36,7 +44,7 @@ bool CallReader::forget() {
   });
 }
 
-bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, PreparedCall& call) {
+bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, PreparedCall& call, bool may_put_off) {
   channels_.check_open();
   GilReclaimer::instance().drain();
   // What was proven of the module as it was says nothing of what it is now. Attributes are another matter where the
@@ -69,6 +77,10 @@ bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, Prepa
     call.kind->learn_again = kNever;
     call.kind->route = Route::kUnknown;
   }
+  if (call.kind->put_off > Duration::zero() && CallTurns::apply_here()) {
+    const bool still = may_put_off && call.kind->spent < call.kind->put_off && call.kind->used < kMostPutOff;
+    if (!still) learner_.put_off_ends(*call.kind);
+  }
   if (call.kind->route == Route::kUnknown) {
     // Empty tensors tell nothing of rows: answered by the model, learned from the next call.
     if (std::none_of(leaves.begin(), leaves.end(), [](const at::Tensor& leaf) { return leaf.numel() == 0; })) {
@@ -86,10 +98,16 @@ bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, Prepa
 }
 
 void CallReader::read(const py::tuple& args, const py::object& kwargs, PreparedCall& call,
-                      std::optional<TimePoint> deadline) {
+                      std::optional<TimePoint> deadline, bool may_put_off) {
   const CallKind* promised = nullptr;
   for (;;) {
-    bool known = try_read(args, kwargs, call);
+    bool known = try_read(args, kwargs, call, may_put_off);
+    // A module that turns out to be another one would be put off for ever.
+    forgotten_ = forgotten_ || states_.changes() > 0;
+    if (!known && may_put_off && !forgotten_ && CallTurns::apply_here()) {
+      if (learner_.put_off(*call.kind, args, kwargs)) return fit(call);
+      if (call.kind->route != Route::kUnknown) continue;  // another thread has begun to learn it meanwhile
+    }
     if (!known && deadline && !must_run_inline()) {
       call.promise = LearnPromise::to_learn(learner_, call);
       if (learner_.answers_unlearned()) {

@@ -19,13 +19,14 @@ class CallReader {
   // change.
   CallReader(const py::list& modules, bool by_graph, BoundLearner& learner, const PredictorChannels& channels);
 
-  // False when the call is of a kind that nothing is known of.
-  bool try_read(const py::tuple& args, const py::object& kwargs, PreparedCall& call);
+  // False when the call is of a kind that nothing is known of. `may_put_off`: or of one that is not to be learned yet.
+  bool try_read(const py::tuple& args, const py::object& kwargs, PreparedCall& call, bool may_put_off = false);
   // Learns from the call where it is of an unknown kind, which runs the model some times. With a deadline the call does
   // not wait for that: it is promised to be learned from, and answered by the module. Waits for another thread that
   // learns where calls must not disturb it, or where the user wants a proof first; throws DeadlineExceeded.
+  // `may_put_off`: it need not be learned from as long as calls like it are few.
   void read(const py::tuple& args, const py::object& kwargs, PreparedCall& call,
-            std::optional<TimePoint> deadline = std::nullopt);
+            std::optional<TimePoint> deadline = std::nullopt, bool may_put_off = false);
 
   // For a call that is to run on its caller's thread: waits while another thread has the first run of a module that is
   // not probed, by which that may turn out to have state.
@@ -63,6 +64,7 @@ class CallReader {
   ModuleWatch watch_;
   KnownStates states_;
   std::set<OpaqueArgument> opaque_seen_;
+  bool forgotten_ = false;                  // whether the module has ever been another one than before
   std::uint64_t changes_ = 0;               // that the two below have heard of
   std::optional<bool> reads_thread_state_;  // empty: not asked yet
   // Of calls of no kind: their arguments cannot be taken apart, hold no tensor, or there are too many kinds.

@@ -19,6 +19,23 @@ constexpr Duration kHandOver = std::chrono::microseconds(20);
 
 thread_local int runs_of_this_thread = 0;
 
+// Counts the processor time of a run of a kind that is put off until its calls have taken enough of it.
+class SpentTime {
+ public:
+  explicit SpentTime(const PreparedCall& call) noexcept
+      : kind_(call.kind && call.kind->put_off > Duration::zero() ? call.kind.get() : nullptr),
+        start_(kind_ == nullptr ? Duration::zero() : thread_time()) {}
+  ~SpentTime() {
+    if (kind_ != nullptr) kind_->spent += thread_time() - start_;
+  }
+  SpentTime(const SpentTime&) = delete;
+  SpentTime& operator=(const SpentTime&) = delete;
+
+ private:
+  CallKind* const kind_;
+  const Duration start_;
+};
+
 // A failure costs speed only, as in a batch's task.
 class UpkeepTask : public Task {
  public:
@@ -132,6 +149,7 @@ py::object InlineRunner::run(const PreparedCall& call, const py::tuple& args, co
 
 py::object InlineRunner::run_counted(const PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                                      InlineCount& count) const {
+  const SpentTime spent(call);
   py::object result;
   if (call.look) {
     const PyRef look = learner_.look(call.kind.get());

@@ -42,6 +42,18 @@ bool PyResultForm::same_as(const ResultForm& other) const noexcept {
   return equal == 1;
 }
 
+namespace {
+Duration read_cpu_clock(clockid_t clock) noexcept {
+  timespec now{};
+  clock_gettime(clock, &now);
+  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+}
+}  // namespace
+
+Duration thread_time() noexcept {
+  return read_cpu_clock(CLOCK_THREAD_CPUTIME_ID);
+}
+
 py::object take_look(const py::object& seen, std::atomic<HasState>& has_state) {
   const auto pair = py::reinterpret_borrow<py::tuple>(seen);
   HasState expected = HasState::kUnknown;
@@ -95,16 +107,10 @@ BackendResult PythonBackend::run(const CallForm& form, std::vector<at::Tensor> i
 
 namespace {
 
-Duration read_cpu_clock(clockid_t clock) noexcept {
-  timespec now{};
-  clock_gettime(clock, &now);
-  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
-}
-
 // CPU time used so far by the calling thread, and by all threads of the process.
 struct CpuTime {
   static CpuTime now() noexcept {
-    return {read_cpu_clock(CLOCK_THREAD_CPUTIME_ID), read_cpu_clock(CLOCK_PROCESS_CPUTIME_ID)};
+    return {thread_time(), read_cpu_clock(CLOCK_PROCESS_CPUTIME_ID)};
   }
   Duration thread;
   Duration process;

@@ -18,6 +18,7 @@ class Answers:
         self._learner, self._graphs = learner, graphs
         self.learn, self.mismatch, self.may_have_state = learner.learn, learner.mismatch, learner.may_have_state
         self.learn_behind = behind.add
+        self.put_off, self.put_off_ends = learner.put_off.add, learner.put_off.ends
         self.own, self.readable, self.context_variables = learner.own, learner.readable, learner.context_variables
         looks = learner.looks
         self.looks_for_state, self.look_for_state = looks.wanted, looks.later

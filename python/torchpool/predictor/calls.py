@@ -172,7 +172,7 @@ class Calls:
     ) -> Any:
         left = None if expires is None else expires - time.monotonic()
         try:
-            return self._predictor._open_core().call(args, kwargs, self._priority, left, turn)
+            return self._predictor._open_core().call(args, kwargs, self._priority, left, turn, True)
         except StopIteration as error:  # asyncio's futures do not take it, and whoever awaits one would wait for ever
             raise RuntimeError(f"the model raised {error!r}") from error
 

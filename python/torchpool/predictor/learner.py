@@ -24,6 +24,7 @@ from torchpool.predictor.lazy_weights import LazyWeights
 from torchpool.predictor.looks import Looks
 from torchpool.predictor.own_code import OwnCode
 from torchpool.predictor.probes import Probes
+from torchpool.predictor.put_off import PutOff
 from torchpool.predictor.refusals import Refusals, tells_refusals
 from torchpool.predictor.retries import Retries
 from torchpool.predictor.samples import alike, copies, rows_of, same_names, same_sizes, to_keep
@@ -72,6 +73,7 @@ class Learner:
         self._code = OwnCode(target, module)
         self.own_change, self.notes = self._code.may_change, self._code.notes
         self._prove = prove
+        self._stated = batch is not None or prove in ("trust", "required")
         self._merging = "trust" if batch is not None else MERGING_UNPROVEN[prove]
         self._tensors_only, self._by_module = tensors_only, by_module
         self._on_first_batch = on_first_batch
@@ -91,6 +93,7 @@ class Learner:
         self.looks = Looks(target, module, self._code, self.kinds, self._lock)
         """What runs of calls that are not probed show."""
         self.retries = Retries(self.kinds)
+        self.put_off = PutOff(self._may_put_off)
         self._first_runs = self.looks.first_runs
         self._probes = Probes(
             target, module, run_plain, self._code, self._first_runs, batch=batch, pad=pad, dtype=dtype,
@@ -153,6 +156,7 @@ class Learner:
         """The extension has forgotten a kind, for want of room and of calls like it."""
         with self._lock:
             self.kinds.pop(kind_id, None)
+        self.put_off.ends(kind_id)
         if self._graphs is not None:
             self._graphs.evicted(kind_id)
 
@@ -160,6 +164,13 @@ class Learner:
         """Whether others must not run the model now: a probe puts buffers back, and its first run tells the rest."""
         buffers = self._module is not None and next(self._module.buffers(), None) is not None
         return buffers or self._lazy.missing() or self._first_runs.under_way()
+
+    def _may_put_off(self) -> bool:
+        """Not where the user has said something of the calls, nor where learning may refuse them."""
+        stated = self._examples or self._saved or self._stated or self._alone is not None
+        if self._module is None or stated or not self.answers_unlearned or self._lazy.missing():
+            return False
+        return not any(getattr(part, "training", False) for part in self._module.modules())
 
     @property
     def learns_by_runs(self) -> bool:
@@ -257,6 +268,7 @@ class Learner:
             self._refusals.clear()
             self.retries.forget()
             self.looks.forget()
+            self.put_off.clear()
             for kind_id in [kind_id for kind_id in self.kinds if kind_id < before]:
                 del self.kinds[kind_id]
 
@@ -264,6 +276,7 @@ class Learner:
         """A thread that is gone may hold the lock."""
         self._lock = self.refusals.lock = self.looks.lock = threading.Lock()
         self._first_runs.after_fork_in_child()
+        self.put_off.after_fork_in_child()
 
     def inherit(self, kind_ids: Container[int]) -> None:
         """In a forked child: of what the parent had learned only these kinds hold."""
@@ -284,6 +297,7 @@ class Learner:
             self._saved = []
             self._code.forget()
             self.looks.forget()
+            self.put_off.clear()
         return known
 
     def watched(self) -> list[torch.nn.Module]:

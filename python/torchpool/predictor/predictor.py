@@ -248,13 +248,15 @@ class Predictor(Calls):
             self._learner.opaque_arguments(),
             self._learner.looks.order(None),
             programs,
-            sorted(self._learner.notes),
+            [*sorted(self._learner.notes), *self._learner.put_off.notes()],
         )
 
     def ready(self, timeout: float | None = None) -> bool:
         """Waits until what was learned so far is served in the way it will be: captured, proven, and switched over.
-        Calls need not wait for it. False when `timeout` seconds passed first."""
+        Calls need not wait for it. False when `timeout` seconds passed first. What was not learned from yet, since its
+        calls are few, is learned now."""
         self._refuse_in_update("ready()")
+        self._learner.put_off.learn_all(self._open_core().learn)
         return self._graphs is None or self._graphs.wait(timeout)
 
     def refresh(self) -> None:

@@ -1,0 +1,146 @@
+"""Calls that threads beside the main one make are learned from once that pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from support import MarkerModule, assert_close, build, eager, row, run_threads
+from torch import nn
+
+import torchpool
+from torchpool.predictor import put_off
+
+NOT_YET = "not learned from yet, and run alone"
+
+
+@pytest.fixture(autouse=True)
+def _never_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(put_off, "WORTH_SECONDS", 1e6)
+
+
+def in_thread(work: Callable[[], Any]) -> Any:
+    return run_threads(1, lambda number: work())[0]
+
+
+@torch.no_grad()
+def test_a_few_calls_of_threads_are_not_learned_from(runtime: torchpool.Runtime) -> None:
+    predict = torchpool.wrap(build(MarkerModule), runtime=runtime)
+    results = run_threads(8, lambda number: predict(row(number)))
+    for number, result in enumerate(results):
+        assert_close(result, eager(predict.model, row(number)))
+    assert predict.explain().contracts == ()
+    assert NOT_YET in str(predict.explain())
+
+
+@torch.no_grad()
+def test_what_has_taken_long_enough_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(put_off, "WORTH_SECONDS", 1e-9)
+    predict = torchpool.wrap(build(MarkerModule))
+    in_thread(lambda: predict(row(1)))
+    assert NOT_YET in str(predict.explain())
+    in_thread(lambda: predict(row(2)))
+    assert [contract.mode for contract in predict.explain().contracts] == ["merge"]
+    assert NOT_YET not in str(predict.explain())
+
+
+@torch.no_grad()
+def test_many_short_calls_are_learned_from() -> None:
+    predict = torchpool.wrap(build(MarkerModule))
+    in_thread(lambda: [predict(row(1)) for _ in range(1100)])
+    assert [contract.mode for contract in predict.explain().contracts] == ["merge"]
+
+
+WAYS: dict[str, Callable[[torchpool.Predictor], Any]] = {
+    "main thread": lambda predict: predict(row(2)),
+    "submit": lambda predict: in_thread(lambda: predict.submit(row(2)).result()),
+    "map": lambda predict: in_thread(lambda: list(predict.map([row(2)]))),
+    "deadline": lambda predict: in_thread(lambda: predict.options(deadline=60).submit(row(2)).result()),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
+def test_other_calls_have_it_learned(way: Callable[[torchpool.Predictor], Any]) -> None:
+    predict = torchpool.wrap(build(MarkerModule))
+    in_thread(lambda: predict(row(1)))
+    way(predict)
+    settle(predict)
+    assert [contract.mode for contract in predict.explain().contracts] == ["merge"]
+
+
+def settle(predict: torchpool.Predictor) -> None:
+    """A call on the main thread waits for who learns behind another."""
+    predict.submit(row(0)).result()
+    while predict._learner.kinds == {}:
+        predict(row(0))
+
+
+@torch.no_grad()
+@pytest.mark.graphs
+def test_ready_has_it_learned_and_captured() -> None:
+    predict = torchpool.wrap(build(Plain))
+    in_thread(lambda: predict(row(1)))
+    assert predict.ready(120)
+    assert predict.explain().backend == "graph"
+    assert_close(predict(row(2)), eager(predict.model, row(2)))
+
+
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.linear(x)
+        return result
+
+
+class Keeps(nn.Module):
+    """Hands out memory that it writes to in its next call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = {"y": torch.zeros(1, 4)}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.kept["y"].copy_(x * 2)
+
+
+@torch.no_grad()
+def test_results_are_the_callers_own() -> None:
+    predict = torchpool.wrap(build(Keeps))
+    first, second = in_thread(lambda: (predict(row(1)), predict(row(2))))
+    assert_close(first, row(1) * 2)
+    assert_close(second, row(2) * 2)
+
+
+class Counts(nn.Module):
+    """Is another module after each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
+@torch.no_grad()
+def test_a_module_that_changes_is_not_put_off_again_and_again() -> None:
+    predict = torchpool.wrap(build(Counts))
+    in_thread(lambda: [predict(row(1)) for _ in range(5)])
+    assert NOT_YET not in str(predict.explain())
+    [kind] = predict._learner.kinds.values()
+    assert kind.route == "serial"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stated", [{"example": row()}, {"batch": {"x": 0}}, {"batch": False}], ids=str)
+def test_nothing_is_put_off_where_the_user_has_said_how_calls_are_served(stated: dict[str, Any]) -> None:
+    predict = torchpool.wrap(build(MarkerModule), **stated)
+    in_thread(lambda: predict(row(1)))
+    assert NOT_YET not in str(predict.explain())
