@@ -273,8 +273,9 @@ void BatchRunner::run_together(Members members, Round& round) {
   std::optional<Whole> whole = run_whole(members, round.context);
   if (whole) {
     std::int64_t row = 0;
+    Splitter splitter(contract, whole->result.outputs, whole->padded_to, whole->rows);
     for (const auto& member : members) {
-      member->outputs = split(contract, whole->result.outputs, member->shape, whole->padded_to, row, whole->rows);
+      member->outputs = splitter.part(member->shape, row);
       if (whole->result.form) member->result_form = whole->result.form;
       row += member->shape.rows;
     }

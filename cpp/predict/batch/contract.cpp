@@ -133,8 +133,9 @@ RequestInfo Contract::request_info(const std::vector<at::Tensor>& call, const Ca
   RequestInfo info;
   info.rows = shape.rows;
   info.extent = shape.extent();
-  // Where lengths are mixed, nothing says how much of what is left over belongs to a shorter call.
-  const bool open = std::any_of(outputs.begin(), outputs.end(), [](const OutputSpec& spec) { return spec.open(); });
+  // Where lengths are mixed, it must be said how much of what is left over belongs to a shorter call.
+  const bool open = std::any_of(outputs.begin(), outputs.end(),
+                                [](const OutputSpec& spec) { return spec.open() && !spec.cuts_the_fold(); });
   const bool pads = !open && !(padded_with && padded_with->changed());
   for (std::size_t symbol = 0; symbol < padded.size(); ++symbol) {
     if (padded[symbol] && pads) {

@@ -46,12 +46,16 @@ struct OutputSpec {
   bool stacked = false;                   // a call's own output has no batch dim
   std::vector<TrimSpec> trims;
   // The batch dim has outer x units x inner entries: of unit u those at (o, u, i). A model that folds its rows with a
-  // dim before them (time-major) or behind them has other than 1. 0, of one of the two: whatever is left. Where one is
-  // not 1, the output is neither stacked nor trimmed.
+  // dim before them (time-major) or behind them has other than 1. 0, of one of the two: whatever is left; a trim along
+  // the batch dim is of that one. Where one is not 1, the output is not stacked.
   std::int64_t outer = 1;
   std::int64_t inner = 1;
   bool folded() const noexcept { return outer != 1 || inner != 1; }
   bool open() const noexcept { return outer == 0 || inner == 0; }
+  bool is_of_fold(const TrimSpec& trim) const noexcept { return folded() && batch_dim == trim.dim; }
+  bool cuts_the_fold() const noexcept {
+    return std::any_of(trims.begin(), trims.end(), [this](const TrimSpec& trim) { return is_of_fold(trim); });
+  }
 };
 
 namespace graph {

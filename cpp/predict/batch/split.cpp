@@ -56,33 +56,30 @@ bool is_sole_owner(const at::Tensor& output) {
          output.storage().use_count() == 1 && output.storage().nbytes() == output.nbytes();
 }
 
-at::Tensor split_one(const OutputSpec& spec, at::Tensor& output, const CallShape& shape,
-                     const std::vector<std::int64_t>& padded_to, std::int64_t unit, std::int64_t units,
-                     std::int64_t all_units, bool whole) {
-  bool trimmed = false;
-  for (const TrimSpec& trim : spec.trims) {
-    trimmed = trimmed || trim.scale * (padded_to[trim.symbol] - shape.lengths[trim.symbol]) != 0;
-  }
-  if (whole && !trimmed && !spec.stacked && is_sole_owner(output)) return std::move(output);
-  if (!spec.batch_dim) return output.clone();
+// How many entries along a dim that is cut are the call's own.
+std::int64_t kept(const TrimSpec& trim, const CallShape& shape) noexcept {
+  return trim.scale * shape.lengths[trim.symbol] + trim.offset;
+}
+
+// A call's own output from the entries of its only unit, [..., outer, inner, ...], in one copy. Empty where what is cut
+// off does not lie behind all that is kept.
+std::optional<at::Tensor> copy_unit(const at::Tensor& unit, const OutputSpec& spec, const CallShape& shape) {
   const std::int64_t dim = *spec.batch_dim;
-  const bool plain = !spec.folded();
-  const Fold fold = plain ? Fold{1, all_units, 1} : fold_of(spec, output.size(dim), all_units).value();
-  if (!trimmed && dim == 0 && fold.outer == 1 && output.is_cpu() && output.is_contiguous()) {
-    return copy_entries(output, unit * fold.inner, units * fold.inner, spec.stacked);
-  }
-  if (!plain) {
-    return unfolded(output, dim, fold)
-        .narrow(dim + 1, unit, units)
-        .clone(at::MemoryFormat::Contiguous)
-        .flatten(dim, dim + 2);
-  }
-  at::Tensor part = output.narrow(dim, unit, units);
+  const auto sizes = unit.sizes();
+  c10::SmallVector<std::int64_t, 5> own(sizes.begin(), sizes.begin() + dim);
+  own.push_back(sizes[dim] * sizes[dim + 1]);
+  own.append(sizes.begin() + dim + 2, sizes.end());
   for (const TrimSpec& trim : spec.trims) {
-    part = part.narrow(trim.dim, 0, trim.scale * shape.lengths[trim.symbol] + trim.offset);
+    const bool in_fold = spec.is_of_fold(trim);
+    const std::int64_t size = kept(trim, shape) * (!in_fold ? 1 : spec.outer == 0 ? sizes[dim + 1] : sizes[dim]);
+    if (size == own[trim.dim]) continue;
+    const bool cuts_the_end = in_fold && dim == 0 && (spec.outer == 0 || sizes[dim] == 1);
+    if (!cuts_the_end) return std::nullopt;
+    own[trim.dim] = size;
   }
-  if (spec.stacked) part = part.select(dim, 0);
-  return part.clone();
+  at::Tensor copy = at::empty(own, unit.options());
+  std::memcpy(copy.mutable_data_ptr(), unit.const_data_ptr(), copy.nbytes());
+  return copy;
 }
 
 bool same_but_for(std::int64_t dim, const at::Tensor& left, const at::Tensor& right) {
@@ -108,7 +105,11 @@ std::optional<std::string> misfit_of(const OutputSpec& spec, const at::Tensor& o
   }
   for (const TrimSpec& trim : spec.trims) {
     const std::int64_t size = trim.scale * padded_to[trim.symbol] + trim.offset;
-    if (trim.dim >= output.dim() || output.size(trim.dim) != size) return text("size ", size, " in dim ", trim.dim);
+    const bool in_fold = spec.is_of_fold(trim);
+    const std::int64_t others = in_fold ? units * (spec.outer == 0 ? spec.inner : spec.outer) : 1;
+    if (trim.dim >= output.dim() || output.size(trim.dim) != size * others) {
+      return text("size ", size, in_fold ? " a row in dim " : " in dim ", trim.dim);
+    }
   }
   return std::nullopt;
 }
@@ -133,16 +134,63 @@ void check_outputs(const Contract& contract, const std::vector<at::Tensor>& outp
   if (const auto text = misfit(contract, outputs, rows, padded_to)) throw Error(*text);
 }
 
+Splitter::Splitter(const Contract& contract, std::vector<at::Tensor>& outputs,
+                   const std::vector<std::int64_t>& padded_to, std::int64_t rows)
+    : contract_(contract), outputs_(outputs), padded_to_(padded_to), rows_(rows), by_unit_(outputs.size()) {}
+
+std::vector<at::Tensor> Splitter::part(const CallShape& shape, std::int64_t row) {
+  std::vector<at::Tensor> own;
+  own.reserve(outputs_.size());
+  for (std::size_t i = 0; i < outputs_.size(); ++i) own.push_back(part_of(i, shape, row));
+  return own;
+}
+
+at::Tensor Splitter::part_of(std::size_t i, const CallShape& shape, std::int64_t row) {
+  const OutputSpec& spec = contract_.outputs[i];
+  at::Tensor& output = outputs_[i];
+  bool trimmed = false;
+  for (const TrimSpec& trim : spec.trims) {
+    trimmed = trimmed || padded_to_[trim.symbol] != shape.lengths[trim.symbol];
+  }
+  const bool whole = shape.rows == rows_ && !contract_.aliases;
+  if (whole && !trimmed && !spec.stacked && is_sole_owner(output)) return std::move(output);
+  if (!spec.batch_dim) return output.clone();
+  const std::int64_t unit = contract_.units(row);
+  const std::int64_t units = contract_.units(shape.rows);
+  if (spec.folded()) return folded_part(i, shape, unit, units);
+  const std::int64_t dim = *spec.batch_dim;
+  if (!trimmed && dim == 0 && output.is_cpu() && output.is_contiguous()) {
+    return copy_entries(output, unit, units, spec.stacked);
+  }
+  at::Tensor part = output.narrow(dim, unit, units);
+  for (const TrimSpec& trim : spec.trims) part = part.narrow(trim.dim, 0, kept(trim, shape));
+  if (spec.stacked) part = part.select(dim, 0);
+  return part.clone();
+}
+
+at::Tensor Splitter::folded_part(std::size_t i, const CallShape& shape, std::int64_t unit, std::int64_t units) {
+  const OutputSpec& spec = contract_.outputs[i];
+  const std::int64_t dim = *spec.batch_dim;
+  at::Tensor& by_unit = by_unit_[i];
+  if (!by_unit.defined()) {
+    const Fold fold = fold_of(spec, outputs_[i].size(dim), contract_.units(rows_)).value();
+    by_unit = unfolded(outputs_[i], dim, fold).movedim(dim + 1, 0).contiguous();
+  }
+  if (units == 1 && by_unit.is_cpu()) {
+    if (auto own = copy_unit(by_unit.select(0, unit), spec, shape)) return *own;
+  }
+  at::Tensor part = by_unit.narrow(0, unit, units);  // [units, ..., outer, inner, ...]
+  for (const TrimSpec& trim : spec.trims) {
+    const std::int64_t before = trim.dim > dim ? 2 : 1;  // new dims before it: the units, and the fold is two
+    const std::int64_t at = spec.is_of_fold(trim) && spec.inner == 0 ? dim + 2 : trim.dim + before;
+    part = part.narrow(at, 0, kept(trim, shape));
+  }
+  return part.movedim(0, dim + 1).clone(at::MemoryFormat::Contiguous).flatten(dim, dim + 2);
+}
+
 std::vector<at::Tensor> split(const Contract& contract, std::vector<at::Tensor>& outputs, const CallShape& shape,
                               const std::vector<std::int64_t>& padded_to, std::int64_t row, std::int64_t rows) {
-  const bool whole = shape.rows == rows && !contract.aliases;
-  std::vector<at::Tensor> own;
-  own.reserve(outputs.size());
-  for (std::size_t i = 0; i < outputs.size(); ++i) {
-    own.push_back(split_one(contract.outputs[i], outputs[i], shape, padded_to, contract.units(row),
-                            contract.units(shape.rows), contract.units(rows), whole));
-  }
-  return own;
+  return Splitter(contract, outputs, padded_to, rows).part(shape, row);
 }
 
 std::optional<std::vector<at::Tensor>> join(const Contract& contract, const std::vector<std::vector<at::Tensor>>& parts,

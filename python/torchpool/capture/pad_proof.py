@@ -9,7 +9,7 @@ import torch
 from torch.fx import Graph, Node
 
 from torchpool.capture import shapes as capture_shapes
-from torchpool.contract import Contract, PaddingVerdict, ShapeCheck, ShapeEqual, brief
+from torchpool.contract import Contract, OutputSpec, PaddingVerdict, ShapeCheck, ShapeEqual, brief
 from torchpool.contract.pads.verdict import PaddedInput, PaddedOutput, PadVerdict, prove_padding
 
 log = logging.getLogger("torchpool")
@@ -41,10 +41,7 @@ def prove_pads(
             node: PaddedInput(own, spec.pad if own else None)
             for node, own, spec in zip(given, dims, contract.inputs, strict=True)
         }
-        outputs = [
-            (node, PaddedOutput({trim.dim: (trim.scale, trim.offset) for trim in spec.trims if trim.symbol == symbol}))
-            for node, spec in zip(results, contract.outputs, strict=True)
-        ]
+        outputs = [(node, _padded_output(spec, symbol)) for node, spec in zip(results, contract.outputs, strict=True)]
         try:
             verdict, _ = prove_padding(flat, inputs, outputs, constants, tables)
         except Exception as error:
@@ -54,6 +51,13 @@ def prove_pads(
         else:
             found.append(_in_words(symbol, verdict))
     return tuple(found)
+
+
+def _padded_output(spec: OutputSpec, symbol: str) -> PaddedOutput:
+    trims = {trim.dim: (trim.scale, trim.offset) for trim in spec.trims if trim.symbol == symbol}
+    if spec.batch_dim is None or (spec.outer, spec.inner) == (1, 1):
+        return PaddedOutput(trims)
+    return PaddedOutput(trims, (spec.batch_dim, "outer" if spec.outer is None else "inner"))
 
 
 def _in_words(symbol: str, verdict: PadVerdict) -> PaddingVerdict:

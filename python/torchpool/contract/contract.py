@@ -84,7 +84,8 @@ class OutputSpec:
     """A call's own output has no batch dim: the merged one's is removed by select."""
     outer: int | None = 1
     """The batch dim has outer * rows * inner entries, (o, r, i) of them row r's: a model that folds its rows with a
-    time before them (time-major) or behind them has other than 1. None, of one of the two: whatever is left."""
+    time before them (time-major) or behind them has other than 1. None, of one of the two: whatever is left; a trim
+    along `batch_dim` is of that one."""
     inner: int | None = 1
 
 
@@ -360,14 +361,14 @@ def _validate(contract: Contract) -> None:
             all(fold is None or _is_int(fold, 1) for fold in folds) and folds != (None, None),
             f"{where}: outer {out.outer!r} and inner {out.inner!r} are no fold",
         )
-        require(folds == (1, 1) or not (out.trims or out.stacked), f"{where}: a folded output is cut nowhere else")
+        require(folds == (1, 1) or not out.stacked, f"{where}: a folded output has a batch dim of its own")
         for trim in out.trims:
             require(trim.symbol in contract.padded, f"{where}: trim by {trim.symbol!r}, which is not padded")
             require(
                 _is_int(trim.dim)
                 and _is_int(trim.scale, 1)
                 and _is_int(trim.offset, None)
-                and trim.dim != out.batch_dim,
+                and (trim.dim != out.batch_dim or None in folds),
                 f"{where}: {trim} makes no sense",
             )
     for verdict in contract.padding:

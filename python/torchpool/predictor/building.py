@@ -238,7 +238,8 @@ def proven_contract(candidate: Contract, rows: ProvenRows, contradicted: str | N
     outputs = []
     for spec, found in zip(candidate.outputs, rows.outputs, strict=True):
         if found is None:
-            new = OutputSpec(spec.name, None, spec.trims, False)
+            trims = spec.trims
+            new = OutputSpec(spec.name, None, trims, False)
         else:
             stacked = found.stacked or (spec.stacked and rows.call_rows is None)
             trims = spec.trims
@@ -249,6 +250,13 @@ def proven_contract(candidate: Contract, rows: ProvenRows, contradicted: str | N
             text = (
                 f"the proof has the rows of output {spec.name!r} in dim {new.batch_dim}, its shapes in {spec.batch_dim}"
             )
+            raise CaptureError(text, dataclasses.replace(rows.verdict, kind="unknown", text=text))
+        if any(trim.dim == new.batch_dim for trim in trims) and (new.outer, new.inner) != (spec.outer, spec.inner):
+            # Where padding is cut off was found along a fold as numbers have it.
+            text = (
+                f"the proof has output {spec.name!r} fold its rows as {new.outer} x rows x {new.inner}, its shapes as"
+            )
+            text = f"{text} {spec.outer} x rows x {spec.inner} (None: any)"
             raise CaptureError(text, dataclasses.replace(rows.verdict, kind="unknown", text=text))
         outputs.append(new)
     reason, code = candidate.reason, candidate.code

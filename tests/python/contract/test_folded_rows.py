@@ -7,8 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from support import draw
+from torch.nn import functional as F
 
 from torchpool.contract import Contract
+from torchpool.contract.contract import Trim
 from torchpool.contract.probe import find, probe
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -44,13 +46,30 @@ def test_rows_that_meet_in_a_fold() -> None:
     assert contract.mode == "alone"
 
 
-def test_lengths_are_not_padded_behind_a_fold() -> None:
-    """The padding of a row would lie between its entries and those of the next one."""
+@pytest.mark.parametrize(
+    ("function", "trim"),
+    [
+        (lambda x: x.reshape(-1, 3), Trim(0, "s0", 1, 0)),
+        (lambda x: x.transpose(0, 1).reshape(-1, 3), Trim(0, "s0", 1, 0)),
+        (lambda x: x.repeat_interleave(2, 1).reshape(-1, 3), Trim(0, "s0", 2, 0)),
+        (lambda x: F.pad(x, (0, 0, 0, 1)).reshape(-1, 3), Trim(0, "s0", 1, 1)),
+        (lambda x: x.movedim(2, 0).reshape(3, -1), Trim(1, "s0", 1, 0)),
+    ],
+)
+def test_padding_is_cut_off_within_a_fold(function: Function, trim: Trim) -> None:
     calls = [[draw(1, length, 3)] for length in (4, 6)]
-    contract = probe(lambda leaves: leaves[0].reshape(-1, 3), calls, ["x"], pad={"x": 0})
+    contract = probe(lambda leaves: function(*leaves), calls, ["x"], pad={"x": 0})
+    assert contract.padded == {"s0"}
+    assert contract.outputs[0].trims == (trim,)
+    assert Contract.from_dict(contract.to_dict()) == contract
+
+
+def test_lengths_that_follow_no_formula_in_a_fold_are_not_padded() -> None:
+    calls = [[draw(1, length, 3)] for length in (4, 6)]
+    contract = probe(lambda leaves: leaves[0][:, ::2].reshape(-1, 3), calls, ["x"], pad={"x": 0})
     assert contract.padded == frozenset()
     assert contract.reason is not None
-    assert "folds rows" in contract.reason
+    assert "no exact multiple" in contract.reason
 
 
 def test_a_fold_is_saved() -> None:

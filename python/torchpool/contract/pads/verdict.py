@@ -32,6 +32,8 @@ class PaddedOutput:
 
     trims: Mapping[int, tuple[int, int]]
     """Per dim that is cut: scale and offset of the entries that are kept."""
+    fold: tuple[int, Literal["outer", "inner"]] | None = None
+    """A dim in which rows are folded with what is cut, and whether that lies before the rows or behind them."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,11 @@ def _problem(claim: Any, kept: PaddedOutput) -> Lost | None:
         scale, offset = kept.trims.get(pad.dim, (None, None))
         if scale is None:
             return Lost(f"dim {pad.dim} of an output runs along the length, and is not cut to what each call has")
-        if pad.outer != 1 or pad.inner != scale or pad.inner * pad.extra != offset:
+        # Of a fold the other side's size follows from the dim's, which is known to be outer * places * inner.
+        dim, side = kept.fold or (None, None)
+        outermost = pad.outer == 1 or (dim == pad.dim and side == "inner")
+        innermost = pad.inner == scale or (dim == pad.dim and side == "outer")
+        if not outermost or not innermost or scale * pad.extra != offset:
             return Lost(f"dim {pad.dim} of an output is cut otherwise than its places lie")
     if set(kept.trims) - {pad.dim for pad in claim.pads}:
         return Lost("an output is cut in a dim that does not run along the length")

@@ -8,7 +8,7 @@ import torch
 
 from torchpool.contract.probe.perturb import Layout, cut, is_mask
 from torchpool.contract.probe.ragged import Number, PadProver, Ragged, find_ragged, proposals, shorter
-from torchpool.contract.probe.rows import PLAIN, RowProof, RowProver
+from torchpool.contract.probe.rows import RowProof, RowProver
 from torchpool.contract.probe.run import Leaves, Runner, Unsafe
 
 _NOT_USED = "padding is not used: "
@@ -109,9 +109,6 @@ class LengthFinder:
 
     def _pad(self, ragged: Ragged, proofs: Sequence[RowProof]) -> None:
         """Fills in what padding can be proven: all symbols together, else one alone."""
-        if any(fold != PLAIN for fold in proofs[0].folds):
-            ragged.why_not = f"{_NOT_USED}an output folds rows with other dims, where padding cannot be cut off again"
-            return
         names, sample = self.runner.names, proofs[0].units[0]
         symbols = sorted({symbol for _, _, symbol in ragged.places})
         paddable = []

@@ -10,7 +10,7 @@ import torch
 
 from torchpool.contract.contract import Trim
 from torchpool.contract.probe.perturb import Layout, Leaves, Places, cut, disturb, is_mask, is_number, pad_right
-from torchpool.contract.probe.rows import RowProof, RowProver
+from torchpool.contract.probe.rows import PLAIN, RowProof, RowProver
 from torchpool.contract.probe.run import OutOfTime, Runner, Unsafe, largest
 
 Number = float | int | bool
@@ -110,6 +110,8 @@ class PadProver:
         self.rows = RowProver(runner, layout, stated)
         self.rows.axes = proofs[0].axes
         self.rows.own = [own for proof in proofs for own in proof.own[:1]]
+        self.rows.folds = {j: [fold] for j, fold in enumerate(proofs[0].folds) if fold != PLAIN}
+        self.rows.varies = True
 
     def prove(self, symbols: frozenset[str], pads: Mapping[str, Number]) -> None:
         """Proves padding of `symbols` together, with the user's values, else 0, and masks tried both ways."""
@@ -197,11 +199,12 @@ class PadProver:
     def _fit(self, j: int, points: Sequence[tuple[Leaves, list[torch.Tensor], bool]]) -> tuple[Trim, ...]:
         """size = scale * length + offset for each dim that varies, checked on all lengths."""
         name, axis = self.rows.own[0].spec.leaf_names[j], self.rows.axes[j]
+        folded = j in self.rows.folds
         trims: list[Trim] = []
         for dim in range(points[0][1][j].ndim):
-            if dim == axis and not self.layout.stacked:
+            if dim == axis and not self.layout.stacked and not folded:
                 continue
-            sizes = [(self._lengths(call), own[j].shape[dim]) for call, own, _ in points]
+            sizes = [(self._lengths(call), self._own_size(own[j], j, dim)) for call, own, _ in points]
             if len({size for _, size in sizes}) == 1:
                 continue
             merged_dim = dim + 1 if self.layout.stacked and axis is not None and dim >= axis else dim
@@ -215,6 +218,17 @@ class PadProver:
                 text = f"the size of dim {dim} of output {name!r} is no exact multiple"
                 raise Unsafe("output lengths", f"{text} of a length plus a constant ({seen})")
         return tuple(trims)
+
+    def _own_size(self, leaf: torch.Tensor, j: int, dim: int) -> int:
+        """What varies with a call's lengths along a dim of its own output: of a fold, whatever is left."""
+        if j not in self.rows.folds or dim != self.rows.axes[j]:
+            return leaf.shape[dim]
+        return leaf.shape[dim] // self._entries_of_one(j)
+
+    def _entries_of_one(self, j: int) -> int:
+        """Of a fold: entries for each of what is left."""
+        outer, inner = self.rows.folds[j][0]
+        return 1 if outer == 1 else inner
 
     def _prove_group(
         self,
@@ -280,9 +294,15 @@ class PadProver:
         for i in indices:
             got = []
             for j in range(len(merged.leaves)):
-                part = self.rows.part(merged, j, i)
+                part = self.rows.part(merged, j, i, self.rows.fold_in(merged.leaves[j], j, len(units)))
                 axis = self.rows.axes[j]
                 for trim in trims[j]:
+                    if j in self.rows.folds and trim.dim == axis:
+                        # What is left is the outer size of (outer, inner), or all of it: its own entries come first.
+                        one = self._entries_of_one(j)
+                        if part.shape[trim.dim] == trim.size(target[trim.symbol]) * one:
+                            part = part.narrow(trim.dim, 0, trim.size(lengths[i][trim.symbol]) * one)
+                        continue
                     dim = trim.dim - 1 if self.layout.stacked and axis is not None and trim.dim > axis else trim.dim
                     if part.shape[dim] == trim.size(target[trim.symbol]):
                         part = part.narrow(dim, 0, trim.size(lengths[i][trim.symbol]))

@@ -4,13 +4,13 @@ buffers and what else no fingerprint tells, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from torchpool.contract.contract import Contract
+from torchpool.contract.contract import Contract, OutputSpec
 from torchpool.contract.probe.perturb import Layout, Leaves, cut, pad_right
 from torchpool.contract.probe.ragged import shorter
 from torchpool.contract.probe.run import Outcome, Runner, Unsafe, largest, worst
@@ -104,15 +104,34 @@ class _Recheck:
             return "padding changes the structure of the results"
         lengths = {symbol: short[i].shape[dim] for i, dim, symbol in self.places}
         for spec, alone, merged in zip(self.contract.outputs, own.leaves, together.leaves, strict=True):
-            got = merged
-            for trim in spec.trims:
-                got = got.narrow(trim.dim, 0, min(trim.scale * lengths[trim.symbol] + trim.offset, got.shape[trim.dim]))
-            if spec.stacked:
-                got = got.select(0, rows_before)
-            elif spec.batch_dim is not None:
-                rows = min(self.layout.rows(short), got.shape[spec.batch_dim] - rows_before)
-                got = got.narrow(spec.batch_dim, rows_before, max(rows, 0))
+            try:
+                got = _part(merged, spec, rows_before, self.layout.rows(short), lengths)
+            except RuntimeError:  # of the sizes
+                return f"padding changes the size of output {spec.name!r}"
             gap = worst(got, alone)
             if gap and gap > self.runner.bound(alone.dtype) * largest(alone):
                 return f"padding changes output {spec.name!r} by {gap:.3g}"
         return None
+
+
+def _part(merged: torch.Tensor, spec: OutputSpec, before: int, rows: int, lengths: Mapping[str, int]) -> torch.Tensor:
+    """Of a batch's output what the call gets that has the last `rows` rows, `before` others before them."""
+    dim = spec.batch_dim
+    folded = dim is not None and (spec.outer, spec.inner) != (1, 1)
+    if dim is not None and folded:
+        left = merged.shape[dim] // (before + rows)
+        outer = spec.outer or left // (spec.inner or 1)
+        merged = merged.unflatten(dim, (outer, before + rows, spec.inner or left // outer))
+    for trim in spec.trims:
+        at = trim.dim
+        if dim is not None and folded:  # what is left of a fold is cut; dims behind it lie two further on
+            at += 2 if trim.dim > dim or (trim.dim == dim and spec.inner is None) else 0
+        own = trim.scale * lengths[trim.symbol] + trim.offset
+        merged = merged.narrow(at, 0, min(own, merged.shape[at]))
+    if spec.stacked:
+        return merged.select(0, before)
+    if dim is None:
+        return merged
+    if folded:
+        return merged.narrow(dim + 1, before, rows).flatten(dim, dim + 2)
+    return merged.narrow(dim, before, rows)

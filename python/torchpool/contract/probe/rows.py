@@ -46,6 +46,9 @@ class RowProver:
         """Of the outputs, once two batch sizes have shown them."""
         self.folds: dict[int, list[Fold]] = {}
         """Per output those that no run has refuted yet."""
+        self.varies = False
+        """Whether runs have other lengths than those that the folds were found at: of a fold that is not plain one size
+        is then whatever is left."""
 
     def prove(
         self, calls: Sequence[Leaves], sizes: Sequence[int], others: Sequence[Leaves] = (), *, leaks: bool = True
@@ -126,8 +129,12 @@ class RowProver:
         if merged.spec != self.own[0].spec:
             raise self._fail("structure", _structure(self.own[0], merged, f"changes with a batch of {len(units)}"), 2)
         for j, axis in enumerate(self.axes):
-            shape, entries = merged.leaves[j].shape, len(units) * math.prod(self._fold(j))
-            if axis is not None and (len(shape) <= axis or shape[axis] != entries):
+            if axis is None:
+                continue
+            shape = merged.leaves[j].shape
+            fold = self._fold(j) if len(shape) <= axis else self.fold_in(merged.leaves[j], j, len(units))
+            entries = len(units) * math.prod(fold)
+            if len(shape) <= axis or shape[axis] != entries:
                 text = f"output {merged.spec.leaf_names[j]!r} has shape {list(shape)} for {len(units)} rows"
                 raise self._fail("output axes", f"{text}: dim {axis} should have {entries} entries", 2)
         return merged
@@ -192,13 +199,21 @@ class RowProver:
     def _fold(self, j: int) -> Fold:
         return self.folds[j][0] if j in self.folds else PLAIN
 
-    def part(self, merged: Outcome, j: int, index: int) -> torch.Tensor:
-        """What row `index` of a merged run gets of output `j`."""
+    def fold_in(self, leaf: torch.Tensor, j: int, rows: int) -> Fold:
+        """How `rows` rows are folded in one tensor of output `j`."""
+        (outer, inner), axis = self._fold(j), self.axes[j]
+        if not self.varies or (outer, inner) == PLAIN or axis is None:
+            return outer, inner
+        left = leaf.shape[axis] // rows
+        return (1, left) if outer == 1 else (left // inner, inner)
+
+    def part(self, merged: Outcome, j: int, index: int, fold: Fold | None = None) -> torch.Tensor:
+        """What row `index` of a merged run gets of output `j`; folded as the run that found it, where none is given."""
         axis, leaf = self.axes[j], merged.leaves[j]
         if axis is None:
             return leaf
         if self._fold(j) != PLAIN:
-            return unfolded(leaf, axis, self._fold(j), index)
+            return unfolded(leaf, axis, fold or self._fold(j), index)
         return leaf.select(axis, index) if self.layout.stacked else leaf.narrow(axis, index, 1)
 
     def gap(self, got: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> tuple[float, int]:

@@ -66,6 +66,9 @@ TEST(Contract, PaddedLengthsAreInTheKeyWhereAnOutputTakesWhatIsLeft) {
   for (std::int64_t OutputSpec::* fold : {&OutputSpec::outer, &OutputSpec::inner}) {
     contract.outputs[0].*fold = 0;
     EXPECT_NE(info_of(contract, {at::zeros({1, 4})}).key, info_of(contract, {at::zeros({1, 5})}).key);
+    contract.outputs[0].trims = {{0, 0, 1, 0}};  // now it is said
+    EXPECT_EQ(info_of(contract, {at::zeros({1, 4})}).key, info_of(contract, {at::zeros({1, 5})}).key);
+    contract.outputs[0].trims.clear();
     contract.outputs[0].*fold = 2;
     EXPECT_EQ(info_of(contract, {at::zeros({1, 4})}).key, info_of(contract, {at::zeros({1, 5})}).key);
     contract.outputs[0].*fold = 1;

@@ -93,6 +93,41 @@ TEST_P(FoldTest, CallsOfSeveralRowsAreUnitsWhereTheContractCountsCalls) {
   }
 }
 
+// Calls of other lengths in one batch, where the length is what is left of the fold.
+class OpenFoldTest : public ::testing::TestWithParam<Layout> {};
+
+TEST_P(OpenFoldTest, WhatWasPaddedIsCutOffWithinTheFold) {
+  const Layout& padded = GetParam();
+  const std::int64_t longest = padded.outer_open ? padded.outer : padded.inner;
+  Contract contract = contract_of(padded);
+  contract.padded = {true};
+  contract.outputs[0].trims = {{padded.dim, 0, 2, 1}};
+  for (const bool also_beside : {false, true}) {
+    if (also_beside) contract.outputs[0].trims.push_back({1 - padded.dim, 0, 1, 1});
+    std::vector<at::Tensor> outputs{numbered(padded, 0, 6)};
+    const std::vector<std::int64_t> padded_to{(longest - 1) / 2};
+    if (2 * padded_to[0] + 1 != longest || (also_beside && padded_to[0] + 1 != 3)) continue;
+    ASSERT_EQ(misfit(contract, outputs, 6, padded_to), std::nullopt);
+    EXPECT_NE(misfit(contract, outputs, 6, {longest}), std::nullopt);
+    std::int64_t row = 0;
+    for (const std::int64_t rows : {1, 3, 2}) {
+      for (std::int64_t length = 0; length <= padded_to[0]; ++length) {
+        CallShape shape = shape_of(rows);
+        shape.lengths = {length};
+        Layout own_layout = padded;
+        (padded.outer_open ? own_layout.outer : own_layout.inner) = 2 * length + 1;
+        at::Tensor own = numbered(own_layout, row, rows);
+        if (also_beside) own = own.narrow(1 - padded.dim, 0, length + 1);
+        const at::Tensor part = split(contract, outputs, shape, padded_to, row, 6).at(0);
+        EXPECT_TRUE(at::equal(part, own)) << "rows from " << row << ", length " << length;
+        EXPECT_TRUE(part.is_contiguous());
+        EXPECT_FALSE(part.is_alias_of(outputs[0]));
+      }
+      row += rows;
+    }
+  }
+}
+
 TEST_P(FoldTest, OtherSizesAreMisfits) {
   const Contract contract = contract_of(GetParam());
   const Layout& layout = GetParam();
@@ -109,6 +144,12 @@ INSTANTIATE_TEST_SUITE_P(Layouts, FoldTest,
                                            Layout{0, 5, 1, true}, Layout{1, 5, 2, true}, Layout{0, 1, 5, false, true},
                                            Layout{1, 2, 5, false, true}, Layout{0, 1, 1, true},
                                            Layout{0, 1, 1, false, true}),
+                         named);
+
+INSTANTIATE_TEST_SUITE_P(Layouts, OpenFoldTest,
+                         ::testing::Values(Layout{0, 5, 1, true}, Layout{1, 5, 2, true}, Layout{0, 7, 3, true},
+                                           Layout{0, 1, 5, false, true}, Layout{1, 2, 5, false, true},
+                                           Layout{0, 3, 7, false, true}),
                          named);
 
 TEST(Fold, AStackedOutputOfACallIsItsOwnWithoutTheDim) {
