@@ -24,8 +24,8 @@ class Answers:
         self.looks_for_state, self.look_for_state = looks.wanted, looks.later
         self.first_run_under_way = looks.first_runs.under_way
         self.again_in, self.evicted = learner.retries.again_in, learner.evicted
-        self.saw_opaque, self.refuted = learner.saw_opaque, learner.refuted
         refusals = learner.refusals
+        self.saw_opaque, self.refuted = refusals.saw_opaque, learner.refuted
         self.refusal, self.refused_opaque, self.refused_values = refusals.later, refusals.of_opaque, refusals.of_values
         self.own_change = learner.own_change
         if graphs is not None:

@@ -87,7 +87,6 @@ class Learner:
         self.kinds: dict[int, Kind] = {}
         self._forgotten = 0
         """Kinds with smaller ids are no more."""
-        self.opaque: set[refusal.Argument] = set()
         self.refusals = Refusals(self.kinds, self._lock, self.parameters, run_plain)
         """What calls are told that the model refuses."""
         self.looks = Looks(target, module, self._code, self.kinds, self._lock)
@@ -313,11 +312,6 @@ class Learner:
         """The name of the input at a path: "0" -> "x"."""
         return readable_names([path], self.parameters)[0]
 
-    def saw_opaque(self, path: str, type_name: str) -> None:
-        """A call with an argument that cannot be taken apart came, and runs alone."""
-        with self._lock:
-            self.opaque.add(refusal.Argument(self.readable(path), type_name))
-
     # Inside.
 
     def _learn_kind(self, kind: Kind, call: Call, leaves: Leaves) -> Learned:
@@ -378,11 +372,6 @@ class Learner:
         if any(getattr(part, "training", False) for part in parts):
             return None  # whether train mode changes results must be looked at anew
         return self._code.first_own(contract for contract in self._saved if kind.is_of(contract))
-
-    def opaque_arguments(self) -> list[str]:
-        """The arguments seen that cannot be taken apart, in words."""
-        with self._lock:
-            return list(map(str, sorted(self.opaque)))
 
     def knowledge(self, batch: tuple[int, int]) -> Knowledge:
         """What another predictor of the model may start from, with its rows of a batch, at first and at most."""

@@ -245,7 +245,7 @@ class Predictor(Calls):
                 record(kind, captured.get(kind_id), self._learner.looks.order(kind))
                 for kind_id, kind in list(self._learner.kinds.items())
             ],
-            self._learner.opaque_arguments(),
+            self._learner.refusals.opaque_arguments(),
             self._learner.looks.order(None),
             programs,
             [*sorted(self._learner.notes), *self._learner.put_off.notes()],

@@ -53,11 +53,25 @@ class Refusals:
         self.lock = lock
         self._parameters = parameters
         self._run = run
+        self._opaque: set[refusal.Argument] = set()
+
+    def saw_opaque(self, path: str, type_name: str) -> None:
+        """A call with an argument that cannot be taken apart came, and runs alone."""
+        with self.lock:
+            self._opaque.add(self._argument(path, type_name))
+
+    def opaque_arguments(self) -> list[str]:
+        """The arguments seen that cannot be taken apart, in words."""
+        with self.lock:
+            return list(map(str, sorted(self._opaque)))
+
+    def _argument(self, path: str, type_name: str) -> refusal.Argument:
+        return refusal.Argument(readable_names([path], self._parameters)[0], type_name)
 
     def of_opaque(self, path: str, type_name: str) -> TypeError | None:
         """For a call with an argument that is no tensor, which the model refused: the error that says so, if a tensor
         was learned there."""
-        argument = refusal.Argument(readable_names([path], self._parameters)[0], type_name)
+        argument = self._argument(path, type_name)
         learned = [kind for kind in self._taken_apart() if argument.name in kind.names]
         return refusal.not_a_tensor(argument, learned[0]) if learned else None
 

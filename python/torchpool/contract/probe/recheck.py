@@ -121,7 +121,8 @@ def _part(merged: torch.Tensor, spec: OutputSpec, before: int, rows: int, length
     if dim is not None and folded:
         left = merged.shape[dim] // (before + rows)
         outer = spec.outer or left // (spec.inner or 1)
-        merged = merged.unflatten(dim, (outer, before + rows, spec.inner or left // outer))
+        fold = (outer, before + rows, spec.inner or left // outer)
+        merged = merged.reshape(*merged.shape[:dim], *fold, *merged.shape[dim + 1 :])
     for trim in spec.trims:
         at = trim.dim
         if dim is not None and folded:  # what is left of a fold is cut; dims behind it lie two further on
