@@ -4,6 +4,8 @@
 #include "bindings/executor/bind_executor.h"
 #include "bindings/graph/bind_graph.h"
 #include "bindings/graph/module_watch.h"
+#include "bindings/inplace/entrance.h"
+#include "bindings/inplace/inside.h"
 #include "bindings/interpreter/around_fork.h"
 #include "bindings/interpreter/bound_gate.h"
 #include "bindings/interpreter/bound_runtime.h"
@@ -23,6 +25,8 @@ PYBIND11_MODULE(_core, module) {
   torchpool::register_graph(module);
   torchpool::register_predictor(module);
   torchpool::register_watches(module);
+  torchpool::register_inside(module);
+  torchpool::register_entrance(module);
   torchpool::register_executor(module);
   torchpool::register_fork(module);
 }

@@ -6,6 +6,7 @@ from torchpool._build_info import VERSION as __version__
 from torchpool._core import Closed, QueueFull
 from torchpool.contract import Contract
 from torchpool.executor import ThreadPoolExecutor
+from torchpool.inplace import accelerate, predictor_of, restore
 from torchpool.insight import Explanation
 from torchpool.predictor import Predictor, wrap
 from torchpool.runtime import Runtime, default_runtime
@@ -19,7 +20,10 @@ __all__ = [
     "Runtime",
     "ThreadPoolExecutor",
     "__version__",
+    "accelerate",
     "default_runtime",
+    "predictor_of",
+    "restore",
     "rows",
     "wrap",
 ]

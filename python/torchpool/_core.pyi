@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextvars
+import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from types import ModuleType, TracebackType
@@ -272,6 +273,41 @@ class Predictor(MeasuredPredictor):
     def closed(self) -> bool: ...
     @property
     def backend(self) -> str: ...
+
+class InnerCall:
+    """Calls a model, inside."""
+
+    def __init__(self, target: Callable[..., Any], module: weakref.ref[Any] | None = None, /) -> None: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+class Entrance:
+    """The way into an accelerated module."""
+
+    def __init__(
+        self,
+        module: Any,
+        made: type,
+        plain_call: Callable[..., Any],
+        plain_forward: Callable[..., Any],
+        keeper: Any,
+        own_call: bool,
+        /,
+    ) -> None: ...
+    def call(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Any: ...
+    def forward(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Any: ...
+    def shut(self, reference: object, /) -> None: ...
+    def open(self) -> Any: ...
+    @property
+    def module(self) -> Any: ...
+    @property
+    def keeper(self) -> Any: ...
+    @property
+    def opened(self) -> Any: ...
+    @property
+    def counts(self) -> dict[str, int]: ...
+
+def is_inside() -> bool: ...
+def run_inside(body: Callable[[], Any]) -> Any: ...
 
 class Future(concurrent.futures.Future[Any]):
     """A concurrent.futures.Future of one task of an executor, or of one call of a predictor."""

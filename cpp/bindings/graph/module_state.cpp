@@ -197,4 +197,20 @@ ModuleState::ModuleState(const py::list& modules, const std::unordered_set<std::
   for (const py::handle module : modules) recorder.add_module(module.ptr(), {});
 }
 
+int ModuleState::traverse(visitproc visit, void* arg) const {
+  for (const Part& part : parts_) {
+    Py_VISIT(part.dict.ptr());
+    for (const Entry& entry : part.entries) {
+      Py_VISIT(entry.key.ptr());
+      Py_VISIT(entry.value.ptr());
+    }
+  }
+  for (const Owner& owner : owners_) {
+    Py_VISIT(owner.object.ptr());
+    Py_VISIT(owner.dict.ptr());
+    Py_VISIT(owner.type.ptr());
+  }
+  return 0;
+}
+
 }  // namespace torchpool

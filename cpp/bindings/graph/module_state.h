@@ -58,6 +58,8 @@ class ModuleState {
   // Whether submodules or hooks have been changed since they were looked at, even if they are now what they were.
   bool structure_moved() const noexcept;
   std::size_t stamps() const noexcept { return slots_.size(); }
+  // What it keeps, for the cycle collector.
+  int traverse(visitproc visit, void* arg) const;
 
  private:
   enum class PartKind : std::uint8_t {

@@ -55,6 +55,11 @@ class ModuleWatch {
   // "attribute 'cos_cached' of module 'rotary'", ...: in the order in which they were found.
   const std::vector<std::string>& volatile_names() const noexcept { return volatile_names_; }
   std::size_t stamps() const noexcept { return state_.stamps(); }
+  // What it keeps, for the cycle collector.
+  int traverse(visitproc visit, void* arg) const {
+    Py_VISIT(roots_.ptr());
+    return state_.traverse(visit, arg);
+  }
 
   static constexpr int kMaxRunChanges = 2;
   static constexpr int kMaxReports = 8;

@@ -32,6 +32,11 @@ py::object borrow(const PyRef& ref) {
   return py::reinterpret_borrow<py::object>(static_cast<PyObject*>(ref.get()));
 }
 
+int visit_ref(const PyRef& ref, visitproc visit, void* arg) {
+  if (ref.use_count() == 1) Py_VISIT(static_cast<PyObject*>(ref.get()));
+  return 0;
+}
+
 struct GilReclaimer::State {
   std::atomic<bool> any{false};
   Mutex mutex;

@@ -19,6 +19,8 @@ namespace py = pybind11;
 using PyRef = std::shared_ptr<void>;
 PyRef make_ref(py::object object);
 py::object borrow(const PyRef& ref);  // requires the lock
+// For the cycle collector, which must not hear of a reference twice: one that is shared counts as held from outside.
+int visit_ref(const PyRef& ref, visitproc visit, void* arg);
 
 // Note [Who drops an input]: what was put by, for tensors and objects alike.
 class GilReclaimer : public Reclaimer {

@@ -34,6 +34,22 @@ std::shared_ptr<BoundPredictor> make_predictor(std::shared_ptr<BoundRuntime> run
   return std::make_shared<BoundPredictor>(std::move(runtime), target, learner, modules, options, std::move(backend));
 }
 
+// A model's attributes may refer back to who calls it.
+int visit_predictor(PyObject* self, visitproc visit, void* arg) {
+  Py_VISIT(Py_TYPE(self));
+  if (!py::detail::is_holder_constructed(self)) return 0;
+  auto* const instance = reinterpret_cast<py::detail::instance*>(self);
+  return static_cast<const BoundPredictor*>(instance->get_value_and_holder().value_ptr())->traverse(visit, arg);
+}
+
+void let_collector_see(PyHeapTypeObject* made) {
+  PyTypeObject& type = made->ht_type;
+  type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+  type.tp_traverse = visit_predictor;
+  // The dicts in each cycle are cleared by the collector, which ends it.
+  type.tp_clear = [](PyObject* /*self*/) { return 0; };
+}
+
 }  // namespace
 
 void register_predictor(py::module_& module) {
@@ -47,8 +63,8 @@ void register_predictor(py::module_& module) {
       .def("drop", [](HandedTurn& self) { self.turn.reset(); });
   const py::class_<MeasuredPredictor, std::shared_ptr<MeasuredPredictor>> measured(module, "MeasuredPredictor",
                                                                                    "What torchpool_lab takes.");
-  py::class_<BoundPredictor, MeasuredPredictor, std::shared_ptr<BoundPredictor>>(module, "Predictor",
-                                                                                 "Serves one model on a runtime.")
+  py::class_<BoundPredictor, MeasuredPredictor, std::shared_ptr<BoundPredictor>>(
+      module, "Predictor", "Serves one model on a runtime.", py::custom_type_setup(let_collector_see))
       .def(py::init(&make_predictor), py::arg("runtime"), py::arg("target"), py::arg("learner"), py::kw_only(),
            py::arg("name"), py::arg("queue_rows"), py::arg("queue_bytes"), py::arg("reject"), py::arg("first_batch"),
            py::arg("max_batch"), py::arg("max_delay"), py::arg("weight"), py::arg("modules"),

@@ -1,5 +1,6 @@
 #include "bindings/predictor/bound_learner.h"
 
+#include "bindings/inplace/inside.h"
 #include "bindings/interpreter/waiting.h"
 #include "bindings/predictor/contract_from_python.h"
 #include "bindings/predictor/python_backend.h"
@@ -129,6 +130,7 @@ void BoundLearner::tell_refuted() const {
 void BoundLearner::learn(CallKind& kind, const py::tuple& args, const py::object& kwargs) {
   kind.route = Route::kLearning;
   kind.learning_thread = PyThread_get_thread_ident();
+  const InsideScope inside;
   try {
     install(kind, learner_.attr("learn")(kind.id, kind.form->names(), args, kwargs));
   } catch (...) {
@@ -173,6 +175,7 @@ py::tuple BoundLearner::ask_mismatch(const PreparedCall& call, const py::tuple& 
                                      bool may_teach) const {
   const Mismatch& mismatch = *call.mismatch;
   const bool may_widen = may_teach && mismatch.kind == Mismatch::Kind::kFixedDim;
+  const InsideScope inside;
   return learner_.attr("mismatch")(call.kind->id, call.kind->form->names(), args, kwargs, mismatch.message, may_widen);
 }
 
@@ -302,6 +305,11 @@ bool BoundLearner::own_change(const Difference& difference) const noexcept {
   } catch (const std::exception&) {
     return false;  // it is looked at again before the next call
   }
+}
+
+int BoundLearner::traverse(visitproc visit, void* arg) const {
+  Py_VISIT(learner_.ptr());
+  return visit_ref(own_, visit, arg);
 }
 
 std::string BoundLearner::readable(const std::string& name) const {

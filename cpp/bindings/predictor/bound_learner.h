@@ -70,6 +70,9 @@ class BoundLearner {
   // Of batches under a contract of the kind; null where nobody looks at them.
   std::shared_ptr<Verifier> make_verifier(const CallKind& kind, Merging merging) const;
 
+  // What it refers to, for the cycle collector.
+  int traverse(visitproc visit, void* arg) const;
+
   // A result with all its tensors copied.
   py::object own(const py::object& result) const { return learner_.attr("own")(result); }
   const PyRef& own_function() const noexcept { return own_; }

@@ -281,4 +281,12 @@ py::dict BoundPredictor::stats() {
   return stats_to_python(*stats_, channels_);
 }
 
+int BoundPredictor::traverse(visitproc visit, void* arg) const {
+  if (stats_->resolved() != stats_->accepted.load(std::memory_order_relaxed)) return 0;
+  if (const int stopped = learner_.traverse(visit, arg); stopped != 0) return stopped;
+  if (const int stopped = channels_.traverse(visit, arg); stopped != 0) return stopped;
+  if (const int stopped = reader_.traverse(visit, arg); stopped != 0) return stopped;
+  return inline_.traverse(visit, arg);
+}
+
 }  // namespace torchpool

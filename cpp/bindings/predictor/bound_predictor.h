@@ -84,6 +84,8 @@ class BoundPredictor final : public MeasuredPredictor {
   void weights_written();
   std::vector<std::shared_ptr<graph::GraphBackend>> graphs() const { return learner_.graphs(); }
   bool wait_drained(std::optional<double> timeout) { return channels_.wait_drained(timeout); }
+  // What it refers to, for the cycle collector: nothing while calls are in flight, which use it from other threads.
+  int traverse(visitproc visit, void* arg) const;
   std::string backend_name() const { return channels_.backend().name(); }
   py::dict stats();
 

@@ -40,6 +40,11 @@ class CallReader {
   bool matters(ChangeKind change) const noexcept { return change != ChangeKind::kAttribute || by_graph_; }
   ModuleWatch& watch() noexcept { return watch_; }
   const ModuleWatch& watch() const noexcept { return watch_; }
+  // What it keeps, for the cycle collector.
+  int traverse(visitproc visit, void* arg) const {
+    const int stopped = watch_.traverse(visit, arg);
+    return stopped != 0 ? stopped : states_.traverse(visit, arg);
+  }
 
  private:
   void refuse_grad(const FlatCall& flat, const py::tuple& args, PyObject* kwargs) const;

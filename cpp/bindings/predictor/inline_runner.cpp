@@ -4,6 +4,7 @@
 
 #include <atomic>
 
+#include "bindings/inplace/inside.h"
 #include "bindings/interpreter/bound_gate.h"
 #include "bindings/predictor/python_backend.h"
 #include "core/sync/error.h"
@@ -152,6 +153,7 @@ py::object InlineRunner::run_counted(const PreparedCall& call, const py::tuple& 
   const SpentTime spent(call);
   py::object result;
   if (call.look) {
+    const InsideScope inside;
     const PyRef look = learner_.look(call.kind.get());
     const py::object named = kwargs.is_none() ? py::object(py::dict()) : kwargs;
     result = try_plain(borrow(look), py::make_tuple(args, named), py::none());

@@ -32,6 +32,12 @@ class InlineRunner {
   // module writes whenever it runs.
   py::object run_watched(ModuleWatch& watch, const py::tuple& args, const py::object& kwargs) const;
 
+  // What it refers to, for the cycle collector.
+  int traverse(visitproc visit, void* arg) const {
+    Py_VISIT(target_.ptr());
+    return 0;
+  }
+
  private:
   void keep_up(const std::shared_ptr<graph::GraphBackend>& graph) const;
   py::object try_plain(const py::object& target, const py::tuple& args, const py::object& kwargs) const;

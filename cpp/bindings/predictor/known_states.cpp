@@ -110,4 +110,12 @@ void KnownStates::begin_anew(ModuleWatch& watch, bool keep) {
   if (known_.size() > kMost) known_.pop_back();
 }
 
+int KnownStates::traverse(visitproc visit, void* arg) const {
+  for (const Known& known : known_) {
+    Py_VISIT(known.memory.ptr());
+    if (const int stopped = known.state.traverse(visit, arg); stopped != 0) return stopped;
+  }
+  return 0;
+}
+
 }  // namespace torchpool

@@ -37,6 +37,8 @@ class KnownStates {
   std::uint64_t changes() const noexcept { return changes_; }
   // What was learned of other states than the present one holds no longer.
   void clear();
+  // What it keeps, for the cycle collector.
+  int traverse(visitproc visit, void* arg) const;
 
  private:
   struct Known {

@@ -77,6 +77,12 @@ std::vector<std::shared_ptr<Channel>> PredictorChannels::all() const {
   return channels;
 }
 
+int PredictorChannels::traverse(visitproc visit, void* arg) const {
+  const auto* const python = dynamic_cast<const PythonBackend*>(&backend());
+  const int stopped = python == nullptr ? 0 : python->traverse(visit, arg);
+  return stopped != 0 ? stopped : alone_runner_->traverse(visit, arg);
+}
+
 const c10::FunctionSchema* PredictorChannels::script_schema() const {
   const auto* script = dynamic_cast<const ScriptBackend*>(&merge_runner_->backend());
   return script == nullptr ? nullptr : &script->schema();

@@ -31,6 +31,8 @@ class PredictorChannels {
   // Where calls share batches: the graph's as soon as there is one.
   const Channel& merging() const noexcept { return graph_ ? *graph_ : *merge_; }
   Backend& backend() const noexcept { return merge_runner_->backend(); }
+  // What the runners of its calls refer to, for the cycle collector.
+  int traverse(visitproc visit, void* arg) const;
   // Of the script that serves calls; null when none does.
   const c10::FunctionSchema* script_schema() const;
 

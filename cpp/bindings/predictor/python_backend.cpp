@@ -6,6 +6,7 @@
 #include <ctime>
 
 #include "bindings/call/ambient.h"
+#include "bindings/inplace/inside.h"
 #include "core/sync/error.h"
 #include "core/sync/event.h"
 #include "predict/batch/thread_scope.h"
@@ -213,6 +214,7 @@ py::object AloneRunner::run_plain(CallRequest& request) {
 
 py::object AloneRunner::run_module(CallRequest& request, const py::object& args, const py::object& kwargs) {
   if (!request.look) return call(target_, args, kwargs);
+  const InsideScope inside;
   const py::object seen = call(request.look, py::make_tuple(args, kwargs), {});
   return take_look(seen, *request.has_state);
 }

@@ -49,6 +49,8 @@ class PythonBackend : public Backend {
   bool runs_module() const noexcept override { return true; }
   BackendResult run(const CallForm& form, std::vector<at::Tensor> inputs, const AmbientState* ambient,
                     WorkerContext& context) override;
+  // What it refers to, for the cycle collector.
+  int traverse(visitproc visit, void* arg) const { return visit_ref(target_, visit, arg); }
 
  private:
   PyRef target_;
@@ -73,6 +75,11 @@ class AloneRunner : public BatchHandler, public std::enable_shared_from_this<Alo
   // Whether calls mostly wait, so that they are worth a thread without a core.
   bool waits() const noexcept { return waiting_.mostly(); }
   CallThreads& threads() const noexcept { return *threads_; }
+  // What it refers to, for the cycle collector.
+  int traverse(visitproc visit, void* arg) const {
+    const int stopped = visit_ref(target_, visit, arg);
+    return stopped != 0 ? stopped : visit_ref(learner_, visit, arg);
+  }
 
  private:
   py::object run_plain(CallRequest& request);

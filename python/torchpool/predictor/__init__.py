@@ -8,8 +8,24 @@ has their module captured behind them. `answers` is how the extension finds all 
 
 from torchpool.predictor import mapping
 from torchpool.predictor.calls import Callee, Calls, View
-from torchpool.predictor.options import check_options
+from torchpool.predictor.entered import Entered, entrance_of
+from torchpool.predictor.lazy_weights import has_lazy_weights
+from torchpool.predictor.options import Options, check_options, same_options
 from torchpool.predictor.predictor import Predictor
-from torchpool.predictor.wrap import wrap
+from torchpool.predictor.wrap import options_of_wrap, wrap
 
-__all__ = ["Callee", "Calls", "Predictor", "View", "check_options", "mapping", "wrap"]
+__all__ = [
+    "Callee",
+    "Calls",
+    "Entered",
+    "Options",
+    "Predictor",
+    "View",
+    "check_options",
+    "entrance_of",
+    "has_lazy_weights",
+    "mapping",
+    "options_of_wrap",
+    "same_options",
+    "wrap",
+]

@@ -66,7 +66,7 @@ class Capturer:
                     return
                 job = self._jobs.popleft()
             try:
-                job()
+                _core.run_inside(job)
             except BaseException:
                 log.exception("a capture")
             del job

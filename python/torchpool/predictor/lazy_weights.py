@@ -54,6 +54,11 @@ class LazyWeights:
         return [parts[key] for key in sorted(parts)]
 
 
+def has_lazy_weights(module: nn.Module) -> bool:
+    """Whether its first call is yet to make some of its weights."""
+    return any(_is_lazy(part) for part in module.modules() if not isinstance(part, torch.jit.ScriptModule))
+
+
 def _is_lazy(part: nn.Module) -> bool:
     """Whether it has weights to make, or is about to become what it will be with them."""
     if "_initialize_hook" in vars(part):

@@ -46,6 +46,11 @@ class Options:
         return MERGING_UNPROVEN[self.prove] == "no" and self.batch is None
 
 
+def same_options(one: Options, other: Options) -> bool:
+    """Whether they ask for the same; examples are never known to."""
+    return not one.examples and not other.examples and one == other
+
+
 def read_options(
     model: Callable[..., Any],
     *,

@@ -19,6 +19,7 @@ from torchpool.predictor.answers import Answers
 from torchpool.predictor.behind import Behind
 from torchpool.predictor.calls import Calls, View
 from torchpool.predictor.captured import Captured, Served
+from torchpool.predictor.entered import Entered
 from torchpool.predictor.graphs import Graphs
 from torchpool.predictor.knowledge import Knowledge
 from torchpool.predictor.learner import Learner
@@ -41,10 +42,16 @@ class Predictor(Calls):
     """
 
     def __init__(
-        self, model: Callable[..., Any], options: Options, runtime: Runtime | None, known: Knowledge | None = None
+        self,
+        model: Callable[..., Any],
+        options: Options,
+        runtime: Runtime | None,
+        known: Knowledge | None = None,
+        entered: Entered | None = None,
     ) -> None:
         """`known`: what another predictor of the model, or of one like it, with these options has learned."""
         self._model = model
+        self._entered = entered
         self._options = options
         self._runtime = runtime
         self._module = module_of(model)
@@ -104,7 +111,7 @@ class Predictor(Calls):
         scripted = options.backend == "torchscript"
         return _core.Predictor(
             self._used_runtime._core,
-            self._model,
+            self._target(),
             Answers(self._learner, self._graphs, Behind(weakref.ref(self))),
             name=options.name,
             queue_rows=options.queue_size,
@@ -120,6 +127,17 @@ class Predictor(Calls):
             by_graph=self._graphs is not None,
             verify=options.verify,
         )
+
+    def _target(self) -> Callable[..., Any]:
+        """What calls run: of a module so that accelerated ones in it, or it itself, answer its own calls themselves."""
+        if self._entered is not None:
+            return _core.InnerCall(self._model, self._entered.module)
+        if self._module is None or isinstance(self._module, torch.jit.ScriptModule):
+            return self._model
+        return _core.InnerCall(self._model)
+
+    def _entrance_notes(self) -> list[str]:
+        return [] if self._entered is None else self._entered.notes()
 
     def _make_graphs(self, known: Knowledge | None) -> Graphs | None:
         if not self._options.merging or (self._options.backend == "python" and not self._options.proof_needed):
@@ -209,8 +227,9 @@ class Predictor(Calls):
 
     @property
     def model(self) -> Callable[..., Any]:
-        """What was wrapped."""
-        return self._model
+        """What was wrapped, or accelerated."""
+        module = None if self._entered is None else self._entered.module()
+        return self._model if module is None else module
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -248,7 +267,7 @@ class Predictor(Calls):
             self._learner.refusals.opaque_arguments(),
             self._learner.looks.order(None),
             programs,
-            [*sorted(self._learner.notes), *self._learner.put_off.notes()],
+            [*sorted(self._learner.notes), *self._learner.put_off.notes(), *self._entrance_notes()],
         )
 
     def ready(self, timeout: float | None = None) -> bool:

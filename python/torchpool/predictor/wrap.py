@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 
-from torchpool.predictor.options import Batch, read_options
+from torchpool import _core
+from torchpool.predictor.entered import entrance_of
+from torchpool.predictor.options import Batch, Options, read_options, same_options
 from torchpool.predictor.predictor import Predictor
 from torchpool.runtime import Runtime
 
@@ -69,6 +72,8 @@ def wrap(
     probe_timeout: most seconds that a kind of call is probed. Where that does not suffice, calls run alone, and probing
         is tried again after 10 s, 20 s, 40 s and so on, up to an hour.
 
+    An accelerated module gives its predictor, if it is given no options, or the same.
+
     Raises TypeError or ValueError for options that make no sense, for a model that is in train mode where that
     changes results, for a `batch` that the proof contradicts, and for a required graph that cannot be.
     """
@@ -90,4 +95,31 @@ def wrap(
         verify=verify,
         probe_timeout=probe_timeout,
     )
+    entrance = entrance_of(model)
+    if entrance is not None and entrance.keeper is not None:
+        return _shared(model, entrance, options, runtime)
     return Predictor(model, options, runtime)
+
+
+def options_of_wrap(model: Callable[..., Any], options: Mapping[str, Any]) -> tuple[Options, Runtime | None]:
+    """What wrap(model, **options) would make of them. Raises TypeError and ValueError as it does."""
+    bound = inspect.signature(wrap).bind(model, **options)
+    bound.apply_defaults()
+    all_options = dict(bound.arguments)
+    runtime = all_options.pop("runtime")
+    return read_options(all_options.pop("model"), **all_options), runtime
+
+
+def _shared(model: Any, entrance: _core.Entrance, options: Options, runtime: Runtime | None) -> Predictor:
+    """The predictor of an accelerated module: another one would have packed weights and batches of its own."""
+    keeper = entrance.keeper
+    given = any(same_options(options, one) for one in (keeper.options, options_of_wrap(model, {})[0]))
+    if not given or runtime not in (None, keeper.runtime):
+        raise ValueError(
+            f"{options.name} is accelerated, with other options than these: torchpool.predictor_of(model) is its "
+            "predictor; torchpool.restore(model) first for one with options of its own"
+        )
+    opened = entrance.open()
+    if opened is None:
+        raise ValueError(f"{options.name} is accelerated, and has no predictor yet: {keeper.why_none()}")
+    return opened  # type: ignore[no-any-return]

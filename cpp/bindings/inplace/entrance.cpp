@@ -1,0 +1,351 @@
+#include "bindings/inplace/entrance.h"
+
+#include <c10/core/GradMode.h>
+#include <structmember.h>
+
+#include <algorithm>
+#include <array>
+#include <unordered_map>
+#include <vector>
+
+#include "bindings/graph/module_parts.h"
+#include "bindings/inplace/call_arguments.h"
+#include "bindings/inplace/inside.h"
+#include "bindings/inplace/passing.h"
+#include "bindings/inplace/raw_type.h"
+
+namespace torchpool {
+
+namespace {
+
+constexpr std::size_t kMostStructures = 1024;
+constexpr int kMostBackOff = 10;  // after errors of the predictor up to 2^10 calls go to the module
+
+struct Calls {
+  std::unordered_map<std::uint64_t, bool> written;  // by a call's structure, whether forward wrote to its arguments
+  std::array<std::uint64_t, static_cast<std::size_t>(Passing::kMost)> counts{};  // kNo: served
+  std::uint64_t left_out = 0;  // calls that go to the module yet, since the predictor raised errors
+  int errors = 0;
+};
+
+struct Entrance {
+  PyObject ob_base;
+  PyObject* module;  // a weak reference
+  PyObject* dict;    // the module's; not owned: only compared
+  PyObject* type;    // the class that was made for it
+  PyObject* plain_call;
+  PyObject* plain_forward;
+  PyObject* keeper;  // open(), tell(reason), failed(error)
+  PyObject* predictor;
+  Calls* known;
+  bool forward_only_inside;  // the class has a __call__ of its own: forward is another function than what is served
+};
+
+PyTypeObject* entrance_type = nullptr;
+thread_local PyObject* passed_on = nullptr;  // whose __call__ has just passed a call on to its forward
+
+class PassedOn {
+ public:
+  explicit PassedOn(PyObject* module) noexcept : before_(passed_on) { passed_on = module; }
+  ~PassedOn() { passed_on = before_; }
+  PassedOn(const PassedOn&) = delete;
+  PassedOn& operator=(const PassedOn&) = delete;
+
+ private:
+  PyObject* before_;
+};
+
+Entrance* entrance(PyObject* self) {
+  return reinterpret_cast<Entrance*>(self);
+}
+
+enum class Door : std::uint8_t { kCall, kForward };
+
+PyObject* call_plain(Entrance* own, Door door, PyObject* module, PyObject* args, PyObject* kwargs) {
+  constexpr std::size_t kFew = 8;
+  const auto count = static_cast<std::size_t>(PyTuple_GET_SIZE(args)) + 1;
+  std::array<PyObject*, kFew> few{};
+  std::vector<PyObject*> many;
+  PyObject** all = few.data();
+  if (count > kFew) {
+    many.resize(count);
+    all = many.data();
+  }
+  all[0] = module;
+  for (std::size_t i = 1; i < count; ++i) all[i] = PyTuple_GET_ITEM(args, static_cast<Py_ssize_t>(i) - 1);
+  const PassedOn scope(door == Door::kCall && !is_inside() ? module : nullptr);
+  PyObject* plain = door == Door::kCall ? own->plain_call : own->plain_forward;
+  return PyObject_VectorcallDict(plain, all, count, PyDict_GET_SIZE(kwargs) == 0 ? nullptr : kwargs);
+}
+
+bool is_module_of(const Entrance* own, PyObject* module) {
+  return own->module != nullptr && PyWeakref_GetObject(own->module) == module;
+}
+
+// kNo with a structure that is not known yet: kFirst.
+Passing why_passed(Entrance* own, Door door, PyObject* module, PyObject* args, PyObject* kwargs,
+                   std::uint64_t& structure) {
+  PyObject** place = place_of_dict(module);
+  if (place == nullptr) return Passing::kClass;
+  if (const Passing found = by_module(*place, door == Door::kForward); found != Passing::kNo) return found;
+  if (reinterpret_cast<PyObject*>(Py_TYPE(module)) != own->type || *place != own->dict) return Passing::kClass;
+  if (const Passing found = by_thread(); found != Passing::kNo) return found;
+  const CallArguments arguments(args, kwargs);
+  if (!arguments.plain()) return Passing::kArguments;
+  if (c10::GradMode::is_enabled()) {
+    if (arguments.any_requires_grad()) return Passing::kGradients;
+    if (weights_require_grad(*place)) return Passing::kWeights;
+  }
+  Calls& known = *own->known;
+  if (known.left_out > 0) {
+    --known.left_out;
+    return Passing::kErrors;
+  }
+  structure = arguments.structure();
+  const auto found = known.written.find(structure);
+  if (found == known.written.end()) {
+    return known.written.size() < kMostStructures ? Passing::kFirst : Passing::kArguments;
+  }
+  return found->second ? Passing::kWritten : Passing::kNo;
+}
+
+// What the keeper says is for the log only.
+void tell(Entrance* own, const char* method, PyObject* about) {
+  PyObject* done = own->keeper == nullptr ? nullptr : PyObject_CallMethod(own->keeper, method, "O", about);
+  if (done == nullptr && PyErr_Occurred() != nullptr) PyErr_WriteUnraisable(own->keeper);
+  Py_XDECREF(done);
+}
+
+void count_call(Entrance* own, Passing why) {
+  if (own->known->counts.at(static_cast<std::size_t>(why))++ != 0 || why == Passing::kNo) return;
+  PyObject* text = PyUnicode_FromString(to_string(why));
+  if (text == nullptr) return PyErr_Clear();
+  tell(own, "tell", text);
+  Py_DECREF(text);
+}
+
+// By the module itself, watched.
+PyObject* call_first(Entrance* own, Door door, PyObject* module, PyObject* args, PyObject* kwargs,
+                     std::uint64_t structure) {
+  const ArgumentsWatch watch(args, kwargs);
+  PyObject* result = call_plain(own, door, module, args, kwargs);
+  if (result != nullptr) own->known->written[structure] = watch.written();
+  return result;
+}
+
+PyObject* predictor_of(Entrance* own) {
+  if (own->predictor == nullptr && own->keeper != nullptr) {
+    PyObject* opened = PyObject_CallMethod(own->keeper, "open", nullptr);
+    if (opened == nullptr) {
+      PyErr_Clear();  // the keeper has noted it
+      return nullptr;
+    }
+    if (opened == Py_None) {
+      Py_DECREF(opened);
+      return nullptr;
+    }
+    if (own->predictor == nullptr) {  // no other thread has come first
+      own->predictor = opened;
+    } else {
+      Py_DECREF(opened);
+    }
+  }
+  return Py_XNewRef(own->predictor);
+}
+
+// An error of the predictor's own, be it that of its learner, never reaches the caller: the module answers. Where that
+// raises, too, its error is the call's.
+PyObject* call_after_error(Entrance* own, Door door, PyObject* module, PyObject* args, PyObject* kwargs) {
+  PyObject* error = take_raised();
+  PyObject* result = call_plain(own, door, module, args, kwargs);
+  if (result != nullptr) {
+    Calls& known = *own->known;
+    known.errors = std::min(known.errors + 1, kMostBackOff);
+    known.left_out = (std::uint64_t{1} << known.errors) - 1;
+    count_call(own, Passing::kErrors);
+    tell(own, "failed", error);
+  }
+  Py_DECREF(error);
+  return result;
+}
+
+PyObject* serve(Entrance* own, Door door, PyObject* module, PyObject* args, PyObject* kwargs) {
+  PyObject* predictor = predictor_of(own);
+  if (predictor == nullptr) {
+    count_call(own, Passing::kNoPredictor);
+    return call_plain(own, door, module, args, kwargs);
+  }
+  PyObject* result = PyObject_Call(predictor, args, kwargs);
+  Py_DECREF(predictor);
+  if (result != nullptr) {
+    count_call(own, Passing::kNo);
+    own->known->errors = 0;
+    return result;
+  }
+  if (PyErr_ExceptionMatches(PyExc_Exception) == 0) return nullptr;  // an interrupt is the caller's
+  return call_after_error(own, door, module, args, kwargs);
+}
+
+PyObject* enter(Entrance* own, Door door, PyObject* module, PyObject* args, PyObject* kwargs) {
+  if (is_inside() || !is_module_of(own, module)) return call_plain(own, door, module, args, kwargs);
+  if (door == Door::kForward && (passed_on == module || own->forward_only_inside)) {
+    return call_plain(own, door, module, args, kwargs);
+  }
+  std::uint64_t structure = 0;
+  const Passing found = why_passed(own, door, module, args, kwargs, structure);
+  if (found == Passing::kNo) return serve(own, door, module, args, kwargs);
+  count_call(own, found);
+  if (found == Passing::kFirst) return call_first(own, door, module, args, kwargs, structure);
+  return call_plain(own, door, module, args, kwargs);
+}
+
+// Called as (module, args, kwargs), by the methods of the made class.
+template <Door door>
+PyObject* come(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  if (count != 3 || !PyTuple_CheckExact(arguments[1]) || !PyDict_CheckExact(arguments[2])) {
+    PyErr_SetString(PyExc_TypeError, "an entrance takes (module, args, kwargs)");
+    return nullptr;
+  }
+  PyObject* kept = Py_NewRef(self);  // restore() may take it from the class meanwhile
+  PyObject* result = guarded([&] { return enter(entrance(self), door, arguments[0], arguments[1], arguments[2]); });
+  Py_DECREF(kept);
+  return result;
+}
+
+// Of a module that is dead, or restored.
+PyObject* shut_entrance(PyObject* self, PyObject* /*reference*/) {
+  Entrance* own = entrance(self);
+  Py_CLEAR(own->module);
+  Py_CLEAR(own->predictor);
+  Py_CLEAR(own->keeper);
+  Py_RETURN_NONE;
+}
+
+PyObject* open_predictor(PyObject* self, PyObject* /*none*/) {
+  PyObject* predictor = predictor_of(entrance(self));
+  if (predictor == nullptr) Py_RETURN_NONE;
+  return predictor;
+}
+
+PyObject* get_module(PyObject* self, void* /*closure*/) {
+  PyObject* module = entrance(self)->module == nullptr ? nullptr : PyWeakref_GetObject(entrance(self)->module);
+  return Py_NewRef(module == nullptr ? Py_None : module);
+}
+
+PyObject* get_keeper(PyObject* self, void* /*closure*/) {
+  return Py_NewRef(entrance(self)->keeper == nullptr ? Py_None : entrance(self)->keeper);
+}
+
+PyObject* get_opened(PyObject* self, void* /*closure*/) {
+  return Py_NewRef(entrance(self)->predictor == nullptr ? Py_None : entrance(self)->predictor);
+}
+
+PyObject* get_counts(PyObject* self, void* /*closure*/) {
+  return guarded([&] {
+    py::dict found;
+    for (std::size_t i = 0; i < entrance(self)->known->counts.size(); ++i) {
+      const std::uint64_t times = entrance(self)->known->counts.at(i);
+      if (times != 0) found[to_string(static_cast<Passing>(i))] = py::int_(times);
+    }
+    return found.release().ptr();
+  });
+}
+
+int traverse_entrance(PyObject* self, visitproc visit, void* arg) {
+  const Entrance* own = entrance(self);
+  Py_VISIT(Py_TYPE(self));
+  Py_VISIT(own->module);
+  Py_VISIT(own->type);
+  Py_VISIT(own->plain_call);
+  Py_VISIT(own->plain_forward);
+  Py_VISIT(own->keeper);
+  Py_VISIT(own->predictor);
+  return 0;
+}
+
+int clear_entrance(PyObject* self) {
+  Entrance* own = entrance(self);
+  Py_CLEAR(own->module);
+  Py_CLEAR(own->type);
+  Py_CLEAR(own->plain_call);
+  Py_CLEAR(own->plain_forward);
+  Py_CLEAR(own->keeper);
+  Py_CLEAR(own->predictor);
+  return 0;
+}
+
+void dealloc_entrance(PyObject* self) {
+  PyObject_GC_UnTrack(self);
+  delete entrance(self)->known;
+  entrance(self)->known = nullptr;
+  raw_dealloc<clear_entrance>(self);
+}
+
+PyObject* make_entrance(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
+  PyObject* module = nullptr;
+  PyObject* made = nullptr;
+  PyObject* plain_call = nullptr;
+  PyObject* plain_forward = nullptr;
+  PyObject* keeper = nullptr;
+  int forward_only_inside = 0;
+  if (kwargs != nullptr && PyDict_GET_SIZE(kwargs) != 0) {
+    PyErr_SetString(PyExc_TypeError, "Entrance takes no keywords");
+    return nullptr;
+  }
+  if (PyArg_ParseTuple(args, "OO!OOOp", &module, &PyType_Type, &made, &plain_call, &plain_forward, &keeper,
+                       &forward_only_inside) == 0) {
+    return nullptr;
+  }
+  PyObject** place = place_of_dict(module);
+  if (place == nullptr) {
+    PyErr_SetString(PyExc_TypeError, "the module has no __dict__");
+    return nullptr;
+  }
+  PyObject* self = type->tp_alloc(type, 0);
+  if (self == nullptr) return nullptr;
+  Entrance* own = entrance(self);
+  own->known = new Calls;
+  own->dict = *place;
+  own->type = Py_NewRef(made);
+  own->plain_call = Py_NewRef(plain_call);
+  own->plain_forward = Py_NewRef(plain_forward);
+  own->keeper = Py_NewRef(keeper);
+  own->forward_only_inside = forward_only_inside != 0;
+  PyObject* on_death = PyObject_GetAttrString(self, "shut");
+  own->module = on_death == nullptr ? nullptr : PyWeakref_NewRef(module, on_death);
+  Py_XDECREF(on_death);
+  if (own->module == nullptr) {
+    Py_DECREF(self);
+    return nullptr;
+  }
+  return self;
+}
+
+}  // namespace
+
+void register_entrance(py::module_& module) {
+  set_up_passing();
+  static std::array<PyMethodDef, 5> methods{
+      {{"call", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(come<Door::kCall>)), METH_FASTCALL, ""},
+       {"forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(come<Door::kForward>)), METH_FASTCALL,
+        ""},
+       {"shut", shut_entrance, METH_O, ""},
+       {"open", open_predictor, METH_NOARGS, ""},
+       {nullptr, nullptr, 0, nullptr}}};
+  static std::array<PyGetSetDef, 5> attributes{{{"module", get_module, nullptr, "", nullptr},
+                                                {"keeper", get_keeper, nullptr, "", nullptr},
+                                                {"opened", get_opened, nullptr, "", nullptr},
+                                                {"counts", get_counts, nullptr, "", nullptr},
+                                                {nullptr, nullptr, nullptr, nullptr, nullptr}}};
+  std::array<PyType_Slot, 8> slots{{{Py_tp_new, reinterpret_cast<void*>(make_entrance)},
+                                    {Py_tp_dealloc, reinterpret_cast<void*>(dealloc_entrance)},
+                                    {Py_tp_traverse, reinterpret_cast<void*>(traverse_entrance)},
+                                    {Py_tp_clear, reinterpret_cast<void*>(clear_entrance)},
+                                    {Py_tp_methods, methods.data()},
+                                    {Py_tp_getset, attributes.data()},
+                                    {Py_tp_doc, const_cast<char*>("The way into an accelerated module.")},
+                                    {0, nullptr}}};
+  entrance_type = add_raw_type(module, "torchpool._core.Entrance", sizeof(Entrance), slots.data());
+}
+
+}  // namespace torchpool

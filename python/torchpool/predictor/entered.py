@@ -1,0 +1,31 @@
+"""A predictor behind an accelerated module, which it looks at by a twin and does not keep alive."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from torchpool import _core
+
+
+@dataclass(frozen=True)
+class Entered:
+    """What such a predictor has to know of the module."""
+
+    module: weakref.ref[nn.Module]
+    """That runs for calls, for as long as it is alive; then its twin does, which was wrapped."""
+    notes: Callable[[], list[str]]
+    """For explain()."""
+
+
+def entrance_of(model: Any) -> _core.Entrance | None:
+    """By which an accelerated module's calls come; None of what is not accelerated."""
+    for base in type(model).__mro__:
+        found = vars(base).get("_torchpool_entrance")
+        if found is not None and found.module is model:
+            return found  # type: ignore[no-any-return]
+    return None
