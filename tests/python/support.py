@@ -190,7 +190,8 @@ def run_python(source: str, *, timeout: float = HANG, fresh: bool = False) -> su
     Most have torch imported before the program begins; `fresh` is for those that are to do so themselves.
     """
     # A shell that starts the tests in the background has them, and what they start, ignore Ctrl-C.
-    first = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    first = "import signal, sys, warnings; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    first += "warnings.filterwarnings('ignore', 'grad mode is on', UserWarning); "
     program = f"{first}sys.path[:0] = {[p for p in sys.path if p]!r}\n{textwrap.dedent(source)}"
     run = interpreters.run_fresh if fresh or interpreters.fresh_only else interpreters.run_warm
     return run(program, timeout)

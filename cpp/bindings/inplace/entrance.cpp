@@ -128,6 +128,7 @@ void count_call(Entrance* own, Passing why) {
 PyObject* call_first(Entrance* own, Door door, PyObject* module, PyObject* args, PyObject* kwargs,
                      std::uint64_t structure) {
   const ArgumentsWatch watch(args, kwargs);
+  const InsideScope inside;  // of accelerated modules in one another the outermost learns, too
   PyObject* result = call_plain(own, door, module, args, kwargs);
   if (result != nullptr) own->known->written[structure] = watch.written();
   return result;

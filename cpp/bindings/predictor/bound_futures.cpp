@@ -6,6 +6,7 @@
 namespace torchpool {
 
 py::object BoundPredictor::submit_future(const py::tuple& args, const py::object& kwargs, const CallOptions& options) {
+  look_at_gradients();
   PreparedCall call;
   read_in_turn(args, kwargs, options, call);
   if (call.mismatch && settles_here(call, options)) return finished_future(settle(call, args, kwargs));

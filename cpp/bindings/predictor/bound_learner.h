@@ -92,6 +92,8 @@ class BoundLearner {
   bool first_run_under_way() const { return learner_.attr("first_run_under_way")().cast<bool>(); }
   // Whether the module reads what belongs to a thread, so that its calls stay on the threads that make them.
   bool reads_thread_state() const { return learner_.attr("reads_thread_state").cast<bool>(); }
+  // That results lack the gradients that the model's own would have, in words; None where they would have none.
+  py::object gradients_lost() const { return learner_.attr("gradients_lost")(); }
   // Whether learning runs the model, so that a call with a deadline had better not wait for it.
   bool learns_by_runs() const { return learner_.attr("learns_by_runs").cast<bool>(); }
   // What a call is told that the module refuses, see CallRequest::refusal: it is of a kind that is not known yet, or

@@ -1,8 +1,11 @@
 #include "bindings/predictor/bound_predictor.h"
 
+#include <ATen/core/grad_mode.h>
+
 #include <utility>
 
 #include "bindings/awaited/awaited_call.h"
+#include "bindings/inplace/inside.h"
 #include "bindings/predictor/predictor_stats.h"
 
 namespace torchpool {
@@ -45,8 +48,19 @@ BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, const py::
       requests_(runtime_, learner_, channels_.unnotified(), options.reject),
       turns_(stats_) {}
 
+void BoundPredictor::look_at_gradients() {
+  if (gradients_told_ || !at::GradMode::is_enabled()) return;
+  const std::uint64_t calls = ++calls_with_gradients_;
+  if ((calls & (calls - 1)) != 0 || is_inside() || must_run_inline()) return;
+  const py::object text = learner_.gradients_lost();
+  if (text.is_none() || gradients_told_) return;
+  gradients_told_ = true;
+  if (PyErr_WarnEx(PyExc_UserWarning, text.cast<std::string>().c_str(), 2) != 0) throw py::error_already_set();
+}
+
 py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
                                 TurnPtr turn, bool may_put_off) {
+  look_at_gradients();
   PreparedCall call;
   read_in_turn(args, kwargs, options, call, std::move(turn), may_put_off && !options.deadline && !handles_signals());
   if (settles_here(call, options)) return settle(call, args, kwargs);
@@ -121,6 +135,7 @@ py::object BoundPredictor::run_queued(PreparedCall& call, const py::tuple& args,
 
 Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
                                const Notify& notify, Full full) {
+  look_at_gradients();
   PreparedCall call;
   read_in_turn(args, kwargs, options, call);
   if (call.mismatch && settles_here(call, options)) return Pending(settle(call, args, kwargs));
@@ -148,6 +163,7 @@ Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, 
 
 py::object BoundPredictor::start(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
                                  bool line_up) {
+  look_at_gradients();
   PreparedCall call;
   call.until = options.deadline.value_or(kNever);
   if (!reader_.try_read(args, kwargs, call) || call.route == Route::kLearning) return py::none();

@@ -95,6 +95,9 @@ class BoundPredictor final : public MeasuredPredictor {
   void set_policy(PolicyMaker make) override { channels_.set_policy(std::move(make)); }
 
  private:
+  // Warns, once, whoever calls with grad mode on a model whose own results would have gradients. Asks after a call, and
+  // after twice as many each time: the answer takes a look at all weights, and may change.
+  void look_at_gradients();
   // Whether the call is answered at once, on the calling thread, instead of on a worker: it departs from its kind's
   // contract, or the module, which may change itself at sizes that are new to it, is run with such. One with a deadline
   // is queued instead, so that its deadline can end it whatever the module does.
@@ -123,6 +126,8 @@ class BoundPredictor final : public MeasuredPredictor {
   InlineRunner inline_;
   RequestMaker requests_;
   CallTurns turns_;
+  std::uint64_t calls_with_gradients_ = 0;
+  bool gradients_told_ = false;
 };
 
 void register_predictor(py::module_& module);

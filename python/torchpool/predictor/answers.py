@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
+from torch import nn
+
 from torchpool import _core
 from torchpool.predictor.behind import Behind
+from torchpool.predictor.gradients import gradients_lost
 from torchpool.predictor.graphs import Graphs
 from torchpool.predictor.learner import Learner
 
@@ -14,7 +19,7 @@ Memory = tuple[Learner.Memory | None, Graphs.Memory | None]
 class Answers:
     """The extension looks these names up in what it is given as its learner; each leads to the object that knows."""
 
-    def __init__(self, learner: Learner, graphs: Graphs | None, behind: Behind) -> None:
+    def __init__(self, learner: Learner, graphs: Graphs | None, behind: Behind, module: nn.Module | None) -> None:
         self._learner, self._graphs = learner, graphs
         self.learn, self.mismatch, self.may_have_state = learner.learn, learner.mismatch, learner.may_have_state
         self.learn_behind = behind.add
@@ -28,6 +33,7 @@ class Answers:
         self.saw_opaque, self.refuted = refusals.saw_opaque, learner.refuted
         self.refusal, self.refused_opaque, self.refused_values = refusals.later, refusals.of_opaque, refusals.of_values
         self.own_change = learner.own_change
+        self.gradients_lost = functools.partial(gradients_lost, module)
         if graphs is not None:
             self.installed, self.weights_moved = graphs.installed, graphs.again
 

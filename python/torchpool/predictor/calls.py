@@ -11,6 +11,8 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping, Sized
 from typing import Any, Protocol
 
+import torch
+
 from torchpool import _core
 from torchpool.call import Call, Future, as_call
 from torchpool.predictor import aio, mapping
@@ -172,7 +174,8 @@ class Calls:
     ) -> Any:
         left = None if expires is None else expires - time.monotonic()
         try:
-            return self._predictor._open_core().call(args, kwargs, self._priority, left, turn, True)
+            with torch.no_grad():  # the caller's mode was looked at, and is another thread's
+                return self._predictor._open_core().call(args, kwargs, self._priority, left, turn, True)
         except StopIteration as error:  # asyncio's futures do not take it, and whoever awaits one would wait for ever
             raise RuntimeError(f"the model raised {error!r}") from error
 

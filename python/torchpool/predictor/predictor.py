@@ -112,7 +112,7 @@ class Predictor(Calls):
         return _core.Predictor(
             self._used_runtime._core,
             self._target(),
-            Answers(self._learner, self._graphs, Behind(weakref.ref(self))),
+            Answers(self._learner, self._graphs, Behind(weakref.ref(self)), self._module),
             name=options.name,
             queue_rows=options.queue_size,
             queue_bytes=options.queue_bytes,
