@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchpool.predictor import Calls
+
 
 def module_in(model: Any) -> nn.Module:
     """`model`, its `.model`, or the only module among its attributes. Raises TypeError where there is none, or several,
@@ -20,6 +22,8 @@ def module_in(model: Any) -> nn.Module:
 def _found(model: Any) -> nn.Module:
     if isinstance(model, nn.Module):
         return model
+    if isinstance(model, Calls):
+        raise TypeError("accelerate() takes the model, not its predictor, which serves calls already")
     owner = getattr(model, "__self__", None)
     if inspect.ismethod(model) and isinstance(owner, nn.Module):
         raise TypeError(

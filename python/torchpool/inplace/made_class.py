@@ -21,6 +21,7 @@ from torch.nn.utils import parametrize
 
 from torchpool import _core
 from torchpool.inplace.reduced import as_plain
+from torchpool.inplace.whole_class import plain_method
 
 ENTRANCE = "_torchpool_entrance"
 _PLAIN = "_torchpool_plain_class"
@@ -92,13 +93,14 @@ def _become(module: nn.Module, made: Any, cls: Any, keeper: Any) -> type[nn.Modu
 
 def _methods(module: nn.Module, cls: type[nn.Module], made: type[nn.Module], keeper: Any) -> dict[str, Any]:
     """What has calls come by a new entrance."""
-    own_call = cls.__call__ is not nn.Module.__call__ or cls._call_impl is not nn.Module._call_impl
-    entrance = _core.Entrance(module, made, cls.__call__, cls.forward, keeper, own_call)
+    call, forward = plain_method(cls, "__call__"), plain_method(cls, "forward")
+    own_call = call is not nn.Module.__call__ or cls._call_impl is not nn.Module._call_impl
+    entrance = _core.Entrance(module, made, call, forward, keeper, own_call)
     keeper.entrance = entrance
     methods = {
         ENTRANCE: entrance,
-        "__call__": _entering(cls.__call__, entrance.call),
-        "forward": _entering(cls.forward, entrance.forward),
+        "__call__": _entering(call, entrance.call),
+        "forward": _entering(forward, entrance.forward),
     }
     if not hasattr(cls, "__enter__"):
         methods["__enter__"] = lambda self: self

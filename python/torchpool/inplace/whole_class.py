@@ -20,6 +20,7 @@ log = logging.getLogger("torchpool")
 
 _compiling = torch.compiler.is_dynamo_compiling
 _MARK = "_torchpool_accelerated_class"
+_PLAIN = "_torchpool_plain_method"
 _left_out: dict[int, weakref.ref[nn.Module]] = {}
 """By id: objects of accelerated classes that their user has restored."""
 
@@ -73,7 +74,14 @@ def _taking(plain: Any, name: str, changed: AcceleratedClass) -> Any:
             return plain(self, *args, **kwargs)
         return getattr(self, name)(*args, **kwargs)
 
+    setattr(method, _PLAIN, plain)
     return method
+
+
+def plain_method(cls: Any, name: str) -> Any:
+    """The method of a class as it is where the class is not accelerated."""
+    method = getattr(cls, name)
+    return getattr(method, _PLAIN, method)
 
 
 def restore_class(cls: Any, restore: Callable[[nn.Module], None]) -> None:
