@@ -61,6 +61,10 @@ class Told:
     def state_rests(self) -> None:
         """Nothing was put off until then."""
 
+    def gradients_lost(self) -> str | None:
+        """That is not what it is asked for."""
+        return None
+
     def spec(self) -> tree.TreeSpec:
         return self._spec
 

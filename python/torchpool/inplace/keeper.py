@@ -20,6 +20,7 @@ _GRADIENTS = (
     "{} calls of {} go to the module itself, at its own speed: grad mode is on and its weights require grad, so that "
     "their results have gradients. Call it under torch.no_grad(), or freeze it by requires_grad_(False)"
 )
+_INSIDE = "; a module inside that is given tensors may be accelerated instead"
 # What a user may want to know of calls that were passed on, by the entrance's word for why.
 _PASSED = {
     "class changed": "its class was changed after accelerate(): restore() it and accelerate it again",
@@ -27,8 +28,8 @@ _PASSED = {
     "compiled": "module.compile() answers them",
     "hooks": "the module has hooks, which want each call's own values",
     "traced": "torch traced them, or a mode was on",
-    "arguments": "an argument is no tensor or plain value, so that forward may write to it, as to a cache",
-    "arguments written": "forward writes to their arguments",
+    "arguments": f"an argument is no tensor or plain value, so that forward may write to it, as to a cache{_INSIDE}",
+    "arguments written": f"forward writes to their arguments{_INSIDE}",
     "input gradients": "an input requires grad",
     "no predictor": "there is no predictor: {}",
     "errors": "the predictor raised an error where the module did not: {}",
