@@ -109,10 +109,19 @@ Passing why_passed(Entrance* own, Door door, PyObject* module, PyObject* args, P
   return found->second ? Passing::kWritten : Passing::kNo;
 }
 
-// What the keeper says is for the log only.
+// What the keeper answers; null, with the error set, where it raises one. `about` may be null.
+PyObject* ask(Entrance* own, const char* method, PyObject* about) {
+  if (own->keeper == nullptr) Py_RETURN_NONE;
+  PyObject* keeper = Py_NewRef(own->keeper);  // restore() may take it away meanwhile
+  PyObject* answer = PyObject_CallMethod(keeper, method, about == nullptr ? nullptr : "O", about);
+  Py_DECREF(keeper);
+  return answer;
+}
+
+// For the log only.
 void tell(Entrance* own, const char* method, PyObject* about) {
-  PyObject* done = own->keeper == nullptr ? nullptr : PyObject_CallMethod(own->keeper, method, "O", about);
-  if (done == nullptr && PyErr_Occurred() != nullptr) PyErr_WriteUnraisable(own->keeper);
+  PyObject* done = ask(own, method, about);
+  if (done == nullptr) PyErr_WriteUnraisable(about);
   Py_XDECREF(done);
 }
 
@@ -134,24 +143,26 @@ PyObject* call_first(Entrance* own, Door door, PyObject* module, PyObject* args,
   return result;
 }
 
+// A new reference. Null without an error where there can be none now; with one where an interrupt came.
 PyObject* predictor_of(Entrance* own) {
-  if (own->predictor == nullptr && own->keeper != nullptr) {
-    PyObject* opened = PyObject_CallMethod(own->keeper, "open", nullptr);
+  if (own->predictor == nullptr) {
+    PyObject* opened = ask(own, "open", nullptr);
     if (opened == nullptr) {
-      PyErr_Clear();  // the keeper has noted it
+      if (PyErr_ExceptionMatches(PyExc_Exception) != 0) PyErr_Clear();  // the keeper has noted it
       return nullptr;
     }
-    if (opened == Py_None) {
-      Py_DECREF(opened);
-      return nullptr;
+    if (opened != Py_None && own->predictor == nullptr && own->module != nullptr) {  // no other thread has come first
+      own->predictor = Py_NewRef(opened);
     }
-    if (own->predictor == nullptr) {  // no other thread has come first
-      own->predictor = opened;
-    } else {
-      Py_DECREF(opened);
-    }
+    Py_DECREF(opened);
   }
   return Py_XNewRef(own->predictor);
+}
+
+// It is asked again after more calls each time.
+void back_off(Calls& calls) {
+  calls.errors = std::min(calls.errors + 1, kMostBackOff);
+  calls.left_out = (std::uint64_t{1} << calls.errors) - 1;
 }
 
 // An error of the predictor's own, be it that of its learner, never reaches the caller: the module answers. Where that
@@ -160,9 +171,7 @@ PyObject* call_after_error(Entrance* own, Door door, PyObject* module, PyObject*
   PyObject* error = take_raised();
   PyObject* result = call_plain(own, door, module, args, kwargs);
   if (result != nullptr) {
-    Calls& known = *own->known;
-    known.errors = std::min(known.errors + 1, kMostBackOff);
-    known.left_out = (std::uint64_t{1} << known.errors) - 1;
+    back_off(*own->known);
     count_call(own, Passing::kErrors);
     tell(own, "failed", error);
   }
@@ -173,6 +182,8 @@ PyObject* call_after_error(Entrance* own, Door door, PyObject* module, PyObject*
 PyObject* serve(Entrance* own, Door door, PyObject* module, PyObject* args, PyObject* kwargs) {
   PyObject* predictor = predictor_of(own);
   if (predictor == nullptr) {
+    if (PyErr_Occurred() != nullptr) return nullptr;
+    back_off(*own->known);
     count_call(own, Passing::kNoPredictor);
     return call_plain(own, door, module, args, kwargs);
   }
@@ -224,7 +235,7 @@ PyObject* shut_entrance(PyObject* self, PyObject* /*reference*/) {
 
 PyObject* open_predictor(PyObject* self, PyObject* /*none*/) {
   PyObject* predictor = predictor_of(entrance(self));
-  if (predictor == nullptr) Py_RETURN_NONE;
+  if (predictor == nullptr && PyErr_Occurred() == nullptr) Py_RETURN_NONE;
   return predictor;
 }
 

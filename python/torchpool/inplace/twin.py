@@ -7,6 +7,7 @@ that the module has, except for being it. What runs for callers is the module it
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from torch import nn
@@ -14,23 +15,33 @@ from torch import nn
 
 def twin_of(module: nn.Module, cls: type[nn.Module]) -> nn.Module:
     """A twin of the class `cls`, which the module has or had."""
-    twin = object.__new__(_without_end(cls))
+    twin = object.__new__(_class_of_twin(cls, weakref.ref(module)))
     object.__setattr__(twin, "__dict__", module.__dict__)
-    for name in _slots(cls):
-        if hasattr(module, name):
-            object.__setattr__(twin, name, getattr(module, name))
     return twin
 
 
-def _without_end(cls: type[nn.Module]) -> type[nn.Module]:
-    """The class, or one like it whose objects end silently: what its __del__ ends is the module's."""
-    if not hasattr(cls, "__del__"):
+def _class_of_twin(cls: type[nn.Module], module: weakref.ref[nn.Module]) -> type[nn.Module]:
+    """The class, or one like it whose objects end silently, since what its __del__ ends is the module's, and whose
+    slots are the module's."""
+    slots = _slots(cls)
+    if not slots and not hasattr(cls, "__del__"):
         return cls
-    namespace = {"__del__": lambda self: None, "__slots__": (), "__module__": cls.__module__}
+    namespace: dict[str, Any] = {"__del__": lambda self: None, "__slots__": (), "__module__": cls.__module__}
+    namespace |= {name: _slot_of(module, name) for name in slots}
     metaclass: Any = type(cls)
     made: type[nn.Module] = metaclass(cls.__name__, (cls,), namespace)
     made.__qualname__ = cls.__qualname__
     return made
+
+
+def _slot_of(module: weakref.ref[nn.Module], name: str) -> property:
+    def get(self: nn.Module) -> Any:
+        return getattr(module(), name)
+
+    def put(self: nn.Module, value: Any) -> None:
+        setattr(module(), name, value)
+
+    return property(get, put)
 
 
 def _slots(cls: type) -> list[str]:

@@ -17,7 +17,8 @@ import torchpool
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"the a cat dog sat on mat ran far from home and back".split()]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "a", "cat", "dog", "sat", "on", "mat", "ran", "far"]
+WORDS += ["from", "home", "and", "back"]
 TEXTS = [" ".join(WORDS[5 + (i * 3 + j) % 13] for j in range(3 + i % 6)) for i in range(24)]
 
 
