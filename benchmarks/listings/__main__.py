@@ -81,9 +81,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     options = parser.parse_args()
     about = machine.describe()
-    print(
-        f"{about['cpu']}, {about['cores_usable']} cores, {' '.join(about['cpu_flags'])}; load {about['load_at_start']:.1f}"
-    )
+    flags = " ".join(about["cpu_flags"])
+    print(f"{about['cpu']}, {about['cores_usable']} cores, {flags}; load {about['load_at_start']:.1f}")
     measured = {}
     for listing in LISTINGS:
         if listing.name in options.only:
