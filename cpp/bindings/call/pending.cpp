@@ -30,7 +30,7 @@ Pending Pending::failed(py::object error) {
 
 bool wait_for(CallRequest& request, const std::weak_ptr<Channel>& channel, TimePoint until) {
   if (request.done()) return true;
-  const ParkedTask parked;
+  const ParkedTask parked(request.useful_calls);
   const bool slices = handles_signals();
   for (;;) {
     const TimePoint slice = slices ? std::min(until, signal_slice()) : until;

@@ -160,7 +160,7 @@ void register_executor(py::module_& module) {
       .def("leave", &PoolWorker::leave, "The thread ends without having worked.");
   constexpr double kForever = std::numeric_limits<double>::infinity();
   py::class_<TaskPool, std::shared_ptr<TaskPool>>(module, "TaskPool", "What the threads of an executor share.")
-      .def(py::init([](int max_workers, int overlap, std::size_t queue_size, bool reject) {
+      .def(py::init([](int max_workers, std::optional<int> overlap, std::size_t queue_size, bool reject) {
              return std::make_shared<TaskPool>(TaskPoolOptions{max_workers, overlap, queue_size, reject});
            }),
            py::arg("max_workers"), py::arg("overlap"), py::arg("queue_size"), py::arg("reject"))

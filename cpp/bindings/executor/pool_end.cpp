@@ -69,7 +69,7 @@ void TaskPool::mark_broken(const std::string& why) {
 }
 
 void TaskPool::resize(PyObject* executor, int max_workers) {
-  staff_.max_workers = max_workers;
+  staff_.resize(max_workers);
   wake_all();  // those that are too many leave
   while (queue_.size() > static_cast<std::size_t>(staff_.idle) + on_their_way() &&
          staff_.hire(queue_.size()) == Hire::kSpawn) {
@@ -101,6 +101,7 @@ void TaskPool::after_fork(const py::object& make_exception) {
   Staffing fresh;
   fresh.max_workers = staff_.max_workers;
   fresh.overlap = staff_.overlap;
+  fresh.learns = staff_.learns;
   staff_ = fresh;
   counts_ = {};
 }

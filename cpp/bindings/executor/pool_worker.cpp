@@ -191,13 +191,13 @@ void PoolWorker::settle_ordinary(PyObject* future, PyObject* result, PyObject* r
   Py_XDECREF(raised);
 }
 
-ParkedTask::ParkedTask() {
+ParkedTask::ParkedTask(std::int64_t useful_tasks) {
   PoolWorker* worker = PoolWorker::current();
   if (worker == nullptr || worker->pool().options().overlap == 0) return;
   pool_ = &worker->pool();
   generation_ = pool_->generation();
   const py::object executor = worker->executor();
-  pool_->park(executor.ptr());
+  pool_->park(executor.ptr(), useful_tasks);
 }
 
 ParkedTask::~ParkedTask() {

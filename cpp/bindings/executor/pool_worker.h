@@ -57,9 +57,10 @@ class PoolWorker {
 };
 
 // For the scope of a wait in a predictor: the calling thread's task does not count meanwhile. Nothing on other threads.
+// `useful_tasks`: see Staffing::park.
 class ParkedTask {
  public:
-  ParkedTask();
+  explicit ParkedTask(std::int64_t useful_tasks);
   ~ParkedTask();
   ParkedTask(const ParkedTask&) = delete;
   ParkedTask& operator=(const ParkedTask&) = delete;

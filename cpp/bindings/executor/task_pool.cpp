@@ -218,8 +218,8 @@ void TaskPool::leave(PoolWorker& worker) {
   }
 }
 
-void TaskPool::park(PyObject* executor) {
-  ++staff_.parked;
+void TaskPool::park(PyObject* executor, std::int64_t useful_tasks) {
+  staff_.park(useful_tasks);
   if (!queue_.empty() && !call_someone(executor)) log_error("thread_failed", executor);
 }
 

@@ -5,6 +5,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,9 +20,9 @@ class PoolWorker;
 
 struct TaskPoolOptions {
   int max_workers = 1;
-  int overlap = 0;
-  std::size_t queue_size = 0;  // tasks that wait; 0: any number
-  bool reject = false;         // a full queue raises QueueFull instead of blocking
+  std::optional<int> overlap = 0;  // null: as many as fill batches
+  std::size_t queue_size = 0;      // tasks that wait; 0: any number
+  bool reject = false;             // a full queue raises QueueFull instead of blocking
 };
 
 struct TaskCounts {
@@ -47,7 +48,8 @@ class TaskPool : public std::enable_shared_from_this<TaskPool> {
  public:
   explicit TaskPool(const TaskPoolOptions& options) : options_(options) {
     staff_.max_workers = options.max_workers;
-    staff_.overlap = options.overlap;
+    staff_.overlap = options.overlap.value_or(0);
+    staff_.learns = !options.overlap;
   }
 
   // A new reference to the future of a task; null with an error set. `executor` starts threads (borrowed).
@@ -67,8 +69,9 @@ class TaskPool : public std::enable_shared_from_this<TaskPool> {
   void come_back(PoolWorker& worker);
   void leave(PoolWorker& worker);
 
-  // A task that its thread is in waits in a predictor: others may start meanwhile, `overlap` allowing.
-  void park(PyObject* executor);
+  // A task that its thread is in waits in a predictor: others may start meanwhile, `overlap` allowing. `useful_tasks`:
+  // see Staffing::park.
+  void park(PyObject* executor, std::int64_t useful_tasks);
   void unpark() noexcept { --staff_.parked; }
   // A task waits for another one without a limit; false with an error set. See Staffing::stuck().
   bool block(PoolWorker& worker, FutureFields& awaited);

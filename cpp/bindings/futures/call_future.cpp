@@ -146,6 +146,11 @@ void let_go_of_ended(PyObject* future) {
   if (call != nullptr && !call->request && !call->settling && has_ended(future)) let_go(future);
 }
 
+std::int64_t useful_calls(PyObject* future) noexcept {
+  const PendingCall* call = fields_of(future)->call;
+  return call == nullptr || !call->request ? 0 : call->request->useful_calls;
+}
+
 bool call_runs(PyObject* future) noexcept {
   const PendingCall* call = fields_of(future)->call;
   return call != nullptr && call->request && call->request->state() == RequestState::kRunning;

@@ -54,6 +54,8 @@ void settle_call(PyObject* future);
 void settle_call_here(PyObject* future);
 // Lets go of a future without a request that somebody else has ended, as by set_result().
 void let_go_of_ended(PyObject* future);
+// How many such calls in flight fill the batches that pay; 0 where that is not known.
+std::int64_t useful_calls(PyObject* future) noexcept;
 // True while the call's batch runs.
 bool call_runs(PyObject* future) noexcept;
 // cancel() of a pending future that has a call.

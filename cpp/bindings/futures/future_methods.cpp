@@ -66,7 +66,7 @@ PyObject* wait_and_take(PyObject* self, PyObject* timeout, bool as_exception) {
   if (!parse_timeout(timeout, until)) return nullptr;
   const auto kept = py::reinterpret_borrow<py::object>(self);
   std::optional<ParkedTask> parked;
-  if (fields.call != nullptr) parked.emplace();
+  if (fields.call != nullptr) parked.emplace(useful_calls(self));
   BlockedTask blocked(self, until);
   if (blocked.failed()) return nullptr;
   switch (wait_natively(self, until)) {

@@ -63,7 +63,7 @@ class UpdateScope {
 
 GateEntry enter_gate(const std::shared_ptr<UpdateGate>& gate, TimePoint deadline) {
   if (gate->try_enter()) return GateEntry(gate);
-  const ParkedTask parked;
+  const ParkedTask parked(0);
   const bool slices = handles_signals();
   for (;;) {
     bool entered = false;

@@ -1,5 +1,6 @@
 #include "bindings/predictor/request_maker.h"
 
+#include <algorithm>
 #include <atomic>
 
 #include "bindings/call/pending.h"
@@ -56,6 +57,7 @@ std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tu
   request->keep_turn(std::move(call.turn));
   if (call.new_sizes) request->ran = call.kind->expect_sizes(call.flat.leaves);
   request->ambient = call.ambient.state;
+  request->useful_calls = (channel.useful_rows() + info.rows - 1) / std::max<std::int64_t>(info.rows, 1);
   if (call.look) {
     request->look = learner_.look(call.kind.get());
     request->has_state = call.look;
@@ -117,7 +119,7 @@ void RequestMaker::push(const std::shared_ptr<CallRequest>& request, Channel& ch
   // a worker, and wait to get it back, a thousand times.
   PushResult pushed = channel.submit(request, asked, TimePoint::min());
   if (pushed == PushResult::kAdmitted) return watch_deadline(request);
-  const ParkedTask parked;
+  const ParkedTask parked(request->useful_calls);
   while (pushed != PushResult::kAdmitted) {
     {
       const GilRelease release;

@@ -35,6 +35,8 @@ class BatchPolicy {
  public:
   virtual ~BatchPolicy() = default;
   virtual RowLimit rows(const QueueView& queue) = 0;
+  // Rows of a batch that is as large as it pays, however many workers share what waits.
+  virtual std::int64_t full_rows(const QueueView& queue) const noexcept { return queue.max_rows; }
   // Whether idle workers share what waits in equal parts.
   virtual bool shares() const noexcept { return true; }
   // The time before which waiting requests should not start; no later than `now` where they may start. Does not depend
@@ -69,6 +71,7 @@ class LearnedPolicy final : public BatchPolicy {
   explicit LearnedPolicy(std::shared_ptr<const CostModel> cost, Duration max_delay = {});
 
   RowLimit rows(const QueueView& queue) override;
+  std::int64_t full_rows(const QueueView& queue) const noexcept override;
   TimePoint hold_until(const QueueView& queue, TimePoint now) override;
 
  private:
@@ -82,8 +85,6 @@ class LearnedPolicy final : public BatchPolicy {
   std::int64_t most_rows(const QueueView& queue) const noexcept;
   // Whether the last doubling with enough samples, below `rows_class`, made items no cheaper.
   bool is_flat_before(int rows_class, int length_class) const noexcept;
-  // Rows from which on a batch is not held, however many workers there are.
-  std::int64_t full_rows(const QueueView& queue) const noexcept;
   // The class to use, by the costs known so far.
   int choose(int current, int most, int length_class) const noexcept;
   // The class to try next, or -1.

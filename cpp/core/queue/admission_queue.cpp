@@ -301,9 +301,11 @@ Taken AdmissionQueue::take(const TakeLimits& limits) {
       MutexLock lock(mutex_);
       if (requests_.empty()) return taken;
       BatchLimits batch = limits.batch;
+      std::int64_t full = batch.max_rows;
       if (policy_ != nullptr) {
         const QueueView view = view_locked(limits);
         const RowLimit limit = policy_->rows(view);
+        full = policy_->full_rows(view);
         batch.max_rows = std::min(limit.rows, view.max_rows);
         taken.limit = limit.learn ? limit.rows : 0;
         const std::int64_t rows = std::min(view.waiting_rows, batch.max_rows);
@@ -314,6 +316,7 @@ Taken AdmissionQueue::take(const TakeLimits& limits) {
         taken.hold_until = hold_until_locked(view, now);
         if (taken.hold_until > now) return taken;
       }
+      useful_rows_.store(full * (limits.workers + 1), std::memory_order_relaxed);
       collect_locked(batch, now, picked, dropped);
       grant_locked(now, left);
     }

@@ -80,6 +80,9 @@ class AdmissionQueue : public std::enable_shared_from_this<AdmissionQueue> {
   // Both are read without the lock, so they may be out of date. Sequentially consistent: see Scheduler::notify.
   std::int64_t waiting_rows() const noexcept { return rows_.load(); }
   std::size_t waiting() const noexcept { return count_.load(); }
+  // As many rows in flight as fill a batch for each worker, and the next one: more of them only wait. By the size that
+  // the policy chose for the last batch; 0 before the first.
+  std::int64_t useful_rows() const noexcept { return useful_rows_.load(std::memory_order_relaxed); }
   // The policy from the next batch on; null: no policy.
   void set_policy(std::unique_ptr<BatchPolicy> policy) TP_EXCLUDES(mutex_);
 
@@ -136,6 +139,7 @@ class AdmissionQueue : public std::enable_shared_from_this<AdmissionQueue> {
   std::vector<const RequestInfo*> infos_ TP_GUARDED_BY(mutex_);
   std::atomic<std::int64_t> rows_{0};  // written under the mutex, read without
   std::atomic<std::size_t> count_{0};  // written under the mutex, read without
+  std::atomic<std::int64_t> useful_rows_{0};
 };
 
 }  // namespace torchpool

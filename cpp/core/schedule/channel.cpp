@@ -9,6 +9,8 @@
 namespace torchpool {
 namespace {
 
+constexpr std::int64_t kFewRows = 8;  // in flight, while no batch has told how many pay
+
 thread_local int leases_of_this_thread = 0;
 
 std::shared_ptr<AdmissionQueue> make_queue(const ChannelOptions& options, Clock& clock,
@@ -106,6 +108,12 @@ std::shared_ptr<const CostModel> Channel::shared_cost() const noexcept {
 
 std::int64_t Channel::waiting_rows() const noexcept {
   return state_->queue->waiting_rows();
+}
+
+std::int64_t Channel::useful_rows() const noexcept {
+  if (state_->max_rows.load(std::memory_order_relaxed) <= 1) return 0;
+  const std::int64_t learned = state_->queue->useful_rows();
+  return learned > 0 ? learned : kFewRows;
 }
 
 int Channel::running() const noexcept {

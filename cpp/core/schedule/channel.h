@@ -67,6 +67,9 @@ class Channel {
   void record_inline(const BatchSize& size, Duration took, InlineKind kind) noexcept;
   std::shared_ptr<const CostModel> shared_cost() const noexcept;
   std::int64_t waiting_rows() const noexcept;
+  // How many rows in flight fill the batches that pay, as far as has been learned: see AdmissionQueue::useful_rows. A
+  // few before the first batch, 0 where each call runs alone.
+  std::int64_t useful_rows() const noexcept;
   int running() const noexcept;
 
  private:

@@ -10,6 +10,7 @@ class FixedPolicy final : public BatchPolicy {
  public:
   FixedPolicy(std::int64_t rows, Duration delay) : rows_(rows), delay_(delay) {}
   RowLimit rows(const QueueView& /*queue*/) override { return {rows_, true}; }
+  std::int64_t full_rows(const QueueView& /*queue*/) const noexcept override { return rows_; }
   bool shares() const noexcept override { return false; }
   TimePoint hold_until(const QueueView& queue, TimePoint now) override;
 

@@ -54,6 +54,9 @@ class CallRequest : public Request {
 
   // Where to note that the module has run for it, whatever came of that. Null where nobody asks.
   std::shared_ptr<std::atomic<bool>> ran;
+  // How many calls like this one fill the batches that pay when they are in flight at a time, as was known when it was
+  // made; 0: it runs alone.
+  std::int64_t useful_calls = 0;
 
   // Whether a worker has it, from before it looks whether the request is still wanted until the module is done with it.
   std::atomic<bool> in_module{false};

@@ -31,11 +31,13 @@ _executors: weakref.WeakSet[ThreadPoolExecutor] = weakref.WeakSet()
 class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
     """A concurrent.futures.ThreadPoolExecutor in every respect, several times faster, with predictors as its fast path.
 
-    `max_workers`, `thread_name_prefix`, `initializer` and `initargs` are the standard's. `overlap`: up to so many tasks
-    that wait for a predictor do not count against max_workers, so that the calls of an ordinary loop body fill batches;
-    as many more threads are started as it takes, and tasks whose result has come go on at once. `queue_size`: at most
-    so many tasks wait; submit() blocks then, or raises QueueFull with overflow="reject" (tasks submitted by tasks are
-    always taken; `submit` on an event loop's thread would block the loop).
+    `max_workers`, `thread_name_prefix`, `initializer` and `initargs` are the standard's. Tasks that wait for a
+    predictor do not count against max_workers, up to `overlap` of them, so that the calls of an ordinary loop body fill
+    batches: more than max_workers tasks may then be open at once, each on a thread of its own, and those whose result
+    has come go on at once. None: as many as fill the batches that the predictor has learned to make, 32 at most; none
+    with an initializer or max_workers=1. 0 forbids it. `queue_size`: at most so many tasks wait; submit() blocks then,
+    or raises QueueFull with overflow="reject" (tasks submitted by tasks are always taken; `submit` on an event loop's
+    thread would block the loop).
 
     What differs from the standard: a cancelled task leaves its queue at once; a task that waits for another one of the
     same executor by result() or exception() without a limit, when all of its threads do, runs that one itself instead
@@ -52,7 +54,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         *,
-        overlap: int = 0,
+        overlap: int | None = None,
         queue_size: int | None = None,
         overflow: str = "block",
     ) -> None:
@@ -62,8 +64,10 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        if not isinstance(overlap, int) or overlap < 0:
-            raise ValueError(f"overlap must be an int of at least 0, got {overlap!r}")
+        if overlap is not None and (not isinstance(overlap, int) or overlap < 0):
+            raise ValueError(f"overlap must be an int of at least 0, or None, got {overlap!r}")
+        if overlap is None and initializer is not None:
+            overlap = 0  # what it prepares for each thread is to be had max_workers times
         if queue_size is not None and (not isinstance(queue_size, int) or queue_size < 1):
             raise ValueError(f"queue_size must be an int of at least 1, or None, got {queue_size!r}")
         if overflow not in ("block", "reject"):

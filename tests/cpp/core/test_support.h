@@ -86,6 +86,7 @@ class HoldingPolicy : public BatchPolicy {
  public:
   HoldingPolicy(std::int64_t rows, Duration delay) : rows_(rows), delay_(delay) {}
   RowLimit rows(const QueueView& /*queue*/) override { return {rows_, true}; }
+  std::int64_t full_rows(const QueueView& /*queue*/) const noexcept override { return rows_; }
   bool shares() const noexcept override { return false; }
   TimePoint hold_until(const QueueView& queue, TimePoint now) override {
     return queue.waiting_rows >= rows_ ? now : queue.oldest + delay_;

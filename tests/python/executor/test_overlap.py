@@ -27,6 +27,7 @@ from support import (
 import torchpool
 
 TORCHPOOL_ONLY = True  # the standard one has no overlap
+MOST = 32  # threads beside max_workers that are worth it
 
 
 def park(executor: Any, held: Held, count: int = 1) -> list[Any]:
@@ -87,7 +88,7 @@ def test_more_parked_tasks_than_overlap_count_as_running(make_executor: Any, hol
 
 
 def test_without_overlap_a_parked_task_counts_as_running(make_executor: Any, hold: Any, gate: Gate) -> None:
-    executor, held = make_executor(1), hold()
+    executor, held = make_executor(1, overlap=0), hold()
     held.hold()
 
     def task() -> torch.Tensor:
@@ -322,8 +323,8 @@ def test_parked_threads_leave_after_a_shrink(make_executor: Any, hold: Any) -> N
     wait_until(lambda: len(executor._threads) == 3)
 
 
-@pytest.mark.parametrize("workers, overlap", [(4, 32), (1, 3), (2, 0)])
-def test_results_are_right_under_load(make_executor: Any, workers: int, overlap: int) -> None:
+@pytest.mark.parametrize("workers, overlap", [(4, 32), (1, 3), (2, 0), (3, None)])
+def test_results_are_right_under_load(make_executor: Any, workers: int, overlap: int | None) -> None:
     model = build(MarkerModule)
     executor = make_executor(workers, overlap=overlap)
     inputs = draws(300, 1, 4)
@@ -334,7 +335,7 @@ def test_results_are_right_under_load(make_executor: Any, workers: int, overlap:
 
         assert_all_close(executor.map(task, inputs), (2 * eager(model, x) for x in inputs))
     assert executor.stats()["parked"] == 0
-    assert len(executor._threads) <= workers + overlap
+    assert len(executor._threads) <= workers + (MOST if overlap is None else overlap)
 
 
 def test_parked_tasks_may_wait_for_each_other(make_executor: Any) -> None:
@@ -352,7 +353,7 @@ def test_parked_tasks_may_wait_for_each_other(make_executor: Any) -> None:
             assert_close(future.result(HANG), expected)
 
 
-@pytest.mark.parametrize("overlap", [-1, 1.5, "1", None])
+@pytest.mark.parametrize("overlap", [-1, 1.5, "1"])
 def test_overlap_must_be_an_int_of_at_least_zero(overlap: Any) -> None:
     with pytest.raises(ValueError, match="overlap must be an int of at least 0"):
         torchpool.ThreadPoolExecutor(1, overlap=overlap)

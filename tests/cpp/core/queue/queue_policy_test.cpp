@@ -54,6 +54,16 @@ class QueuePolicyTest : public ::testing::Test {
   std::shared_ptr<CostModel> cost_ = std::make_shared<CostModel>();
 };
 
+TEST_F(QueuePolicyTest, RowsThatFillABatchForEachWorkerAndTheNextOneAreOfUse) {
+  const auto queue = make_queue(fixed(4, Duration::zero()));
+  EXPECT_EQ(queue->useful_rows(), 0);
+  push(*queue);
+  EXPECT_EQ(queue->useful_rows(), 0);
+  Taken taken = queue->take({.batch = {.max_rows = 64}, .workers = 2});
+  succeed_all(taken.batch);
+  EXPECT_EQ(queue->useful_rows(), 12);
+}
+
 TEST_F(QueuePolicyTest, APriorityBehindTenThousandOthersIsTakenFirst) {
   const auto queue = make_queue(nullptr, {.rows = 1 << 20});
   for (int i = 0; i < 10'000; ++i) push(*queue, {}, i);

@@ -45,6 +45,25 @@ class RuntimeBatchingTest : public ::testing::Test {
   }};
 };
 
+TEST(RuntimeUsefulRowsTest, ManyAreOfUseOnlyWhereTheyShareBatches) {
+  TestHandler handler([](const Batch& batch, WorkerContext& /*context*/) {
+    succeed_all(batch);
+    return Step::done();
+  });
+  Runtime runtime(with_workers(2));
+  const auto alone = runtime.open(with_rows(1), handler, std::make_shared<ChannelStats>());
+  const auto merging = runtime.open(with_rows(16), handler, std::make_shared<ChannelStats>());
+  EXPECT_GT(merging->useful_rows(), 0);
+  EXPECT_LT(merging->useful_rows(), 16);
+  for (Channel* channel : {alone.get(), merging.get()}) {
+    const auto request = make_request({}, 1);
+    channel->submit(request, Admission::kBlock, kNever);
+    wait(*request);
+  }
+  EXPECT_EQ(alone->useful_rows(), 0);
+  EXPECT_EQ(merging->useful_rows(), 16 * 3);
+}
+
 TEST_F(RuntimeBatchingTest, ALoneCallGetsAllCores) {
   Runtime runtime(with_workers(4));
   const auto channel = open(runtime, 8);

@@ -50,6 +50,72 @@ TEST(Staffing, ParkedTasksDoNotCountUpToTheOverlap) {
   EXPECT_EQ(made.hire(1), Hire::kNobody);
 }
 
+Staffing learning(int max_workers, int threads) {
+  Staffing made = staff(max_workers, threads, 0);
+  made.learns = true;
+  return made;
+}
+
+TEST(Staffing, AsManyParkedTasksAsFillBatchesDoNotCount) {
+  Staffing made = learning(2, 2);
+  made.park(1);
+  EXPECT_EQ(made.hire(1), Hire::kSpawn);
+  made.threads = 3;
+  made.park(1);
+  EXPECT_EQ(made.hire(1), Hire::kNobody);
+  made.park(3);  // calls of another kind, of which more are useful
+  EXPECT_EQ(made.hire(1), Hire::kSpawn);
+}
+
+TEST(Staffing, WhatParkedTasksAskedForHoldsUntilAllAreBack) {
+  Staffing made = learning(2, 4);
+  made.park(3);
+  made.park(0);
+  EXPECT_EQ(made.free_of_charge(), 2);
+  made.parked = 0;
+  made.park(0);
+  EXPECT_EQ(made.free_of_charge(), 0);
+}
+
+TEST(Staffing, ThreadsThatWereOfUseStayUntilAResize) {
+  Staffing made = learning(2, 5);
+  EXPECT_TRUE(made.too_many());
+  made.park(3);
+  EXPECT_FALSE(made.too_many());
+  made.parked = 0;
+  made.park(0);
+  EXPECT_FALSE(made.too_many());
+  made.parked = 0;
+  made.resize(3);
+  EXPECT_TRUE(made.too_many());
+}
+
+TEST(Staffing, NoMoreThreadsAreStartedThanAreWorthIt) {
+  Staffing made = learning(2, 2 + kMostOverlap);
+  for (int i = 0; i < 1000; ++i) made.park(1000);
+  EXPECT_EQ(made.free_of_charge(), kMostOverlap);
+  EXPECT_EQ(made.hire(1), Hire::kNobody);
+  EXPECT_FALSE(made.too_many());
+  made.threads += 1;
+  EXPECT_TRUE(made.too_many());
+}
+
+TEST(Staffing, WithOneWorkerParkedTasksCountUnlessAnOverlapIsStated) {
+  Staffing made = learning(1, 1);
+  made.park(100);
+  EXPECT_EQ(made.hire(1), Hire::kNobody);
+  EXPECT_FALSE(made.too_many());
+  made.max_workers = 2;
+  EXPECT_EQ(made.hire(1), Hire::kSpawn);
+  made.max_workers = 1;
+  made.threads = 2;
+  EXPECT_TRUE(made.too_many());
+  Staffing stated = staff(1, 1, 0);
+  stated.overlap = 1;
+  stated.park(0);
+  EXPECT_EQ(stated.hire(1), Hire::kSpawn);
+}
+
 TEST(Staffing, NothingNewIsStartedWhileMoreRunThanAllowed) {
   Staffing made = staff(2, 4, 0);
   made.overlap = 2;
