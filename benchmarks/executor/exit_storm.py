@@ -71,7 +71,7 @@ def draw(number: int, seed: int, executor: str, kinds: Sequence[str] = KINDS) ->
     """The number-th scene of a storm, and whether waiting threads may spin in it."""
     rng = random.Random(f"{seed}/{number}")
     main_submits = rng.random() < 0.5
-    options = {"overlap": rng.choice([0, 0, 8]), "queue_size": rng.choice([None, None, 100])}
+    options = {"overlap": rng.choice([0, None, 8]), "queue_size": rng.choice([None, None, 100])}
     scene = Scene(
         kind=kinds[number % len(kinds)],
         moment=rng.uniform(0, MOMENT_S),
