@@ -21,7 +21,7 @@ bool CallTurns::apply_here() noexcept {
 
 void CallTurns::wait(Turn& turn, TimePoint until) const {
   if (turn.open()) return;
-  const ParkedTask parked;
+  const ParkedTask parked(0);
   std::uint64_t resolved = stats_->resolved();
   TimePoint patience = Clock::steady().now() + kLongestWait;
   for (;;) {
