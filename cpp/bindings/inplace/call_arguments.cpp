@@ -50,12 +50,9 @@ void CallArguments::add(PyObject* value, int depth) {
   }
   if (depth == kMaxDepth) {
     plain_ = false;
-  } else if (PyTuple_CheckExact(value)) {
-    mix(static_cast<std::uint64_t>(PyTuple_GET_SIZE(value)) * 2 + 1);
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value); ++i) add(PyTuple_GET_ITEM(value, i), depth + 1);
-  } else if (PyList_CheckExact(value)) {
-    mix(static_cast<std::uint64_t>(PyList_GET_SIZE(value)) * 2);
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(value); ++i) add(PyList_GET_ITEM(value, i), depth + 1);
+  } else if (PyTuple_CheckExact(value) || PyList_CheckExact(value)) {
+    mix(address(Py_TYPE(value)) + static_cast<std::uint64_t>(PySequence_Fast_GET_SIZE(value)));
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(value); ++i) add(PySequence_Fast_GET_ITEM(value, i), depth + 1);
   } else if (PyDict_CheckExact(value)) {
     mix(address(Py_TYPE(value)));
     Py_ssize_t at = 0;

@@ -70,7 +70,7 @@ class Keeper:
             return None
         try:
             twin = twin_of(module, plain_class(module))
-            return Predictor(twin, self._options, self._runtime, Entered(self._module, self.notes))
+            return Predictor(twin, self._options, self._runtime, entered=Entered(self._module, self.notes))
         except Exception as error:
             self.failed(error)
             raise

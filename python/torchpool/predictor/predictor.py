@@ -19,7 +19,7 @@ from torchpool.predictor.answers import Answers
 from torchpool.predictor.behind import Behind
 from torchpool.predictor.calls import Calls, View
 from torchpool.predictor.captured import Captured, Served
-from torchpool.predictor.entered import Entered
+from torchpool.predictor.entered import Entered, model_of, notes_of, target_of
 from torchpool.predictor.graphs import Graphs
 from torchpool.predictor.knowledge import Knowledge
 from torchpool.predictor.learner import Learner
@@ -111,7 +111,7 @@ class Predictor(Calls):
         scripted = options.backend == "torchscript"
         return _core.Predictor(
             self._used_runtime._core,
-            self._target(),
+            target_of(self._model, self._module, self._entered),
             Answers(self._learner, self._graphs, Behind(weakref.ref(self)), self._module),
             name=options.name,
             queue_rows=options.queue_size,
@@ -127,17 +127,6 @@ class Predictor(Calls):
             by_graph=self._graphs is not None,
             verify=options.verify,
         )
-
-    def _target(self) -> Callable[..., Any]:
-        """What calls run: of a module so that accelerated ones in it, or it itself, answer its own calls themselves."""
-        if self._entered is not None:
-            return _core.InnerCall(self._model, self._entered.module)
-        if self._module is None or isinstance(self._module, torch.jit.ScriptModule):
-            return self._model
-        return _core.InnerCall(self._model)
-
-    def _entrance_notes(self) -> list[str]:
-        return [] if self._entered is None else self._entered.notes()
 
     def _make_graphs(self, known: Knowledge | None) -> Graphs | None:
         if not self._options.merging or (self._options.backend == "python" and not self._options.proof_needed):
@@ -228,8 +217,7 @@ class Predictor(Calls):
     @property
     def model(self) -> Callable[..., Any]:
         """What was wrapped, or accelerated."""
-        module = None if self._entered is None else self._entered.module()
-        return self._model if module is None else module
+        return model_of(self._model, self._entered)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -267,7 +255,7 @@ class Predictor(Calls):
             self._learner.refusals.opaque_arguments(),
             self._learner.looks.order(None),
             programs,
-            [*sorted(self._learner.notes), *self._learner.put_off.notes(), *self._entrance_notes()],
+            [*sorted(self._learner.notes), *self._learner.put_off.notes(), *notes_of(self._entered)],
         )
 
     def ready(self, timeout: float | None = None) -> bool:
