@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +35,9 @@ class PutOff:
     """Those of one predictor. Thread-safe."""
 
     def __init__(self, allowed: Callable[[], bool]) -> None:
-        """`allowed`: whether calls of the model may be answered before anything is known of it, as it is now."""
-        self._allowed = allowed
+        """`allowed`: whether calls of the model may be answered before anything is known of it, as it is now; a method
+        of who keeps this, which is not kept by it."""
+        self._allowed = weakref.WeakMethod(allowed)
         self._lock = threading.Lock()
         self._kept: dict[int, _Kept] = {}
 
@@ -47,11 +49,15 @@ class PutOff:
         """After how many seconds of its calls a kind is to be learned; 0: at once."""
         call: Call = (args, kwargs or {})
         leaves = tensors(call)
-        if sum(leaf.nbytes for leaf in leaves) > _MOST_BYTES or not self._allowed():
+        if sum(leaf.nbytes for leaf in leaves) > _MOST_BYTES or not self._may():
             return 0.0
         with self._lock:
             self._kept[kind_id] = _Kept(replace_tensors(call, copies(leaves)), Ambient())
         return WORTH_SECONDS
+
+    def _may(self) -> bool:
+        allowed = self._allowed()
+        return allowed is not None and allowed()
 
     def ends(self, kind_id: int) -> None:
         """The kind is learned now, or is no more."""
