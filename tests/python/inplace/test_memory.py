@@ -53,6 +53,7 @@ def test_one_that_refers_to_itself_is_freed_by_the_collector(backend: str) -> No
     kept = refs(model)
     model.temperature = 2.0  # another state: that of before is kept aside
     serve_once(model, x())
+    assert torchpool.predictor_of(model).ready(60)
     del model
     for _ in range(3):
         gc.collect()
