@@ -90,18 +90,19 @@ def replace_tensors(call: Call, leaves: Sequence[torch.Tensor]) -> Call:
 
 def parameter_names(target: Callable[..., Any]) -> list[str]:
     """Names of the target's positional parameters; empty where they are unknown."""
-    return [p.name for p in _parameters(target) if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return [p.name for p in parameters(target) if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
 def argument_names(target: Callable[..., Any]) -> set[str]:
     """Names of all of the target's parameters; empty where it takes any name, or where they are unknown."""
-    parameters = _parameters(target)
-    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+    found = parameters(target)
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in found):
         return set()
-    return {p.name for p in parameters}
+    return {p.name for p in found}
 
 
-def _parameters(target: Callable[..., Any]) -> list[inspect.Parameter]:
+def parameters(target: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Of a module those of its forward; empty where they are unknown."""
     function = target.forward if isinstance(target, torch.nn.Module) else target
     try:
         return list(inspect.signature(function).parameters.values())

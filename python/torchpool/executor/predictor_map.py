@@ -8,6 +8,7 @@ low-water mark are on their way, or somebody feeds.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -23,6 +24,7 @@ from torchpool.predictor import Calls, mapping
 
 _AT_ONCE = (list, tuple, range, torch.Tensor, np.ndarray)  # read in no time, so that nothing is fed meanwhile
 _Args = tuple[Any, ...]
+_Input = mapping.Input
 
 
 class Sender(Protocol):
@@ -80,7 +82,7 @@ class PredictorMap:
         self._ahead = calls._calls_ahead(buffersize)
         self._window = _core.CallWindow(mapping.refill_at(self._ahead))
 
-        self._rows: Iterator[_Args] = zip(*(mapping.rows_of(iterable) for iterable in iterables), strict=False)
+        self._rows: Iterator[_Input] = calls._inputs().map(iterables)
         self._read_at_once = all(isinstance(iterable, _AT_ONCE) for iterable in iterables)
         self._lazy = buffersize is not None
         self._reading = True  # more may be read
@@ -89,8 +91,8 @@ class PredictorMap:
             threading.Lock()
         )  # held by whoever takes calls from `_waiting`, until their futures are in order
         self._deciding = threading.RLock()  # whether read() is over when the executor is shut down
-        self._waiting: deque[_Args] = deque()  # read and not sent
-        self._in_hand: list[_Args] = []  # taken from `_waiting` by whoever feeds, and not all sent
+        self._waiting: deque[_Input] = deque()  # read and not sent
+        self._in_hand: list[_Input] = []  # taken from `_waiting` by whoever feeds, and not all sent
         self._accepted = _core.AcceptedCalls(self._group, self._waiting, self._in_hand)
         self._in_order: deque[Future] = deque()  # sent and not taken
         self._tail: BaseException | None = None  # raised after the results
@@ -113,8 +115,8 @@ class PredictorMap:
                 self._accept(rows)
                 del rows
             else:
-                for args in self._rows:  # may take its time: what was read is computed meanwhile
-                    self._accept([args])
+                for call in self._rows:  # may take its time: what was read is computed meanwhile
+                    self._accept([call])
                     if self._stopped:
                         break
             with self._deciding:
@@ -128,7 +130,7 @@ class PredictorMap:
             self.close()
             raise
 
-    def _accept(self, rows: list[_Args]) -> None:
+    def _accept(self, rows: list[_Input]) -> None:
         self._waiting.extend(rows)
         self._accepted.count()
         if self._stopped:  # by a thread that has not seen these
@@ -140,18 +142,18 @@ class PredictorMap:
         """On the iterating thread, with `buffersize`."""
         while self._reading and len(self._in_order) < self._ahead:
             try:
-                args = next(self._rows)
+                call = next(self._rows)
             except StopIteration:
                 self._all_sent()
             except Exception as error:  # the caller's iterable failed: raised after the results before it
                 self._tail = error
                 self._all_sent()
             else:
-                self._send_in_state(args)
+                self._send_in_state(call)
 
-    def _send_in_state(self, args: _Args) -> None:
+    def _send_in_state(self, call: _Input) -> None:
         late = must_stay_here() and not self._here
-        future = self._ambient.run(lambda: self._send(args, self._deadline, here=True, late=late))
+        future = self._ambient.run(lambda: self._send(call, self._deadline, here=True, late=late))
         if future is not None:
             self._in_order.append(future)
 
@@ -202,12 +204,13 @@ class PredictorMap:
                 lot = self._take_lot()
                 left = None if self._expires is None else self._expires - time.monotonic()
                 calls = self._calls
-                started = self._sender.start_each(calls, lot, left, self._window, here) if calls and not moded else []
+                each = _positional(lot)
+                started = self._sender.start_each(calls, each, left, self._window, here) if calls and not moded else []
                 in_order.extend(started)
-                for args in lot[len(started) :]:
+                for call in lot[len(started) :]:
                     # Many that are over at once, refused ones, are not to keep a resolver from its work.
                     late = moded or (not here and over >= self._ahead)
-                    future = self._send(args, left, here=here, late=late)
+                    future = self._send(call, left, here=here, late=late)
                     if future is None:
                         break
                     in_order.append(future)
@@ -218,7 +221,7 @@ class PredictorMap:
         if not self._reading and not waiting:
             self._all_sent()
 
-    def _take_lot(self) -> list[_Args]:
+    def _take_lot(self) -> list[_Input]:
         """As many of those that wait as there is room for; in hand until they are sent."""
         self._in_hand.clear()  # the lot before
         try:
@@ -229,15 +232,18 @@ class PredictorMap:
         self._accepted.count()
         return self._in_hand
 
-    def _send(self, args: _Args, deadline: float | None, *, here: bool, late: bool) -> Future | None:
+    def _send(self, call: _Input, deadline: float | None, *, here: bool, late: bool) -> Future | None:
         """None where no more calls are taken."""
         calls = self._calls
         if calls is None:
             return None
+        if isinstance(call, mapping.Settled):
+            return _settled(call)
+        args, kwargs = (call, None) if isinstance(call, tuple) else ((), call)
         ambient = self._ambient if late else None
         try:
             here = here and not late
-            return self._sender.start(calls, args, None, deadline, self._window, ambient, here=here, late=late)
+            return self._sender.start(calls, args, kwargs, deadline, self._window, ambient, here=here, late=late)
         except _core.Closed as error:
             self.stop(without_our_frame(error))
             return None
@@ -320,3 +326,18 @@ class PredictorMap:
         self._in_hand.clear()  # of a thread that is gone
         if self._calls is not None:  # not all was sent
             self.stop(error)
+
+
+def _positional(lot: list[_Input]) -> list[_Args]:
+    """The first of these calls, as far as they have positional arguments only."""
+    return [call for call in itertools.takewhile(lambda call: isinstance(call, tuple), lot) if isinstance(call, tuple)]
+
+
+def _settled(outcome: mapping.Settled) -> Future:
+    try:
+        result = outcome.result()
+    except Exception as error:
+        return _core.failed_future(without_our_frame(without_our_frame(error)))
+    done = Future()
+    done.set_result(result)
+    return done

@@ -1,9 +1,10 @@
 """A model's stand-in that answers calls in shared batches.
 
 `wrap` reads `options` and makes a `predictor`, which is called in the ways of `calls` (`mapping` and `schedule` for
-many in order, `aio` to await them). Calls of a kind that is not known yet go to the `learner`, which has them probed
-(`probes`, again where `retries` says so), or looked at in their first run where they are not to be (`looks`); `graphs`
-has their module captured behind them. `answers` is how the extension finds all of these.
+many in order, which `inputs` reads from `sources` and by `conversion`, `aio` to await them). Calls of a kind that is
+not known yet go to the `learner`, which has them probed (`probes`, again where `retries` says so), or looked at in
+their first run where they are not to be (`looks`); `graphs` has their module captured behind them. `answers` is how the
+extension finds all of these.
 """
 
 from torchpool.predictor import mapping

@@ -8,20 +8,28 @@ import functools
 import inspect
 import sys
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping, Sized
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
 
 from torchpool import _core
-from torchpool.call import Call, Future, as_call
-from torchpool.predictor import aio, mapping
+from torchpool.call import Future
+from torchpool.predictor import aio, mapping, sources
+from torchpool.predictor.inputs import Inputs
+from torchpool.predictor.options import Options
 from torchpool.predictor.patience import Patience
 from torchpool.predictor.schedule import Schedule
 
 
 class Callee(Protocol):
     """What the ways to call a predictor need of it."""
+
+    _options: Options
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        """What is called."""
 
     def _open_core(self) -> _core.Predictor:
         """Who answers calls, in a forked child, too."""
@@ -84,7 +92,12 @@ class Calls:
         """Results of calls with one argument from each iterable, as the built-in map; work starts at once.
 
         At most `buffersize` calls are in flight (by default enough to keep all workers busy), so iterables may be
-        endless; a tensor or an array is taken row by row. `timeout` counts seconds from this call. With
+        endless; a tensor or an array is taken row by row, a tokenizer's output of tensors row by row with a batch dim
+        of one, a DataLoader batch by batch, a dataset sample by sample. Numbers, lists and arrays become tensors where
+        wrap(example=) shows one. A mapping whose keys are names of the model's arguments is keyword arguments. Of lists
+        of fields, as loaders and datasets give, one tensor is the argument; of a pair, for a model of one argument, the
+        first is, and the labels are left out; others raise TypeError. len() is that of the inputs, where all have one:
+        how many results are left. `timeout` counts seconds from this call. With
         `return_exceptions` a failed call's exception stands in its result's place; otherwise it is raised and the
         rest is cancelled, as it is when the iterator is closed early. `progress=True` shows tqdm's bar.
 
@@ -94,8 +107,7 @@ class Calls:
         """
         if not iterables:
             raise TypeError("map() needs at least one iterable")
-        rows = [mapping.rows_of(iterable) for iterable in iterables]
-        calls: Iterator[Any] = ((args, None) for args in zip(*rows, strict=False))
+        calls = self._inputs().map(iterables)
         return self._map(calls, iterables, timeout, buffersize, ordered, progress, return_exceptions, schedule)
 
     def starmap(
@@ -109,15 +121,15 @@ class Calls:
         return_exceptions: bool = False,
         schedule: str | None = None,
     ) -> mapping.MapIterator:
-        """As map, for one iterable of calls: a tuple is positional arguments, a mapping (such as a tokenizer's
-        output) keyword arguments."""
-        calls = map(_star_call, iterable)
+        """As map, for one iterable of calls: a tuple or list is positional arguments, a mapping (such as a tokenizer's
+        output) keyword arguments. So is what a DataLoader or a dataset gives."""
+        calls = self._inputs().starmap(iterable)
         return self._map(calls, (iterable,), timeout, buffersize, ordered, progress, return_exceptions, schedule)
 
     def _map(
         self,
-        calls: Iterator[Call],
-        sources: tuple[Iterable[Any], ...],
+        calls: Iterator[mapping.Input],
+        iterables: tuple[Iterable[Any], ...],
         timeout: float | None,
         buffersize: int | None,
         ordered: bool,
@@ -126,8 +138,11 @@ class Calls:
         schedule: str | None,
     ) -> mapping.MapIterator:
         ahead = self._calls_ahead(buffersize)
-        sized = [len(source) for source in sources if isinstance(source, Sized)] if progress else []
-        return mapping.MapIterator(
+        lengths = [sources.length_of(source) for source in iterables]
+        hints = [sources.length_hint(source) if n is None else n for source, n in zip(iterables, lengths, strict=True)]
+        hint = min((n for n in hints if n is not None), default=None)
+        made = mapping.MapIterator if None in lengths else mapping.SizedMapIterator
+        return made(
             self._submit,
             self._feed(Schedule.parse(schedule)),
             calls,
@@ -135,7 +150,8 @@ class Calls:
             timeout=timeout,
             ordered=ordered,
             return_exceptions=return_exceptions,
-            bar=mapping.progress_bar(min(sized, default=None)) if progress else None,
+            bar=mapping.progress_bar(hint) if progress else None,
+            length_hint=hint,
         )
 
     def acall(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
@@ -184,8 +200,16 @@ class Calls:
     ) -> AsyncGenerator[Any, None]:
         """As map over one iterable, for `async for`: results in order, at most `buffersize` calls in flight."""
         ahead = self._calls_ahead(buffersize)
-        items = iter(mapping.rows_of(iterable))
-        return aio.map_calls(lambda item: self._start((item,), None, True), items, ahead, return_exceptions)
+        return aio.map_calls(self._start_input, self._inputs().map((iterable,)), ahead, return_exceptions)
+
+    def _start_input(self, call: mapping.Input) -> Coroutine[Any, Any, Any]:
+        if isinstance(call, mapping.Settled):
+            return _settled(call)
+        return self._start(call, None, True) if isinstance(call, tuple) else self._start((), call, True)
+
+    def _inputs(self) -> Inputs:
+        """Reads what one map iterates over."""
+        return Inputs(self._predictor.model, self._predictor._options.examples, self)
 
     def _calls_ahead(self, buffersize: int | None) -> int:
         if buffersize is not None and (not isinstance(buffersize, int) or buffersize < 1):
@@ -227,10 +251,5 @@ async def _outcome(made: asyncio.Future[Any], expires: float | None, turn: _core
             turn.drop()  # where no thread has begun it: nobody is to wait for it
 
 
-def _star_call(item: Any) -> Call:
-    if isinstance(item, tuple | Mapping):
-        return as_call(item)
-    raise TypeError(
-        f"starmap() takes tuples of positional or mappings of keyword arguments, got {type(item).__name__}; "
-        "for single arguments use map()"
-    )
+async def _settled(outcome: mapping.Settled) -> Any:
+    return outcome.result()

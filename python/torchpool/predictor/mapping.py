@@ -6,45 +6,14 @@ import importlib
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-import torch
-
 from torchpool import _core
-from torchpool.call import Call, without_our_frame
+from torchpool.call import without_our_frame
 
 Submit = Callable[..., _core.Pending]
 Feed = Callable[[tuple[Any, ...], dict[str, Any] | None], _core.Pending]
-
-
-_ROWS_AT_A_TIME = 1024  # of a tensor: as many row objects are made at once
-
-
-def rows_of(iterable: Iterable[Any]) -> Iterable[Any]:
-    """What map iterates over: an array's rows are tensors, as a tensor's are, and both are taken lazily."""
-    if isinstance(iterable, np.ndarray) and iterable.dtype.kind in "biufc":
-        if iterable.ndim == 0:
-            raise TypeError("iteration over a 0-d array")
-        return _rows_of_array(iterable)
-    if type(iterable) is torch.Tensor and iterable.dim() > 0:
-        return _rows_of_tensor(iterable)
-    return iterable
-
-
-def _rows_of_tensor(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    for start in range(0, len(tensor), _ROWS_AT_A_TIME):
-        yield from tensor[start : start + _ROWS_AT_A_TIME].unbind(0)
-
-
-def _rows_of_array(array: np.ndarray[Any, Any]) -> Iterator[torch.Tensor]:
-    for start in range(0, len(array), _ROWS_AT_A_TIME):
-        part = array[start : start + _ROWS_AT_A_TIME]
-        # Torch takes no negative strides, and warns of an array (a file's, often) that may not be written to.
-        if not (part.flags.c_contiguous and part.flags.writeable):
-            part = part.copy()
-        yield from torch.from_numpy(part).unbind(0)
 
 
 def refill_at(ahead: int) -> int:
@@ -53,7 +22,7 @@ def refill_at(ahead: int) -> int:
     return ahead - max(1, min(32, ahead // 4))
 
 
-class _Settled:
+class Settled:
     """Takes the place of a Pending whose outcome is known."""
 
     def done(self) -> bool:
@@ -65,8 +34,12 @@ class _Settled:
     def cancel(self) -> bool:
         return False
 
+    def result(self) -> Any:
+        """The outcome: the result, or the error raised."""
+        raise NotImplementedError
 
-class Failed(_Settled):
+
+class Failed(Settled):
     """A call that was refused at once."""
 
     def __init__(self, error: BaseException) -> None:
@@ -78,7 +51,7 @@ class Failed(_Settled):
     get = result
 
 
-class Done(_Settled):
+class Done(Settled):
     """The result of a call, without the call's inputs, which its Pending would keep."""
 
     def __init__(self, value: Any) -> None:
@@ -108,6 +81,10 @@ class _Arrival:
         return self._pending.result()
 
 
+# Positional arguments, keyword arguments, or an outcome that is known without a call.
+Input = tuple[Any, ...] | dict[str, Any] | Settled
+
+
 class MapIterator:
     """Results of many calls. Keeps up to `ahead` calls in flight; closing it cancels those that have not started."""
 
@@ -115,13 +92,14 @@ class MapIterator:
         self,
         submit: Submit,
         feed: Feed,
-        calls: Iterator[Call],
+        calls: Iterator[Input],
         *,
         ahead: int,
         timeout: float | None,
         ordered: bool,
         return_exceptions: bool,
         bar: Any = None,
+        length_hint: int | None = None,
     ) -> None:
         self._submit = submit
         self._feed = feed
@@ -131,6 +109,8 @@ class MapIterator:
         self._until = None if timeout is None else time.monotonic() + timeout
         self._return_exceptions = return_exceptions
         self._bar = bar
+        self._results = length_hint  # how many there are to be; None where nobody knows
+        self._taken = 0
         self._in_order: deque[Any] = deque()
         self._unordered: set[_Arrival] = set()
         self._arrived: queue.SimpleQueue[_Arrival] | None = None if ordered else queue.SimpleQueue()
@@ -139,6 +119,12 @@ class MapIterator:
         self._plain = ordered and timeout is None and not return_exceptions and bar is None
         self._fill()
 
+    def __length_hint__(self) -> int:
+        """How many results are left, as far as the inputs say."""
+        if self._exhausted:
+            return self._in_flight()
+        return NotImplemented if self._results is None else max(self._in_flight(), self._results - self._taken)
+
     def _in_flight(self) -> int:
         return len(self._in_order) + len(self._unordered)
 
@@ -146,7 +132,7 @@ class MapIterator:
         feed, calls, in_order = self._feed, self._calls, self._in_order
         for _ in range(0 if self._exhausted else self._ahead - self._in_flight()):
             try:
-                args, kwargs = next(calls)
+                call = next(calls)
             except StopIteration:
                 self._exhausted = True
                 return
@@ -155,10 +141,12 @@ class MapIterator:
                 self._input_error = error
                 return
             try:
-                if self._arrived is None:
-                    in_order.append(feed(args, kwargs))
+                if isinstance(call, Settled):
+                    self._settle(call)
+                elif self._arrived is None:
+                    in_order.append(feed(call, None) if isinstance(call, tuple) else feed((), call))
                 else:
-                    self._submit_unordered(args, kwargs, self._arrived)
+                    self._submit_unordered(call, self._arrived)
             except _core.Closed as error:
                 if not self._in_flight():
                     raise
@@ -166,11 +154,10 @@ class MapIterator:
                 self._input_error = error
                 return
             except Exception as error:
-                self._refuse(error)
+                self._settle(Failed(error))
 
-    def _submit_unordered(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], arrived: queue.SimpleQueue[_Arrival]
-    ) -> None:
+    def _submit_unordered(self, call: tuple[Any, ...] | dict[str, Any], arrived: queue.SimpleQueue[_Arrival]) -> None:
+        args, kwargs = (call, {}) if isinstance(call, tuple) else ((), call)
         arrival = _Arrival(arrived)
         pending = self._submit(args, kwargs, block=True, notified=arrival)
         self._unordered.add(arrival)
@@ -178,13 +165,13 @@ class MapIterator:
             arrival._pending = pending
             arrival._settle()
 
-    def _refuse(self, error: Exception) -> None:
-        failed = Failed(error)
+    def _settle(self, outcome: Settled) -> None:
+        """Puts what is known already in its place."""
         if self._arrived is None:
-            self._in_order.append(failed)
+            self._in_order.append(outcome)
             return
         arrival = _Arrival(self._arrived)
-        arrival._pending = failed
+        arrival._pending = outcome
         self._unordered.add(arrival)
         arrival._settle()
 
@@ -196,6 +183,7 @@ class MapIterator:
         try:
             if self._plain and in_order:  # what nearly all maps are: in order, no limit, exceptions raised
                 first = in_order.popleft()
+                self._taken += 1
                 try:
                     if len(in_order) <= self._refill_at:
                         self._fill()
@@ -216,6 +204,7 @@ class MapIterator:
                 raise error
             raise StopIteration
         done = self._take()
+        self._taken += 1
         if self._in_flight() <= self._refill_at:
             self._fill()
         if self._bar is not None:
@@ -257,6 +246,14 @@ class MapIterator:
     def __del__(self) -> None:
         if hasattr(self, "_exhausted"):
             self.close()
+
+
+class SizedMapIterator(MapIterator):
+    """Of inputs that all have a length."""
+
+    def __len__(self) -> int:
+        """How many results are left."""
+        return self.__length_hint__()
 
 
 def progress_bar(total: int | None) -> Any:
