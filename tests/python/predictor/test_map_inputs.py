@@ -175,6 +175,12 @@ def test_a_script_is_asked_too() -> None:
     assert_all_close(torchpool.wrap(script).map(batches), [eager(script, x) for x, _ in batches])
 
 
+def test_the_predictor_behind_an_accelerated_model_goes_over_loaders(way: Way) -> None:
+    accelerated = torchpool.accelerate(build(MarkerModule))
+    predict = torchpool.predictor_of(accelerated)
+    assert_all_close(way(predict, loader(INPUTS, LABELS)), [eager(model, x) for x, _ in loader(INPUTS, LABELS)])
+
+
 def test_a_bad_sample_hurts_only_itself(predict: torchpool.Predictor) -> None:
     samples = data.TensorDataset(torch.cat([row(1), row(POISON), row(3)]))
     results = list(predict.map(samples, return_exceptions=True))
