@@ -110,9 +110,7 @@ namespace {
 
 // CPU time used so far by the calling thread, and by all threads of the process.
 struct CpuTime {
-  static CpuTime now() noexcept {
-    return {thread_time(), read_cpu_clock(CLOCK_PROCESS_CPUTIME_ID)};
-  }
+  static CpuTime now() noexcept { return {thread_time(), read_cpu_clock(CLOCK_PROCESS_CPUTIME_ID)}; }
   Duration thread;
   Duration process;
 };

@@ -7,7 +7,7 @@ and `refusal` says what is wrong with a call that the model does not take.
 
 from torchpool.contract import refusal
 from torchpool.contract.batch_size import choose_first_batch, first_and_most
-from torchpool.contract.contract import Contract, InputSpec, OutputSpec, PaddingVerdict, Reason, RowsVerdict
+from torchpool.contract.contract import Check, Contract, InputSpec, OutputSpec, PaddingVerdict, Reason, RowsVerdict
 from torchpool.contract.fingerprint import Fingerprint
 from torchpool.contract.reach import THREAD_STATE, Reach
 from torchpool.contract.refusal import brief
@@ -32,6 +32,7 @@ from torchpool.contract.train_mode import mode_matters, mode_surely_matters
 
 __all__ = [
     "THREAD_STATE",
+    "Check",
     "Contract",
     "Fingerprint",
     "InputSpec",

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from torchpool import _core
-from torchpool.contract import Reason
-from torchpool.contract.contract import Check
+from torchpool.contract import Check, Reason
 from torchpool.contract.probe import Found, modules_of
 from torchpool.predictor.kinds import Kind
 

@@ -79,7 +79,7 @@ class Lifted:
         source = Source.of(model, model, (call, {}), samples, stated, dtype, proof_needed=True, rows=own)
         self.programs: Programs = programs_of(source)
         self.contract = proven_contract(stated, self.programs.rows, "rows influence each other")
-        bound = self.programs.bound(model, self.programs.plain.checks)
+        bound = self.programs.bound(model)
         self.backend = _core.GraphBackend(bound.packed, bound.plain)
 
     @property
