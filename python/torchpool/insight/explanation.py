@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torchpool.contract import Contract, OutputSpec, Reason, RowsVerdict
+from torchpool.insight.headline import Batched, Gain, headline
 
 _PENDING = "run alone, side by side, until their rows are proven independent"
 # How calls run that share no batch.
@@ -32,6 +33,8 @@ class Explanation:
     """Per contract how long its calls were learned from, and which waited for that."""
     programs: tuple[str, ...] = ()
     """With `explain(verbose=True)`: the graphs' instructions, with `explain(profile=True)` timed."""
+    headline: str = ""
+    """Whether calls share batches, why, and what that gains: in one line."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that json can write."""
@@ -58,7 +61,8 @@ class Explanation:
             raise ValueError(f"not an explanation: {error!r}") from error
 
     def __str__(self) -> str:
-        lines = [f"{self.name}: backend {self.backend}, at most {self.max_batch} rows a batch"]
+        lines = [self.headline] if self.headline else []
+        lines += [f"{self.name}: backend {self.backend}, at most {self.max_batch} rows a batch"]
         for index, contract in enumerate(self.contracts):
             backend = self.served_by[index] if index < len(self.served_by) else self.backend
             status = self.status[index] if index < len(self.status) else ""
@@ -185,6 +189,18 @@ class KindRecord:
             return f"without a proof, under verification{found}"
         return _PENDING
 
+    def batched(self) -> Batched:
+        """Whether its calls share batches, and why."""
+        calls, shown = ", ".join(self.inputs), self.shown()
+        if shown is None:
+            return Batched(calls, "no", self.reason or "nothing is known of them")
+        if shown.mode != "merge":
+            return Batched(calls, "no", shown.reason or "they run alone")
+        if (status := self.status()) == _PENDING:
+            return Batched(calls, "not yet", "their rows are yet to be proven independent (ready() waits for that)")
+        proven = self.rows is not None and self.rows.allows
+        return Batched(calls, "yes", self.rows.text if proven and self.rows is not None else f"merged {status}")
+
     def waited_for(self) -> str:
         """What its first calls waited for, in words."""
         if not self.probes:
@@ -219,10 +235,13 @@ def explain(
     opaque_order: str = SIDE_BY_SIDE,
     programs: Sequence[str] = (),
     more: Sequence[str] = (),
+    gain: Gain | None = None,
+    passed: Sequence[str] = (),
 ) -> Explanation:
     """The explanation of a predictor's present state. `backend`: what serves where no graph does; `opaque`: arguments
     that cannot be taken apart, in words, and in which order their calls run; `programs`: listings of the graphs;
-    `more`: notes on all kinds of calls."""
+    `more`: notes on all kinds of calls; `gain`: what batches were measured to save; `passed`: why calls came that
+    nothing was learned from, in words."""
     notes = [] if kinds else ["nothing learned yet: the contract is learned from the first call"]
     for kind in kinds:
         notes += kind.notes()
@@ -246,4 +265,11 @@ def explain(
         status=tuple(kind.status() for kind, _ in settled),
         learning=tuple(kind.waited_for() for kind, _ in settled),
         programs=tuple(programs),
+        headline=headline([kind.batched() for kind in kinds], gain, _nothing_learned(opaque, passed)),
     )
+
+
+def _nothing_learned(opaque: Sequence[str], passed: Sequence[str]) -> str:
+    if opaque:
+        return f"{opaque[0]}, and such calls cannot be merged: pass tensors"
+    return passed[0] if passed else "nothing was learned yet: the first call is learned from"

@@ -30,7 +30,8 @@ def test_explain_before_any_call_says_that_nothing_is_known_yet() -> None:
 
 def test_explain_reads_like_a_report() -> None:
     text = str(torchpool.wrap(build(Raiser), example=draw(1, 4), name="scorer").explain())
-    assert text.startswith("scorer: backend python, at most ")
+    assert text.startswith("batched: yes, because ")
+    assert text.splitlines()[1].startswith("scorer: backend python, at most ")
     assert "calls with (x) share batches" in text
     assert "input  x: float32 (batch, 4), rows in dim 0" in text
     assert "output output: rows in dim 0" in text
