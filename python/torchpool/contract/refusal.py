@@ -9,6 +9,25 @@ from typing import Protocol
 
 import torch
 
+_ONE_BY_ONE = "loop over it, and pass what one call takes, as in predict.map(x for x, *_ in loader)"
+_AS_KEYWORDS = "pass its entries as keywords, as in predict(**inputs)"
+# What to do with an argument that cannot be taken apart, by the name of its type, where that is not to make it one
+# tensor.
+_ADVICE = {
+    "Tensor": "convert it with to_dense() first",
+    "Parameter": "convert it with to_dense() first",
+    "DataLoader": _ONE_BY_ONE,
+    "Dataset": _ONE_BY_ONE,
+    "generator": _ONE_BY_ONE,
+    "map": _ONE_BY_ONE,
+    "zip": _ONE_BY_ONE,
+    "BatchEncoding": _AS_KEYWORDS,
+    "BatchFeature": _AS_KEYWORDS,
+    "OrderedDict": _AS_KEYWORDS,
+    "UserDict": _AS_KEYWORDS,
+    "Image": "convert it to a tensor first, as torchvision.transforms.functional.to_tensor() does",
+}
+_TO_TAKE_APART = (_ONE_BY_ONE, _AS_KEYWORDS)
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # of the whole package
 
 
@@ -43,6 +62,9 @@ def difference(call: Seen, known: Seen) -> tuple[type[Exception], str] | None:
             return ValueError, f"input {name!r} is on device {call.devices[i]}, expected {known.devices[k]}"
         if call.ranks[i] != known.ranks[k]:
             return ValueError, f"input {name!r} has {call.ranks[i]} dims, expected {known.ranks[k]}"
+    for name, dtype in zip(known.names, known.dtypes, strict=True):
+        if name not in call.names and (inside := tensors_inside(call, name)):
+            return TypeError, f"input {name!r} is {inside}, expected a tensor ({_plain(dtype)})"
     given = dict(call.values)
     for name, dtype in zip(known.names, known.dtypes, strict=True):
         value = given.get(name) or _inside(call, name)
@@ -64,12 +86,37 @@ class Argument:
         return f"argument {self.name!r} is of type {self.type}"
 
 
-def not_a_tensor(argument: Argument, known: Seen) -> TypeError:
-    """For an argument that the model refused, where calls of the known kind pass a tensor."""
+def not_a_tensor(argument: Argument, known: Seen | None) -> TypeError | None:
+    """For an argument that the model refused, where calls of the known kind pass a tensor. Where none is known: None,
+    unless the argument is something that is to be taken apart first."""
+    advice = _advice(argument.type)
+    if known is None:
+        return TypeError(f"{argument}, and the model refuses it: {advice}") if advice in _TO_TAKE_APART else None
     expected = ", ".join(f"{n}: {_plain(d)}" for n, d in zip(known.names, known.dtypes, strict=True))
-    advice = "to_dense()" if argument.type in ("Tensor", "Parameter") else "torch.as_tensor()"
     text = f"{argument}, and the model refuses it; calls so far passed tensors ({expected})"
-    return TypeError(f"{text}: convert it with {advice} first")
+    return TypeError(f"{text}: {advice or 'convert it with torch.as_tensor() first'}")
+
+
+def _advice(type_name: str) -> str | None:
+    name = type_name.rpartition(".")[2]
+    return _ADVICE.get(name) or (_ONE_BY_ONE if name.endswith("Dataset") else None)
+
+
+def advice_for_values(difference: str) -> str:
+    """What to do with values that came where a tensor was expected, which `difference` has said."""
+    if " is a list" in difference or " is a dict" in difference:
+        return "convert it with torch.tensor() first"
+    return "convert it to a tensor first; texts go through a tokenizer"
+
+
+def tensors_inside(call: Seen, name: str) -> str | None:
+    """What came where a tensor was expected and a container of tensors was given, and how to pass these."""
+    keys = [other[len(name) + 1 :].partition("]")[0] for other in call.names if other.startswith(f"{name}[")]
+    if not keys:
+        return None
+    if all(key.isdecimal() for key in keys):
+        return f"a list of tensors ({len(keys)}: pass them by themselves, as in predict(*inputs), or torch.stack them)"
+    return f"a dict of tensors ({', '.join(keys)}: pass them as keywords, as in predict(**inputs))"
 
 
 class Refused(Exception):

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import functools
 import inspect
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 import torch
 
 from torchpool import _core
-from torchpool.call import Future
 from torchpool.predictor import aio, mapping, sources
 from torchpool.predictor.inputs import Inputs
 from torchpool.predictor.options import Options
 from torchpool.predictor.patience import Patience
 from torchpool.predictor.schedule import Schedule
+from torchpool.predictor.typed import P, R
 
 
 class Callee(Protocol):
@@ -45,7 +46,7 @@ class Callee(Protocol):
         """The same predictor at another priority and deadline."""
 
 
-class Calls:
+class Calls(Generic[P, R]):
     """The ways to call a predictor, each at the same priority and deadline."""
 
     _priority: int = 0
@@ -55,15 +56,15 @@ class Calls:
     def _predictor(self) -> Callee:
         raise NotImplementedError
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """The model's output for these arguments, computed in a batch with other calls'.
 
         Raises what the model raises for this call alone; TypeError or ValueError for arguments that it refuses;
         QueueFull, Closed; TimeoutError past the deadline.
         """
-        return self._predictor._callee().call(args, kwargs, self._priority, self._deadline)
+        return self._predictor._callee().call(args, kwargs, self._priority, self._deadline)  # type: ignore[no-any-return]
 
-    def submit(self, /, *args: Any, **kwargs: Any) -> Future:
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[R]:
         """A future of the call. Inputs above 64 KiB must not be written until it is done; smaller ones are copied."""
         return self._predictor._open_core().submit_future(args, kwargs, self._priority, self._deadline)
 
@@ -154,7 +155,7 @@ class Calls:
             length_hint=hint,
         )
 
-    def acall(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+    def acall(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """As a call, awaited: on its way at once where a loop runs, else once it is awaited.
 
         What it gives is a future of the running loop, so that `asyncio.gather` and `wait_for` need no task for it, and
@@ -224,7 +225,7 @@ else:
     Calls.acall._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
 
 
-class View(Calls):
+class View(Calls[P, R]):
     """A predictor seen at another priority and deadline; made by `Predictor.options`."""
 
     def __init__(self, predictor: Callee, priority: int, deadline: float | None) -> None:
@@ -238,6 +239,14 @@ class View(Calls):
 
     def __repr__(self) -> str:
         return f"<{self._predictor!r} at priority={self._priority}, deadline={self._deadline}>"
+
+    if not TYPE_CHECKING:  # to a type checker every attribute would be there
+
+        def __getattr__(self, name: str) -> Any:
+            text = f"a view of a predictor has no attribute {name!r}"
+            if not name.startswith("_") and hasattr(type(self._viewed), name):
+                text = f"{text}, but the predictor has: call it on what options() was called on"
+            raise AttributeError(text, name=name, obj=self)
 
 
 async def _outcome(made: asyncio.Future[Any], expires: float | None, turn: _core.Turn | None) -> Any:

@@ -63,6 +63,8 @@ class Served:
     runner: Runner
     grow_batch: Callable[[int, int], None]
     """Is told of how many rows the graph's batches are, at first and at most."""
+    stays_alone: Callable[[int, str], None]
+    """Is told of a kind of calls, by id, that there is no proof for, and why."""
 
 
 @dataclass

@@ -28,7 +28,6 @@ from torchpool.runtime import Child, in_child
 log = logging.getLogger("torchpool")
 T = TypeVar("T")
 
-
 _MAX_REBUILDS = 8
 _PROFILE_RUNS = 20
 
@@ -316,10 +315,13 @@ class Graphs:
         with self._changed:
             self._under_way -= 1
             self._queued.discard(kind.id)
-            if self._kinds.get(kind.id) is kind and generation == self._generation and not changed:
+            holds = self._kinds.get(kind.id) is kind and generation == self._generation and not changed
+            if holds:
                 self.captured[kind.id] = captured
                 self._begun.pop(kind.id, None)
             self._changed.notify_all()
+        if holds and captured.reason is not None and served is not None and not served.closed:
+            served.stays_alone(kind.id, captured.reason)
 
     def _try(self, captured: Captured, work: Callable[[], T]) -> T | None:
         """What the work gives; None, with the reason kept, where a graph cannot be."""

@@ -22,6 +22,7 @@ from torchpool.predictor.kinds import MERGING_UNPROVEN, Kind, Learned, unsettled
 from torchpool.predictor.knowledge import Knowledge, KnownKind, Outcome, Proven
 from torchpool.predictor.lazy_weights import LazyWeights
 from torchpool.predictor.looks import Looks
+from torchpool.predictor.notices import Notices
 from torchpool.predictor.own_code import OwnCode
 from torchpool.predictor.probes import Probes
 from torchpool.predictor.put_off import PutOff
@@ -59,6 +60,7 @@ class Learner:
         on_first_batch: Callable[[int], None] | None = None,
         graphs: Graphs | None = None,
         one_at_a_time: Callable[[], bool] = lambda: False,
+        notices: Notices | None = None,
     ) -> None:
         """`run_plain` runs the target as it is. `tensors_only`: who runs merged calls can give back nothing else than
         tensors. `by_module`: the module runs what is proven, too. `on_first_batch` is told a good number of rows,
@@ -87,7 +89,8 @@ class Learner:
         self.kinds: dict[int, Kind] = {}
         self._forgotten = 0
         """Kinds with smaller ids are no more."""
-        self.refusals = Refusals(self.kinds, self._lock, self.parameters, run_plain)
+        self.notices = notices or Notices("model", asked=False)
+        self.refusals = Refusals(self.kinds, self._lock, self.parameters, run_plain, self.notices)
         """What calls are told that the model refuses."""
         self.looks = Looks(target, module, self._code, self.kinds, self._lock)
         """What runs of calls that are not probed show."""
@@ -133,6 +136,8 @@ class Learner:
                 if isinstance(error, refusal.Refused) and not kind.unsettled:
                     self._refusals[kind.key] = str(error.error)
             raise
+        if learned[0] != "merge":
+            self.notices.runs_alone(kind, kind.reason)
         return learned
 
     def _tell(self, kind_id: int, kind: Kind, call: Call, learned: Learned) -> None:

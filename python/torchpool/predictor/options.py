@@ -10,12 +10,16 @@ from typing import Any
 
 import torch
 
-from torchpool.call import Call, argument_names, as_call
+from torchpool.call import Call, argument_names
 from torchpool.contract import Contract
 from torchpool.insight import Explanation
+from torchpool.predictor.examples import read_examples
 from torchpool.predictor.kinds import MERGING_UNPROVEN
+from torchpool.predictor.misuse import nearest, refuse_no_model
+from torchpool.runtime import Runtime
 
 Batch = Mapping[str, Any] | Explanation | Contract | bool | None
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,14 @@ def read_options(
     probe_timeout: float,
 ) -> Options:
     """What wrap() was given. Raises TypeError or ValueError for what makes no sense."""
-    if not callable(model):
-        raise TypeError(f"model must be callable, got {type(model).__name__}")
+    refuse_no_model(model)
     if isinstance(batch, Mapping) and "contracts" in batch:
         batch = Explanation.from_dict(batch)
     if isinstance(batch, Explanation):
         max_batch = max_batch or batch.max_batch
     stated, saved, merging = _read_batch(batch)
     return Options(
-        examples=_read_examples(example),
+        examples=read_examples(example),
         batch=stated,
         saved=saved,
         merging=merging,
@@ -171,7 +174,11 @@ def _read_prove(model: Callable[..., Any], prove: str, merging: bool, stated: Ma
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        meant = nearest(value, allowed)
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}"
+            + (f": did you mean {meant!r}?" if meant else "")
+        )
     return value
 
 
@@ -196,8 +203,12 @@ def _read_backend(model: Callable[..., Any], backend: str) -> str:
 def _read_dtype(model: Callable[..., Any], dtype: torch.dtype | None, backend: str) -> torch.dtype | None:
     if dtype is None:
         return None
-    if dtype not in (torch.bfloat16, torch.float16, torch.float32):
-        raise ValueError(f"dtype must be torch.bfloat16, float16 or float32, got {dtype!r}")
+    if dtype not in _DTYPES:
+        named = getattr(torch, str(dtype).removeprefix("torch."), None)
+        raise ValueError(
+            f"dtype must be torch.bfloat16, float16 or float32, got {dtype!r}"
+            + (f": give {named}, which is no string" if isinstance(dtype, str) and named in _DTYPES else "")
+        )
     module = module_of(model)
     if module is None or isinstance(module, torch.jit.ScriptModule) or backend not in ("auto", "graph"):
         raise TypeError("dtype= needs an nn.Module that is not scripted, and backend='auto' or 'graph'")
@@ -211,17 +222,7 @@ def _read_dtype(model: Callable[..., Any], dtype: torch.dtype | None, backend: s
     return dtype
 
 
-def _read_examples(example: Any) -> tuple[Call, ...]:
-    if example is None:
-        return ()
-    if isinstance(example, list):
-        if not example:
-            raise ValueError("example is an empty list: give at least one call's arguments")
-        return tuple(as_call(one) for one in example)
-    return (as_call(example),)
-
-
-def _read_batch(batch: Batch) -> tuple[Mapping[str, int] | None, tuple[Contract, ...], bool]:
+def _read_batch(batch: object) -> tuple[Mapping[str, int] | None, tuple[Contract, ...], bool]:
     if batch is None:
         return None, (), True
     if batch is False:
@@ -235,7 +236,12 @@ def _read_batch(batch: Batch) -> tuple[Mapping[str, int] | None, tuple[Contract,
             if not isinstance(key, str) or (dim is not None and not isinstance(dim, int)):
                 raise ValueError(f"batch must map names to dims, got {key!r}: {dim!r}")
         return dict(batch), (), True
-    raise TypeError(f"batch must be None, False, a mapping of names to dims, or what explain() returned, got {batch!r}")
+    text = f"batch must be None, False, a mapping of names to dims, or what explain() returned, got {batch!r}"
+    if isinstance(batch, bool):
+        text = f"{text}: calls are merged where that is proven to be right unless it is False, so leave it out"
+    elif isinstance(batch, int):
+        text = f"{text}: the most rows of a batch are max_batch={batch}; a dim that holds rows is {{'input': {batch}}}"
+    raise TypeError(text)
 
 
 def _read_pad(model: Callable[..., Any], pad: Any) -> dict[str, float | int | bool]:
@@ -259,6 +265,14 @@ def _read_pad(model: Callable[..., Any], pad: Any) -> dict[str, float | int | bo
             "token_type_ids": int(getattr(pad, "pad_token_type_id", 0)),
         }
     raise TypeError(f"pad must be a mapping of input names to values or a tokenizer with a pad token, got {pad!r}")
+
+
+def check_runtime(runtime: object) -> None:
+    """Raises TypeError for what is no Runtime."""
+    if runtime is not None and not isinstance(runtime, Runtime):
+        number = isinstance(runtime, int) and not isinstance(runtime, bool)
+        advice = f": give torchpool.Runtime({runtime}) for that many workers" if number else ""
+        raise TypeError(f"runtime must be a torchpool.Runtime, or None, got {runtime!r}{advice}")
 
 
 def check_options(priority: int, deadline: float | None) -> tuple[int, float | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import threading
 import weakref
@@ -13,20 +14,22 @@ import torch
 
 from torchpool import _core
 from torchpool.contract import first_and_most
-from torchpool.insight import Explanation, explain
 from torchpool.predictor import updates
 from torchpool.predictor.answers import Answers
 from torchpool.predictor.behind import Behind
-from torchpool.predictor.calls import Calls, View
-from torchpool.predictor.captured import Captured, Served
-from torchpool.predictor.entered import Entered, model_of, notes_of, target_of
+from torchpool.predictor.calls import View
+from torchpool.predictor.captured import Served
+from torchpool.predictor.entered import Entered, model_of, target_of
+from torchpool.predictor.examples import refused_example
 from torchpool.predictor.graphs import Graphs
 from torchpool.predictor.knowledge import Knowledge
 from torchpool.predictor.learner import Learner
+from torchpool.predictor.notices import Notices
 from torchpool.predictor.options import Options, check_options, method_of, module_of
 from torchpool.predictor.patience import Patience
 from torchpool.predictor.pickling import refuse_unpicklable
-from torchpool.predictor.records import record
+from torchpool.predictor.told import Told
+from torchpool.predictor.typed import P, R
 from torchpool.runtime import Child, Runtime, default_runtime, in_child
 
 _predictors: weakref.WeakSet[Predictor] = weakref.WeakSet()
@@ -34,7 +37,7 @@ _NOT_PROBED = "a plain callable is not probed unless example= or batch= is given
 _PROOF_SECONDS = 20.0  # that wrap() waits at most for what the module's batches need
 
 
-class Predictor(Calls):
+class Predictor(Told[P, R]):
     """Answers a model's calls in shared batches; made by `torchpool.wrap`. Thread-safe, picklable.
 
     A context manager: leaving it waits for what is in flight and closes. Other attributes of the model are reached
@@ -70,8 +73,7 @@ class Predictor(Calls):
         self._core = self._make_core()
         updates.opened(self)
         _predictors.add(self)
-        for args, kwargs in options.examples:
-            self._core.learn(args, kwargs)
+        self._learn_examples()
         if options.backend == "graph" and options.examples and self._graphs is not None:
             self._require_graphs(self._graphs)
         elif options.backend == "python" and options.examples and self._graphs is not None:
@@ -79,8 +81,19 @@ class Predictor(Calls):
                 _PROOF_SECONDS
             )  # there is nothing else to come: its batches may begin with the first call
 
+    def _learn_examples(self) -> None:
+        calls = self._options.examples
+        for index, (args, kwargs) in enumerate(calls):
+            try:
+                self._core.learn(args, kwargs)
+            except Exception as error:
+                told = refused_example(self._model, self._module, calls, index, error)
+                if told is error:
+                    raise
+                raise told from error
+
     @property
-    def _predictor(self) -> Predictor:
+    def _predictor(self) -> Predictor[P, R]:
         return self  # an attribute would be a cycle: a dropped predictor is to be freed at once
 
     def _make_learner(self, known: Knowledge | None) -> Learner:
@@ -104,6 +117,7 @@ class Predictor(Calls):
             on_first_batch=_first_batch_setter(weakref.ref(self)) if options.max_batch is None and not known else None,
             graphs=self._graphs,
             one_at_a_time=_one_at_a_time(weakref.ref(self)),
+            notices=Notices(options.name, asked=not options.merging),
         )
 
     def _make_core(self) -> _core.Predictor:
@@ -224,39 +238,9 @@ class Predictor(Calls):
         target = self._model.forward if isinstance(self._model, torch.nn.Module) else self._model
         return inspect.signature(target)
 
-    def options(self, *, priority: int = 0, deadline: float | None = None) -> View:
+    def options(self, *, priority: int = 0, deadline: float | None = None) -> View[P, R]:
         """A light view whose calls have this priority (higher first) and deadline (seconds from each call)."""
         return View(self, *check_options(priority, deadline))
-
-    def stats(self) -> dict[str, Any]:
-        """Counts since the start, what waits and runs now, and times in seconds (mean, p50, p99, max)."""
-        return {"name": self._options.name, "workers": self._used_runtime.workers, **self._open_core().stats()}
-
-    def explain(self, *, verbose: bool = False, profile: bool = False) -> Explanation:
-        """How calls are served and why: backend, contract, and for each choice not taken the reason. `verbose` adds the
-        graphs' programs, an instruction a line; `profile` also runs each some times, with one intra-op thread and
-        as many rows of its first calls as a batch had at first, and adds the time of each instruction."""
-        core = self._open_core()
-        core.tell_refuted()
-        captured: Mapping[int, Captured] = {}
-        programs: list[str] = []
-        if self._graphs is not None:
-            captured = self._graphs.captured
-            if verbose or profile:
-                programs = self._graphs.listings(self._first_batch if profile else None)
-        return explain(
-            self._options.name,
-            core.backend,
-            self._most_batch,
-            [
-                record(kind, captured.get(kind_id), self._learner.looks.order(kind))
-                for kind_id, kind in list(self._learner.kinds.items())
-            ],
-            self._learner.refusals.opaque_arguments(),
-            self._learner.looks.order(None),
-            programs,
-            [*sorted(self._learner.notes), *self._learner.put_off.notes(), *notes_of(self._entered)],
-        )
 
     def ready(self, timeout: float | None = None) -> bool:
         """Waits until what was learned so far is served in the way it will be: captured, proven, and switched over.
@@ -304,7 +288,7 @@ class Predictor(Calls):
         if wait and not _core.on_worker_thread():  # a model that closes its own predictor cannot wait for itself
             core.wait_drained()
 
-    def __enter__(self) -> Predictor:
+    def __enter__(self) -> Predictor[P, R]:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -320,11 +304,11 @@ class Predictor(Calls):
         )
         return Predictor, (self._model, self._options, None, self._knowledge())
 
-    def __copy__(self) -> Predictor:
+    def __copy__(self) -> Predictor[P, R]:
         """Another predictor of the same model, which starts from what this one has learned."""
         return Predictor(self._model, self._options, self._runtime, self._knowledge())
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Predictor:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Predictor[P, R]:
         """A predictor of a copy of the model, which starts from what this one has learned."""
         return Predictor(copy.deepcopy(self._model, memo), self._options, self._runtime, self._knowledge())
 
@@ -335,9 +319,6 @@ class Predictor(Calls):
         if not self._options.merging or core.module_changed:
             return None
         return self._learner.knowledge((self._first_batch, self._most_batch))
-
-    def __repr__(self) -> str:
-        return f"<torchpool.Predictor {self._options.name} ({self._core.backend}){' closed' if self._closed else ''}>"
 
 
 # What the learner and the graphs are given. They must not keep their predictor: a dropped one is to be freed at once,
@@ -386,6 +367,7 @@ def _served(ref: weakref.ref[Predictor]) -> Callable[[], Served | None]:
             by_module=options.backend == "python",
             runner=predictor._core,
             grow_batch=predictor._grow_batch,
+            stays_alone=functools.partial(predictor._learner.notices.stays_alone, predictor._learner.kinds),
         )
 
     return served

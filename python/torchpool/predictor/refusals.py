@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 from torchpool.call import Call, readable_names, replace_tensors, tensors
 from torchpool.contract import Leaves, refusal
 from torchpool.predictor.kinds import Kind
+from torchpool.predictor.notices import Notices
 from torchpool.predictor.samples import shaped_like
 
 P = ParamSpec("P")
@@ -47,18 +48,23 @@ class Refusals:
         lock: threading.Lock,
         parameters: Sequence[str],
         run: Callable[[tuple[Any, ...], dict[str, Any]], object],
+        notices: Notices,
     ) -> None:
-        """`kinds`: what was learned, by id, guarded by the lock; `parameters`: the model's; `run` runs it."""
+        """`kinds`: what was learned, by id, guarded by the lock; `parameters`: the model's; `run` runs it; `notices`
+        hears of arguments that cannot be taken apart."""
         self._kinds = kinds
         self.lock = lock
         self._parameters = parameters
         self._run = run
+        self._notices = notices
         self._opaque: set[refusal.Argument] = set()
 
     def saw_opaque(self, path: str, type_name: str) -> None:
         """A call with an argument that cannot be taken apart came, and runs alone."""
+        argument = self._argument(path, type_name)
         with self.lock:
-            self._opaque.add(self._argument(path, type_name))
+            self._opaque.add(argument)
+        self._notices.runs_opaque(argument)
 
     def opaque_arguments(self) -> list[str]:
         """The arguments seen that cannot be taken apart, in words."""
@@ -70,17 +76,18 @@ class Refusals:
 
     def of_opaque(self, path: str, type_name: str) -> TypeError | None:
         """For a call with an argument that is no tensor, which the model refused: the error that says so, if a tensor
-        was learned there."""
+        was learned there, or it is known to be something that is to be taken apart first."""
         argument = self._argument(path, type_name)
         learned = [kind for kind in self._taken_apart() if argument.name in kind.names]
-        return refusal.not_a_tensor(argument, learned[0]) if learned else None
+        return refusal.not_a_tensor(argument, learned[0] if learned else None)
 
     def of_values(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Exception | None:
         """For a call without any tensor, which the model refused: the error that says so, if tensors were learned."""
         kind = Kind.of([], (args, kwargs or {}), [], self._parameters)
         for other in self._taken_apart():
             if found := refusal.difference(kind, other):
-                return found[0](f"{found[1]} as in earlier calls, and the model refuses it")
+                advice = refusal.advice_for_values(found[1])
+                return found[0](f"{found[1]} as in earlier calls, and the model refuses it: {advice}")
         return None
 
     def later(self, kind_id: int, paths: list[str], message: str | None) -> Callable[..., BaseException]:
@@ -117,9 +124,12 @@ class Refusals:
             return None  # calls of this form were taken
         for other, difference in zip(others, differences, strict=True):
             known = dict(zip(other.names, other.samples[0], strict=True))
-            if difference is None or not known.keys() >= set(kind.names):
+            if difference is None:
                 continue
-            if self._takes_others_like(call, [known[name] for name in kind.names]):
+            if not known.keys() >= set(kind.names):
+                if not any(refusal.tensors_inside(kind, name) for name in other.names):
+                    continue  # calls with other arguments, which say nothing of these
+            elif self._takes_others_like(call, [known[name] for name in kind.names]):
                 return None  # its values are at fault, not its form
             cls, text = difference
             typed = cls(f"{text} as in earlier calls; the model refuses it: {refusal.brief(error)}")

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Unpack, overload
 
 import torch
 
 from torchpool import _core
 from torchpool.predictor.entered import entrance_of
-from torchpool.predictor.options import Batch, Options, read_options, same_options
+from torchpool.predictor.misuse import refuse_unknown_options, tells_misuse
+from torchpool.predictor.options import Batch, Options, check_runtime, read_options, same_options
 from torchpool.predictor.predictor import Predictor
+from torchpool.predictor.typed import Forward, P, R, WrapOptions
 from torchpool.runtime import Runtime
 
 
+@overload
+def wrap(model: Forward[P, R], **options: Unpack[WrapOptions]) -> Predictor[P, R]: ...
+@overload
+def wrap(model: Callable[P, R], **options: Unpack[WrapOptions]) -> Predictor[P, R]: ...
+@tells_misuse
 def wrap(
-    model: Callable[..., Any],
+    model: Any,
     *,
     example: Any = None,
     batch: Batch = None,
@@ -77,6 +84,7 @@ def wrap(
     Raises TypeError or ValueError for options that make no sense, for a model that is in train mode where that
     changes results, for a `batch` that the proof contradicts, and for a required graph that cannot be.
     """
+    check_runtime(runtime)
     options = read_options(
         model,
         example=example,
@@ -103,10 +111,12 @@ def wrap(
 
 def options_of_wrap(model: Callable[..., Any], options: Mapping[str, Any]) -> tuple[Options, Runtime | None]:
     """What wrap(model, **options) would make of them. Raises TypeError and ValueError as it does."""
-    bound = inspect.signature(wrap).bind(model, **options)
+    signature = inspect.signature(wrap)
+    refuse_unknown_options(options, list(signature.parameters)[1:], "accelerate()")
+    bound = signature.bind(model, **options)
     bound.apply_defaults()
     all_options = dict(bound.arguments)
-    runtime = all_options.pop("runtime")
+    check_runtime(runtime := all_options.pop("runtime"))
     return read_options(all_options.pop("model"), **all_options), runtime
 
 

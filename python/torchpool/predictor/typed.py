@@ -1,0 +1,44 @@
+"""What type checkers and editors are told: a predictor is called as its model is, and gives what that gives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+
+import torch
+from typing_extensions import ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from torchpool.predictor.options import Batch
+    from torchpool.runtime import Runtime
+
+P = ParamSpec("P", default=...)
+R = TypeVar("R", default=Any)
+R_co = TypeVar("R_co", covariant=True, default=Any)
+
+
+class Forward(Protocol[P, R_co]):
+    """A module, by its forward: of its call torch says nothing but that there is one."""
+
+    def forward(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """What a call of the module gives."""
+
+
+class WrapOptions(TypedDict, total=False):
+    """The options of wrap(), which has their defaults and says what they mean."""
+
+    example: Any
+    batch: Batch
+    pad: Any
+    dtype: torch.dtype | None
+    backend: Literal["auto", "graph", "python", "torchscript"]
+    max_batch: int | None
+    max_delay: float
+    weight: float
+    queue_size: int | None
+    queue_bytes: int | None
+    overflow: Literal["block", "reject"]
+    runtime: Runtime | None
+    name: str | None
+    prove: Literal["auto", "required", "verify", "trust"]
+    verify: float
+    probe_timeout: float
