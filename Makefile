@@ -220,6 +220,7 @@ lint-python: $(STAMPS)/deps
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
 	PYTHONPATH=python $(BIN)/lint-imports --no-logo --no-cache
 
 lint-format: $(STAMPS)/clang
