@@ -1,13 +1,16 @@
-"""What loops go over: datasets, and stand-ins for tables of packages that need not be there."""
+"""What loops go over: datasets, stand-ins for tables of packages that need not be there; and the ways to map."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils import data
+
+import torchpool
 
 
 class Pairs(data.Dataset[Any]):
@@ -99,3 +102,34 @@ def _objects(values: list[Any]) -> np.ndarray[Any, Any]:
     for i, value in enumerate(values):
         array[i] = value
     return array
+
+
+Way = Callable[..., list[Any]]
+
+
+def by_map(predict: torchpool.Predictor, *sources: Any) -> list[Any]:
+    return list(predict.map(*sources))
+
+
+def by_executor(predict: torchpool.Predictor, *sources: Any) -> list[Any]:
+    with torchpool.ThreadPoolExecutor(2) as executor:
+        return list(executor.map(predict, *sources))
+
+
+def by_bounded_executor(predict: torchpool.Predictor, *sources: Any) -> list[Any]:
+    with torchpool.ThreadPoolExecutor(2) as executor:
+        return list(executor.map(predict, *sources, buffersize=3))
+
+
+def unordered(predict: torchpool.Predictor, *sources: Any) -> list[Any]:
+    return list(predict.map(*sources, ordered=False, buffersize=1))
+
+
+def awaited(predict: torchpool.Predictor, source: Any) -> list[Any]:
+    async def collect() -> list[Any]:
+        return [result async for result in predict.amap(source)]
+
+    return asyncio.run(collect())
+
+
+WAYS = [by_map, by_executor, by_bounded_executor, unordered, awaited]

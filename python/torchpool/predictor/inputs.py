@@ -129,13 +129,15 @@ class Inputs:
         if self._by_field is None:
             try:
                 result = self._call(item)
-            except self._unlike_list:
-                self._by_field = True
             except Exception as error:
-                error.add_note(
-                    "the model was called with the list that the loader gave: wrap(example=) says what it takes"
-                )
-                raise
+                # That may be of its values: a list of zeros tells whether it is of the list.
+                self._by_field = isinstance(error, self._unlike_list) and self._refuses_list([*map(_zeros, item)])
+                if not self._by_field:
+                    self._by_field = None
+                    error.add_note(
+                        "called with the list that the loader gave: wrap(example=) says what the model takes"
+                    )
+                    raise
             else:
                 self._by_field = False
                 return Done(result)
@@ -152,6 +154,13 @@ class Inputs:
             " to pass the first"
         )
 
+    def _refuses_list(self, item: list[Any]) -> bool:
+        try:
+            self._call(item)
+        except Exception as error:
+            return isinstance(error, self._unlike_list)
+        return False
+
     def _refuse_lost_labels(self, item: Sequence[Any]) -> None:
         if len(item) > 1 and sources.is_shuffled(self._source):
             raise ValueError(
@@ -163,3 +172,7 @@ class Inputs:
 
 def _is_structured(iterable: Any) -> bool:
     return isinstance(iterable, Mapping) or sources.is_dataset(iterable)
+
+
+def _zeros(field: Any) -> Any:
+    return torch.zeros_like(field) if isinstance(field, torch.Tensor) else field

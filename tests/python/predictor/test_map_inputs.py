@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from map_sources import Column, Indexed, Pairs, Rows, Stream, Table
+from map_sources import WAYS, Indexed, Pairs, Rows, Stream, Table, Way
 from support import POISON, MarkerModule, Poisoned, assert_all_close, build, draw, eager, row
 from torch import nn
 from torch.utils import data
@@ -18,35 +17,8 @@ from transformers import BatchEncoding
 
 import torchpool
 
-Way = Callable[..., list[Any]]
 
-
-def by_map(predict: torchpool.Predictor, *sources: Any) -> list[Any]:
-    return list(predict.map(*sources))
-
-
-def by_executor(predict: torchpool.Predictor, *sources: Any) -> list[Any]:
-    with torchpool.ThreadPoolExecutor(2) as executor:
-        return list(executor.map(predict, *sources))
-
-
-def by_bounded_executor(predict: torchpool.Predictor, *sources: Any) -> list[Any]:
-    with torchpool.ThreadPoolExecutor(2) as executor:
-        return list(executor.map(predict, *sources, buffersize=3))
-
-
-def unordered(predict: torchpool.Predictor, *sources: Any) -> list[Any]:
-    return list(predict.map(*sources, ordered=False, buffersize=1))
-
-
-def awaited(predict: torchpool.Predictor, source: Any) -> list[Any]:
-    async def collect() -> list[Any]:
-        return [result async for result in predict.amap(source)]
-
-    return asyncio.run(collect())
-
-
-@pytest.fixture(params=[by_map, by_executor, by_bounded_executor, unordered, awaited])
+@pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> Way:
     way: Way = request.param
     return way
@@ -155,6 +127,61 @@ def test_a_model_that_takes_the_list_itself_gets_it(way: Way, tensors: Any, size
     assert_all_close(way(predict, loader(*tensors, batch_size=size)), expected)
 
 
+@pytest.mark.parametrize("error", [TypeError, ValueError, AttributeError])
+def test_an_error_of_the_first_batchs_values_tells_nothing_of_what_the_model_takes(error: type[Exception]) -> None:
+    class Picky(OfFields):
+        def forward(self, batch: Any) -> torch.Tensor:
+            if bool((batch[0] == POISON).any()):
+                raise error("a poisoned row")
+            return super().forward(batch)
+
+    picky = build(Picky)
+    batches = loader(torch.cat([row(POISON), row(1), row(2), row(3)]), LABELS[:4], batch_size=2)
+    first, second = torchpool.wrap(picky).map(batches, return_exceptions=True)
+    assert type(first) is error
+    assert "the model takes" in first.__notes__[0]
+    assert_all_close([second], [eager(picky, list(batches)[1])])
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda x: torch.relu(x),
+        lambda x: x.relu(),
+        lambda x: x[:, 1:] + 1,
+        lambda x: x * 0.5,
+        lambda x: -x,
+        lambda x: 1 - x,
+        lambda x: torch.nn.functional.softmax(x, -1),
+        lambda x: torch.cat([x, x]),
+        lambda x: x.shape[0] * x,
+        lambda x: x @ torch.ones(4),
+        lambda x: torch.ones(4) + x,
+        lambda x: nn.functional.conv1d(x[:, None], torch.ones(1, 1, 2)),
+        lambda x: x.float(),
+    ],
+)
+def test_models_that_take_no_list_are_seen_by_what_they_say(forward: Any) -> None:
+    class Model(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return forward(x)
+
+    batches = loader(INPUTS, LABELS)
+    assert_all_close(torchpool.wrap(Model()).map(batches), [forward(x) for x, _ in batches])
+
+
+def test_what_neither_shows_nor_refutes_it_is_raised_with_what_to_say() -> None:
+    class Einsum(nn.Module):
+        def forward(self, x: Any) -> torch.Tensor:
+            return torch.einsum("bi->b", x)  # which takes lists, too
+
+    with pytest.raises(RuntimeError, match="einsum") as raised:
+        list(torchpool.wrap(Einsum()).map(loader(INPUTS, LABELS)))
+    assert "wrap(example=) says what the model takes" in raised.value.__notes__[0]
+    predict = torchpool.wrap(Einsum(), example=draw(1, 4))
+    assert_all_close(predict.map(loader(INPUTS, LABELS)), [x.sum(1) for x, _ in loader(INPUTS, LABELS)])
+
+
 def test_an_example_of_a_list_says_that_the_model_takes_it() -> None:
     takes_lists = build(OfFields)
     predict = torchpool.wrap(takes_lists, example=([draw(1, 4), torch.zeros(1)],))
@@ -198,6 +225,11 @@ def test_an_error_of_a_dataset_comes_after_the_results_before_it(predict: torchp
     assert_all_close(itertools.islice(results, 2), [eager(model, x) for x in INPUTS[:2]])
     with pytest.raises(OSError, match="a file is gone"):
         next(results)
+
+
+def test_a_table_is_refused_at_the_call(predict: torchpool.Predictor) -> None:
+    with pytest.raises(TypeError, match=r"names of its columns: pass one column, table\['name'\]"):
+        predict.map(Table([1.0, 2.0]))
 
 
 # --- mappings ---------------------------------------------------------------------------------------------------------
@@ -251,96 +283,3 @@ def test_a_model_whose_argument_is_a_mapping_gets_it(way: Way) -> None:
 def test_a_mapping_of_other_things_is_refused_at_the_call(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r'map\(\) over a dict takes .* return_tensors="pt"'):
         torchpool.wrap(Sum().eval()).map(wrong)
-
-
-# --- numbers, lists, columns ------------------------------------------------------------------------------------------
-
-
-def test_lists_of_numbers_become_what_the_example_shows(way: Way) -> None:
-    for example, shape in ((draw(4), (4,)), (draw(1, 4), (1, 4)), (draw(1, 1, 4), (1, 1, 4))):
-        predict = torchpool.wrap(model, example=example)
-        assert_all_close(way(predict, INPUTS.tolist()), [eager(model, x.reshape(shape)) for x in INPUTS])
-
-
-def test_nested_lists_keep_their_dims() -> None:
-    predict = torchpool.wrap(model, example=draw(1, 2, 4))
-    nested = draw(6, 3, 4)
-    assert_all_close(predict.map(nested.tolist()), [eager(model, x[None]) for x in nested])
-
-
-def test_integers_become_the_examples_dtype() -> None:
-    embed = build(lambda: nn.Embedding(9, 3))
-    predict = torchpool.wrap(embed, example=torch.zeros(1, 2, dtype=torch.int32))
-    assert_all_close(predict.map([[1, 2], [3, 8]]), [eager(embed, torch.tensor([ids])) for ids in ([1, 2], [3, 8])])
-    predict = torchpool.wrap(model, example=draw(1, 4))
-    assert_all_close(predict.map([[1, 2, 3, 4]]), [eager(model, torch.tensor([[1.0, 2, 3, 4]]))])
-
-
-@pytest.mark.parametrize(
-    ("dtype", "wrong", "error", "words"),
-    [
-        (torch.long, [1.0, 2.5], TypeError, "has floats, where the example has int64"),
-        (torch.long, [1j, 2], TypeError, "has complex numbers, where the example has int64"),
-        (torch.bool, [1, 2], TypeError, "has integers, where the example has bool"),
-        (torch.uint8, [1, 256], ValueError, "has values that uint8, .* cannot hold"),
-        (torch.uint8, [1, -1], ValueError, "has values that uint8, .* cannot hold"),
-        (torch.long, [2**63, 2**63], ValueError, "has values that int64, .* cannot hold"),
-        (torch.float32, [float("nan"), -1e300], ValueError, "has values that float32, .* cannot hold"),
-        (torch.float16, [1.0, 1e9], ValueError, "has values that float16, .* cannot hold"),
-        (torch.float32, ["a", "b"], TypeError, "holds values that are no numbers"),
-        (torch.float32, [1.0, None], TypeError, "holds values that are no numbers"),
-        (torch.float32, [[1.0], [2.0, 3.0]], ValueError, "makes no tensor"),
-        (torch.float32, [[[1.0, 2.0]]], ValueError, r"has shape \(1, 1, 2\), where the example has \(1, 2\)"),
-    ],
-)
-def test_values_that_do_not_fit_the_example_hurt_only_themselves(
-    dtype: torch.dtype, wrong: Any, error: type[Exception], words: str
-) -> None:
-    predict = torchpool.wrap(lambda x: x + x, example=torch.ones(1, 2, dtype=dtype))
-    known = [torch.tensor([x], dtype=dtype) for x in ([1, 0], [0, 1])]
-    first, second, third = predict.map([[True, False], wrong, [False, True]], return_exceptions=True)
-    assert_all_close([first, third], [2 * x if dtype != torch.bool else x for x in known])
-    assert type(second) is error
-    with pytest.raises(error, match=f"input 'x'.*{words}"):
-        raise second
-
-
-def test_nan_and_infinity_are_values_of_any_float() -> None:
-    predict = torchpool.wrap(lambda x: x * 2, example=torch.ones(1, 2, dtype=torch.float16))
-    (result,) = predict.map([[float("nan"), float("-inf")]])
-    assert result.isnan().tolist() == [[True, False]]
-    assert result[0, 1] == float("-inf")
-
-
-def test_without_an_example_values_are_the_callables_own() -> None:
-    assert list(torchpool.wrap(lambda values: sum(values)).map([[1, 2], [3, 4]])) == [3, 7]
-
-
-def test_a_list_of_tensors_is_not_converted() -> None:
-    predict = torchpool.wrap(lambda x: x[0] + x[1], example=torch.ones(2, 2), prove="trust")
-    assert_all_close(predict.map([[draw(3), draw(3)]]), [draw(3) * 2])
-
-
-def test_a_column_of_numbers_or_arrays_is_taken_item_by_item(way: Way) -> None:
-    double = torchpool.wrap(lambda x: x * 2, example=torch.ones(1))
-    numbers = way(double, Column([1.5, 2.5, 3.5]))
-    assert_all_close(sorted(numbers, key=float), [torch.tensor([3.0]), torch.tensor([5.0]), torch.tensor([7.0])])
-    predict = torchpool.wrap(model, example=draw(1, 4))
-    for values in (list(INPUTS.double().numpy()), INPUTS.tolist()):
-        assert_all_close(way(predict, Column(values)), [eager(model, x[None]) for x in INPUTS])
-
-
-def test_a_column_of_numbers_without_an_example_is_rows_of_its_dtype() -> None:
-    results = torchpool.wrap(lambda x: x * 2).map(Column([1.5, 2.5]))
-    assert_all_close(results, torch.tensor([3.0, 5.0], dtype=torch.float64))
-
-
-def test_a_table_is_refused_at_the_call(predict: torchpool.Predictor) -> None:
-    with pytest.raises(TypeError, match=r"names of its columns: pass one column, table\['name'\]"):
-        predict.map(Table([1.0, 2.0]))
-
-
-def test_several_inputs_are_each_converted() -> None:
-    predict = torchpool.wrap(Sum().eval(), example=(draw(1, 4), draw(1, 4), 1.0))
-    results = predict.map(A.tolist(), B, itertools.repeat(2.0))
-    assert_all_close(results, [(a[None] + b) * 2 for a, b in zip(A, B, strict=True)])
