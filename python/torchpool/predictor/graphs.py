@@ -27,7 +27,6 @@ from torchpool.runtime import Child, in_child
 
 log = logging.getLogger("torchpool")
 T = TypeVar("T")
-
 _MAX_REBUILDS = 8
 _PROFILE_RUNS = 20
 
@@ -312,16 +311,17 @@ class Graphs:
         captured.outcome = captured.outcome or Unproven.of(captured.reason, captured.rows)
         served = self._served()
         changed = served is not None and captured.backend is None and served.runner.module_changed
+        tell = None if served is None or served.closed else served.stays_alone
+        del served
         with self._changed:
             self._under_way -= 1
             self._queued.discard(kind.id)
-            holds = self._kinds.get(kind.id) is kind and generation == self._generation and not changed
-            if holds:
+            if holds := self._kinds.get(kind.id) is kind and generation == self._generation and not changed:
                 self.captured[kind.id] = captured
                 self._begun.pop(kind.id, None)
             self._changed.notify_all()
-        if holds and captured.reason is not None and served is not None and not served.closed:
-            served.stays_alone(kind.id, captured.reason)
+        if holds and captured.reason is not None and tell is not None:
+            tell(kind.id, captured.reason)
 
     def _try(self, captured: Captured, work: Callable[[], T]) -> T | None:
         """What the work gives; None, with the reason kept, where a graph cannot be."""

@@ -89,7 +89,7 @@ class Learner:
         self.kinds: dict[int, Kind] = {}
         self._forgotten = 0
         """Kinds with smaller ids are no more."""
-        self.notices = notices or Notices("model", asked=False)
+        self.notices = notices or Notices("model", quiet=False)
         self.refusals = Refusals(self.kinds, self._lock, self.parameters, run_plain, self.notices)
         """What calls are told that the model refuses."""
         self.looks = Looks(target, module, self._code, self.kinds, self._lock)

@@ -16,15 +16,15 @@ _MOST = 64  # as in the extension's table of kinds; a model that makes more is t
 class Notices:
     """Of one predictor. Thread-safe without a lock, which a forked child would have to make anew."""
 
-    def __init__(self, name: str, asked: bool) -> None:
-        """`name`: the predictor's; `asked`: the user turned merging off."""
+    def __init__(self, name: str, quiet: bool) -> None:
+        """`name`: the predictor's; `quiet`: it was not asked to merge anything."""
         self._name = name
-        self._level = logging.INFO if asked else logging.WARNING
+        self._level = logging.INFO if quiet else logging.WARNING
         self._told: dict[object, object] = {}
 
     def runs_alone(self, kind: Kind, reason: str | None) -> None:
         """Calls of a kind share no batches, for this reason."""
-        self._tell(kind.key, f"calls with ({', '.join(kind.names)})", reason or "nothing is known of them")
+        self._tell(self._level, kind.key, f"calls with ({', '.join(kind.names)})", reason or "nothing is known of them")
 
     def stays_alone(self, kinds: Mapping[int, Kind], kind_id: int, reason: str) -> None:
         """There is no proof for calls of a kind, and will be none: unless they are merged without one they go on to run
@@ -34,12 +34,12 @@ class Notices:
             self.runs_alone(kind, reason)
 
     def runs_opaque(self, argument: object) -> None:
-        """Calls have an argument that cannot be taken apart."""
-        self._tell(argument, f"calls where {argument}", "it cannot be merged")
+        """Calls have an argument that cannot be taken apart, as many do that are meant to."""
+        self._tell(logging.INFO, argument, f"calls where {argument}", "it cannot be merged")
 
-    def _tell(self, key: object, calls: str, reason: str) -> None:
+    def _tell(self, level: int, key: object, calls: str, reason: str) -> None:
         mine = object()
         if key in self._told or len(self._told) >= _MOST:
             return
         if self._told.setdefault(key, mine) is mine:  # of two threads one
-            log.log(self._level, "%s: %s run alone, in no batch: %s. explain() says more", self._name, calls, reason)
+            log.log(level, "%s: %s run alone, in no batch: %s. explain() says more", self._name, calls, reason)

@@ -117,7 +117,7 @@ class Predictor(Told[P, R]):
             on_first_batch=_first_batch_setter(weakref.ref(self)) if options.max_batch is None and not known else None,
             graphs=self._graphs,
             one_at_a_time=_one_at_a_time(weakref.ref(self)),
-            notices=Notices(options.name, asked=not options.merging),
+            notices=Notices(options.name, quiet=not (options.merging and probed)),
         )
 
     def _make_core(self) -> _core.Predictor:

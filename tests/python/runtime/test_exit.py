@@ -135,6 +135,8 @@ def test_the_interpreter_exits_with_work_in_flight(caller: str, script: bool) ->
     done = run_python(
         PRELUDE
         + f"""
+import logging
+logging.getLogger("torchpool").setLevel(logging.ERROR)  # scripts run alone, as a warning says
 x = draw(1, 50, 10)
 model = build(LSTMClassifier)
 predict = torchpool.wrap(torch.jit.script(model) if {script} else model, example=x)
