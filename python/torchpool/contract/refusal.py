@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-_ONE_BY_ONE = "loop over it, and pass what one call takes, as in predict.map(x for x, *_ in loader)"
+_ONE_BY_ONE = "pass what one call takes, or have map go over all of it, as in predict.map(loader)"
 _AS_KEYWORDS = "pass its entries as keywords, as in predict(**inputs)"
 # What to do with an argument that cannot be taken apart, by the name of its type, where that is not to make it one
 # tensor.

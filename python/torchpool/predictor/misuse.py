@@ -93,8 +93,8 @@ def refuse_no_model(model: object) -> None:
     elif isinstance(model, torch.nn.Module):
         if _has_no_forward(model):
             raise TypeError(
-                f"model must have a forward, and {type(model).__name__} has none: wrap the module that calls it, or a "
-                "function that does, as in wrap(lambda x: model[0](x))"
+                f"model must have a forward, and {type(model).__name__} has no forward: wrap the module that calls it, "
+                "or a function that does, as in wrap(lambda x: model[0](x))"
             )
     elif not callable(model):
         raise TypeError(f"model must be callable, got {_no_model(model)}")
@@ -119,7 +119,7 @@ def _no_model(model: object) -> str:
     if isinstance(model, torch.Tensor):
         return f"{kind}: wrap the model, not its result, as in predict = wrap(model), then predict(x)"
     if isinstance(model, DataLoader | Dataset):
-        return f"{kind}: wrap the model, and loop over the data, as in predict.map(x for x, *_ in loader)"
+        return f"{kind}: wrap the model, which then goes over the data, as in predict.map(loader)"
     if isinstance(model, torch.export.ExportedProgram):
         return f"{kind}: wrap(program.module())"
     if isinstance(model, list | tuple) and any(callable(one) for one in model):

@@ -39,7 +39,7 @@ class Pipeline:
         (nn.Module(), "have a forward, and Module has no forward: wrap"),
         (build(Raiser).state_dict(), r"looks like a state dict: make the model, model\.load_state_dict\(state\)"),
         (draw(1, 4), "got Tensor: wrap the model, not its result"),
-        (DataLoader(TensorDataset(draw(4, 4))), r"got DataLoader: .*predict\.map\(x for x, \*_ in loader\)"),
+        (DataLoader(TensorDataset(draw(4, 4))), r"got DataLoader: .*predict\.map\(loader\)"),
         ([build(Raiser), build(Raiser)], r"got list: wrap each of them"),
         (Pipeline(), r"got Pipeline: wrap its model, .*torchpool\.accelerate\(it\)"),
         (None, "got NoneType: give an nn.Module in eval mode"),
@@ -169,10 +169,14 @@ def test_what_holds_tensors_is_told_how_to_pass_them() -> None:
     predict = torchpool.wrap(model)
     x = draw(1, 4)
     loader = DataLoader(TensorDataset(draw(4, 4)))
-    with pytest.raises(TypeError, match=r"of type DataLoader, .*refuses it: loop over it"):
+    with pytest.raises(
+        TypeError, match=r"of type DataLoader, .*refuses it: pass what one call takes, .*predict\.map\(loader\)"
+    ):
         predict(loader)  # before anything was learned
     assert_close(predict(x), eager(model, x))
-    with pytest.raises(TypeError, match=r"of type DataLoader, .*passed tensors \(x: float32\): loop over it"):
+    with pytest.raises(
+        TypeError, match=r"of type DataLoader, .*passed tensors \(x: float32\): pass what one call takes"
+    ):
         predict(loader)
     with pytest.raises(TypeError, match=r"a dict of tensors \(x: pass them as keywords, as in predict\(\*\*inputs\)\)"):
         predict({"x": x})
