@@ -5,15 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 import torch
-from typing_extensions import ParamSpec, TypeVar
 
 if TYPE_CHECKING:
+    from typing_extensions import ParamSpec, TypeVar
+
     from torchpool.predictor.options import Batch
     from torchpool.runtime import Runtime
 
-P = ParamSpec("P", default=...)
-R = TypeVar("R", default=Any)
-R_co = TypeVar("R_co", covariant=True, default=Any)
+    P = ParamSpec("P", default=...)
+    R = TypeVar("R", default=Any)
+    R_co = TypeVar("R_co", covariant=True, default=Any)
+else:  # before Python 3.13 defaults need a package that a type checker has, and nobody needs when it runs
+    from typing import ParamSpec, TypeVar
+
+    P, R, R_co = ParamSpec("P"), TypeVar("R"), TypeVar("R_co", covariant=True)
 
 
 class Forward(Protocol[P, R_co]):
