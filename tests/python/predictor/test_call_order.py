@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -51,8 +52,10 @@ class Watched:
 class Core:
     """As much of a predictor as its calls need."""
 
-    def __init__(self, core: _core.Predictor) -> None:
-        self._core = core
+    _options = types.SimpleNamespace(examples=[])
+
+    def __init__(self, core: _core.Predictor, model: Callable[..., Any] = torch.neg) -> None:
+        self._core, self.model = core, model
 
     def _open_core(self) -> _core.Predictor:
         return self._core
@@ -111,13 +114,15 @@ class Others:
             assert not thread.is_alive()
 
 
-def wait_until_one_waits(served: Served) -> None:
+def wait_until_one_waits(served: Served, others: Others) -> None:
     """Until a call has come that is to run alone, and has not run."""
-    while True:
+    ended = len(others.results)
+    while len(others.results) == ended:  # else it has ended instead, with an error as a rule
         try:
             View(Core(served.core), 0, LATE)(of(KNOWN))
         except TimeoutError:
             return
+    raise AssertionError(f"nobody waits: {others.results}")
 
 
 @EACH_WAY
@@ -132,7 +137,7 @@ def test_a_call_of_a_new_size_comes_after_those_before(
     others.call(lambda: served.core.call((of(KNOWN, HELD),), None))
     model.gate.wait_entered()
     others.call(lambda: way(View(Core(served.core), 0, deadline), of(NEW)))
-    wait_until_one_waits(served)
+    wait_until_one_waits(served, others)
     others.call(lambda: served.core.call((of(KNOWN, 2.0),), None))
     model.gate.open()
     others.join()
@@ -172,7 +177,7 @@ def test_a_call_that_expires_in_its_turn_leaves_the_size_new(
         way(View(Core(served.core), 0, LATE), of(NEW))
     assert ("in", NEW) not in model.log
     others.call(lambda: way(View(Core(served.core), 0, None), of(NEW)))
-    wait_until_one_waits(served)
+    wait_until_one_waits(served, others)
     model.gate.open()
     others.join()
     assert model.was_alone(NEW)
@@ -190,7 +195,7 @@ def test_a_call_that_expires_while_it_runs_is_waited_for(
     if way is not WAYS["acall"]:  # whose loop ends with its threads
         others.threads[0].join(HANG)
         assert isinstance(others.results[0], TimeoutError)
-    wait_until_one_waits(served)
+    wait_until_one_waits(served, others)
     others.call(lambda: served.core.call((of(KNOWN),), None))
     model.gate.open()
     others.join()
