@@ -177,7 +177,7 @@ py::object InlineRunner::run_if_idle(const PreparedCall& call, Channel& channel,
   const Duration learned = channel.cost().estimate_alone(call.shape.rows, call.shape.extent());
   const bool tiny = call.graph && learned > Duration::zero() && learned < kHandOver;
   const InlineKind kind = tiny ? InlineKind::kTiny : InlineKind::kAllCores;
-  const InlineLease lease = runtime_->core().try_inline(channel, kind);
+  InlineLease lease = runtime_->core().try_inline(channel, kind);
   if (!lease) return {};
   InlineCount count(*stats_);
   if (call.graph) {
@@ -186,6 +186,9 @@ py::object InlineRunner::run_if_idle(const PreparedCall& call, Channel& channel,
       return result;
     }
   }
+  // With all cores nobody else's work would begin, and the module's own code may wait for other calls, or for a lock
+  // whose holder waits for one.
+  lease.give_back_cores();
   return run_counted(call, args, kwargs, count);
 }
 

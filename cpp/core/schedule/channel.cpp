@@ -137,6 +137,12 @@ InlineLease& InlineLease::operator=(InlineLease&& other) noexcept {
   return *this;
 }
 
+void InlineLease::give_back_cores() noexcept {
+  if (state_ == nullptr || kind_ != InlineKind::kAllCores) return;
+  state_->scheduler->end_all_cores();
+  kind_ = InlineKind::kPlace;
+}
+
 void InlineLease::give_back() noexcept {
   if (state_ == nullptr) return;
   --leases_of_this_thread;

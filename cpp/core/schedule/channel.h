@@ -39,6 +39,7 @@ struct ChannelState;
 enum class InlineKind : std::uint8_t {
   kAllCores,  // all cores: work that arrives meanwhile waits, as it would for a worker
   kTiny,      // no core of its own: for calls that end sooner than a worker could be woken; any number at a time
+  kPlace,     // no core of its own: it counts as a running batch of its channel
 };
 
 // One stream of requests of one predictor in one lane: the queue, the statistics, the place in the runtime's rotation.
@@ -91,6 +92,8 @@ class InlineLease {
   // True while this thread has a lease. A nested call must then run at once on this thread: in the queue it would wait
   // for the lease, which waits for the call. Requires: a lease is given back by the thread that got it.
   static bool held_by_this_thread() noexcept;
+  // Of all cores: workers start again, and only the channel's place is kept. For calls that may wait for other work.
+  void give_back_cores() noexcept;
 
  private:
   void give_back() noexcept;

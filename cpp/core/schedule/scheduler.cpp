@@ -119,16 +119,27 @@ void Scheduler::end_inline(const ChannelStatePtr& channel, InlineKind kind) {
   Wake wake;
   {
     MutexLock lock(mutex_);
-    if (kind == InlineKind::kTiny) {
-      --channel->tiny;
-    } else {
-      inline_call_ = false;
-      if (paused_ > 0) idle_.notify_all();
-    }
+    if (kind == InlineKind::kTiny) --channel->tiny;
+    if (kind == InlineKind::kAllCores) end_all_cores_locked();
     leave_channel_locked(channel);
     wake = wake_locked();
   }
   wake.now();
+}
+
+void Scheduler::end_all_cores() {
+  Wake wake;
+  {
+    MutexLock lock(mutex_);
+    end_all_cores_locked();
+    wake = wake_locked();
+  }
+  wake.now();
+}
+
+void Scheduler::end_all_cores_locked() {
+  inline_call_ = false;
+  if (paused_ > 0) idle_.notify_all();
 }
 
 bool Scheduler::pick(WorkerSlot& worker, Assignment& assignment) {

@@ -101,6 +101,8 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
 
   bool try_inline(ChannelState& channel, InlineKind kind) TP_EXCLUDES(mutex_);
   void end_inline(const ChannelStatePtr& channel, InlineKind kind) TP_EXCLUDES(mutex_);
+  // The inline call that has all cores goes on without them.
+  void end_all_cores() TP_EXCLUDES(mutex_);
 
   // The steps of a worker's round. expect_work(): true when there may be work (then pick()); false when the worker was
   // marked as parked (then park until `park_until`, call stop_parking() where that time passed, and ask again) or when
@@ -164,6 +166,7 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
   LaneState& lane_locked(Lane lane) TP_REQUIRES(mutex_) { return lanes_[static_cast<std::size_t>(lane)]; }
   int idle_cores_locked() const TP_REQUIRES(mutex_) { return std::max(0, cores() - leased_); }
   bool runnable_locked(const LaneState& lane) const TP_REQUIRES(mutex_);
+  void end_all_cores_locked() TP_REQUIRES(mutex_);
   bool runs_locked() const TP_REQUIRES(mutex_);  // a step, or an inline call with all cores
   // Whether the lane needs a worker: to run an item, or to sleep until a held channel is due.
   bool needs_worker_locked(const LaneState& lane) const TP_REQUIRES(mutex_);

@@ -40,7 +40,8 @@ class Fingerprint:
     code: str
     """Of the functions that a call may run."""
     settings: str
-    """Plain attributes, and plain globals that the code reads, unless the model writes them itself."""
+    """Plain attributes, those of classes, too, and plain globals that the code reads, unless the model writes them
+    itself."""
     versions: str
 
     @staticmethod
@@ -129,6 +130,11 @@ def _settings(parts: list[tuple[str, nn.Module]], reach: Reach) -> Iterator[str]
         for name, value in own_attributes(part):
             if not _is_origin(name, value) and not reach.writes(name):
                 yield from _told(f"{path}.{name}", value, reach, seen)
+    for cls in {base for _, part in parts for base in type(part).__mro__ if not is_library(base.__module__)}:
+        for name, value in list(vars(cls).items()):
+            told_elsewhere = name.startswith("__") or hasattr(type(value), "__get__")  # methods, slots and properties
+            if not told_elsewhere and not reach.writes(name):
+                yield from _told(f"{cls.__module__}.{cls.__qualname__}.{name}", value, reach, seen)
     for reached in reach.further.functions:
         if not is_library(reached.function.__module__):
             for name, value in reached.outside():

@@ -67,6 +67,10 @@ class Reach:
         """Whether some of the functions may bind or delete an attribute of this name."""
         return self._by_any_name or name in self._written
 
+    def writes_attributes(self) -> bool:
+        """Whether the code of some of them says that it may bind an attribute that a module has now."""
+        return any(self.says_writes(name) for part in self._parts for name, _ in own_attributes(part))
+
     def changes_items(self, name: str) -> bool:
         """Whether some of the functions may change the collection in an attribute of this name in place."""
         return self._by_any_name or name in self._mutated or name in self._written

@@ -80,7 +80,7 @@ class PutOff:
             args, kwargs = kept.call
             try:
                 kept.ambient.run(functools.partial(learn, args, kwargs))
-            except Exception:
+            except (Exception, SystemExit):
                 log.debug("learning what was put off failed", exc_info=True)
 
     def notes(self) -> list[str]:

@@ -190,3 +190,38 @@ def test_a_waiting_call_of_another_thread_does_not_keep_a_nested_one_waiting(hol
     assert_close([f.result(HANG) for f in (first, second)], [eager(held.model.linear, row(n)) for n in (MARK, 3)])
     assert queued.result(HANG).shape == (1, 3)
     assert_close(nested, [eager(inner.model, row(2))] * 2)
+
+
+class Locked(nn.Module):
+    """Waits for a lock that somebody else may hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+        self.came = threading.Event()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.came.set()
+        with self.lock:
+            return x * 2
+
+
+@pytest.mark.parametrize("prove", ["trust", "auto"])
+@torch.no_grad()
+def test_a_lone_call_that_waits_holds_nobody_up(prove: Any) -> None:
+    """It waits for a lock whose holder calls another predictor."""
+    model, runtime = Locked().eval(), torchpool.Runtime(1)
+    waits = torchpool.wrap(model, backend="python", prove=prove, runtime=runtime)
+    other = torchpool.wrap(build(MarkerModule), backend="python", prove="trust", runtime=runtime)
+    for predict in (waits, other):
+        predict(row(1))
+    model.came.clear()
+    results: list[torch.Tensor] = []
+    with model.lock:
+        caller = threading.Thread(target=lambda: results.append(waits(row(2))), daemon=True)
+        caller.start()
+        assert model.came.wait(HANG)
+        assert_close(other.submit(row(3)).result(HANG), eager(other.model, row(3)))
+    caller.join(HANG)
+    assert_close(results[0], row(2) * 2)
+    runtime.close()

@@ -79,6 +79,19 @@ class Scaled(nn.Module):
         return self.linear(x / (x.abs().max() + 1e-6))
 
 
+class ByItsClass(nn.Module):
+    """Its class has a setting."""
+
+    factor = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) * self.factor
+
+
 class Branching(nn.Module):
     """There is no graph of it, since values decide."""
 
@@ -202,6 +215,17 @@ def test_another_model_than_the_one_that_was_proven_is_proven_anew() -> None:
         assert again.explain().contracts[0].rows.kind == "proven"
     finally:
         Scaled.forward = before  # type: ignore[method-assign]
+
+
+def test_an_attribute_of_its_class_is_part_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    predict, x = torchpool.wrap(build(ByItsClass)), draw(1, 4)
+    predict(x)
+    assert predict.ready(HANG)
+    data = pickle.dumps(predict)
+    monkeypatch.setattr(ByItsClass, "factor", 5.0)
+    again = pickle.loads(data)
+    assert_close(again(x), eager(again.model, x))
+    assert "saved for another model" in str(again.explain())
 
 
 @pytest.mark.parametrize("change", ["in the parent", "in the child", "refresh"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from support import MarkerModule, assert_close, build, eager, row, run_threads
+from support import HANG, MarkerModule, assert_close, build, eager, row, run_threads
 from torch import nn
 
 import torchpool
@@ -144,3 +145,45 @@ def test_nothing_is_put_off_where_the_user_has_said_how_calls_are_served(stated:
     predict = torchpool.wrap(build(MarkerModule), **stated)
     in_thread(lambda: predict(row(1)))
     assert NOT_YET not in str(predict.explain())
+
+
+class Counting(nn.Module):
+    """Counts its calls in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        calls = self.calls
+        time.sleep(0.0005)  # what it waits for
+        self.calls = calls + 1
+        return x * 0 + self.calls
+
+
+@torch.no_grad()
+def test_a_model_that_sets_attributes_is_learned_at_once() -> None:
+    """It may have state: its calls are then to run one at a time, and none while it is probed."""
+    model = Counting().eval()
+    predict = torchpool.wrap(model)
+    results = run_threads(8, lambda number: [int(predict(row(1))[0, 0]) for _ in range(10)])
+    assert sorted(result for part in results for result in part) == list(range(1, 81))
+    assert model.calls == 80
+
+
+class Exiting(nn.Module):
+    """Ends the program for what is no number."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool(x.isnan().any()):
+            raise SystemExit("no number")
+        return x * 2
+
+
+@torch.no_grad()
+def test_an_exit_that_no_caller_asked_for_ends_nobody() -> None:
+    predict = torchpool.wrap(Exiting().eval())
+    with pytest.raises(SystemExit, match="no number"):
+        in_thread(lambda: predict(row(float("nan"))))
+    assert_close(predict.submit(row(2)).result(HANG), row(2) * 2)  # which has what was put off learned
+    assert_close(predict(row(3)), row(3) * 2)

@@ -151,10 +151,13 @@ class Runner:
                     one_intra_op_thread() if self._one_thread else contextlib.nullcontext(),
                 ):
                     result = self._run(list(inputs))
-            except BaseException:
+            except BaseException as raised:
                 self.ended |= watch is not None and watch.stopped
                 if watch is not None and (stopped := self._stopped(watch)) is not None:
                     raise stopped from None
+                if isinstance(raised, SystemExit) and self.runs > 1:
+                    # Of values that no caller gave: it must end nobody's program.
+                    raise RuntimeError(f"the model raised {raised!r}") from raised
                 raise
             finally:
                 self._state.note_run()

@@ -30,6 +30,32 @@ TEST(InlineLeaseTest, HasAllCoresAndExcludesWorkersUntilItIsGivenBack) {
   EXPECT_TRUE(channel->wait_drained(kNever));
 }
 
+TEST(InlineLeaseTest, WithoutItsCoresItKeepsItsPlaceOnly) {
+  Runtime runtime(with_workers(2));
+  TestHandler handler;
+  ChannelOptions one_at_a_time = with_rows(8);
+  one_at_a_time.max_running = 1;
+  const auto channel = runtime.open(std::move(one_at_a_time), handler, nullptr);
+  const auto other = runtime.open(with_rows(8), handler, nullptr);
+  const auto own = make_request();
+  const auto others = make_request();
+  {
+    InlineLease lease = runtime.try_inline(*channel);
+    ASSERT_TRUE(lease);
+    lease.give_back_cores();
+    lease.give_back_cores();  // nothing is left to give back
+    EXPECT_TRUE(InlineLease::held_by_this_thread());
+    channel->submit(own, Admission::kBlock, kNever);
+    other->submit(others, Admission::kBlock, kNever);
+    wait(*others);
+    EXPECT_FALSE(own->done());
+    EXPECT_EQ(channel->running(), 1);
+  }
+  wait(*own);
+  EXPECT_TRUE(channel->wait_drained(kNever));
+  EXPECT_EQ(channel->running(), 0);
+}
+
 TEST(InlineLeaseTest, OnlyOneAtATime) {
   Runtime runtime(with_workers(2));
   TestHandler handler;
