@@ -165,21 +165,17 @@ class Learner:
             self._graphs.evicted(kind_id)
 
     def may_have_state(self) -> bool:
-        """Whether others must not run the model now: a probe puts buffers and attributes back, and its first run tells
-        the rest."""
+        """Whether others must not run the model now: a probe puts state back, and its first run tells the rest."""
         buffers = self._module is not None and next(self._module.buffers(), None) is not None
-        writes = buffers or self._code.reach().writes_attributes()
-        return writes or self._lazy.missing() or self._first_runs.under_way()
+        return buffers or self._code.may_set_or_draw() or self._lazy.missing() or self._first_runs.under_way()
 
     def _may_put_off(self) -> bool:
-        """Not where the user has said something of the calls, nor where learning may refuse them, or find that they are
-        to run one at a time."""
+        """Not where the user has said something of the calls, or learning may refuse them or find them to have state."""
         stated = self._examples or self._saved or self._stated or self._alone is not None
         if self._module is None or stated or not self.answers_unlearned or self._lazy.missing():
             return False
-        if self._code.reach().writes_attributes():
-            return False
-        return not any(getattr(part, "training", False) for part in self._module.modules())
+        state = self._code.may_set_or_draw()
+        return not state and not any(getattr(part, "training", False) for part in self._module.modules())
 
     @property
     def learns_by_runs(self) -> bool:

@@ -11,6 +11,7 @@ import torch
 
 from torchpool.capture import COLLECTING_MARK, CaptureError, refuse_hooks
 from torchpool.contract import THREAD_STATE, Contract, Fingerprint, Reach
+from torchpool.contract.probe import PlainDraws
 
 log = logging.getLogger("torchpool")
 
@@ -22,6 +23,7 @@ class OwnCode:
         self._target, self._module = target, module
         self._reach: Reach | None = None
         self._fingerprint: Fingerprint | None = None
+        self._one_by_one: bool | None = None
         self.notes: set[str] = set()
         """For explain()."""
 
@@ -34,7 +36,7 @@ class OwnCode:
 
     def forget(self) -> None:
         """The model is another one."""
-        self._reach = self._fingerprint = None
+        self._reach = self._fingerprint = self._one_by_one = None
 
     def fingerprint(self) -> Fingerprint:
         """Of the model, for contracts that may be saved."""
@@ -76,6 +78,16 @@ class OwnCode:
         if name == "training" and reach.names("train", "eval"):
             return True
         return reach.changes_items(name) if items else reach.writes(name)
+
+    def may_set_or_draw(self) -> bool:
+        """Whether it says that it sets attributes of the module, or seeds or draws what calls share: while it is
+        learned what comes of that, no call runs beside."""
+        found = self._one_by_one
+        if found is None:
+            reach = self.reach()
+            found = reach.writes_attributes() or reach.names("seed", "manual_seed") or PlainDraws(self._target).possible
+            self._one_by_one = found
+        return found
 
     def _only_collects(self) -> bool:
         """Whether all hooks of the model are those that collect its outputs."""

@@ -34,6 +34,11 @@ class PlainDraws:
         self.drawn: str | None = None
         """Whose numbers were drawn or seeded, in words; None where none were."""
 
+    @property
+    def possible(self) -> bool:
+        """Whether the code names a generator of these at all."""
+        return bool(self._generators)
+
     def watched(self, run: Callable[P, T]) -> Callable[P, T]:
         """The run, which is watched."""
 
