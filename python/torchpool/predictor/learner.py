@@ -170,7 +170,7 @@ class Learner:
         return buffers or self._code.may_set_or_draw() or self._lazy.missing() or self._first_runs.under_way()
 
     def _may_put_off(self) -> bool:
-        """Not where the user has said something of the calls, or learning may refuse them or find them to have state."""
+        """Not where the user has said something of calls, or learning may refuse them or find them to have state."""
         stated = self._examples or self._saved or self._stated or self._alone is not None
         if self._module is None or stated or not self.answers_unlearned or self._lazy.missing():
             return False
