@@ -202,6 +202,7 @@ GraphBackend::Staged GraphBackend::pack_aside(const std::function<const at::Tens
     auto known = shared.find(part.shared.get());
     if (known == shared.end()) {
       std::vector<at::Tensor> weights;
+      weights.reserve(part.fold.weights.size());
       for (const std::size_t weight : part.fold.weights) weights.push_back(all[weight].detach());
       known = shared.emplace(part.shared.get(), PackedWeight::pack_aside(part.fold, weights)).first;
     }
