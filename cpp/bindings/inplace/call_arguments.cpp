@@ -45,7 +45,7 @@ void CallArguments::add(PyObject* value, int depth) {
     return;
   }
   if (is_scalar(value)) {
-    mix(address(Py_TYPE(value)));
+    mix(address(PyBool_Check(value) ? value : reinterpret_cast<PyObject*>(Py_TYPE(value))));
     return;
   }
   if (depth == kMaxDepth) {

@@ -20,7 +20,8 @@ class CallArguments {
   // forward, as a cache is, or hold what belongs to the caller's thread.
   bool plain() const noexcept { return plain_; }
   bool any_requires_grad() const noexcept { return requires_grad_; }
-  // Equal for calls whose arguments have the same names, types and nesting, whatever their values and sizes.
+  // Equal for calls whose arguments have the same names, types and nesting, whatever their values and sizes, except for
+  // those of bools, by which forward is told what to do.
   std::uint64_t structure() const noexcept { return structure_; }
 
  private:

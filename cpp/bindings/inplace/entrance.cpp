@@ -5,14 +5,13 @@
 
 #include <algorithm>
 #include <array>
-#include <unordered_map>
-#include <vector>
 
 #include "bindings/graph/module_parts.h"
 #include "bindings/inplace/call_arguments.h"
 #include "bindings/inplace/inside.h"
-#include "bindings/inplace/passing.h"
+#include "bindings/inplace/plain_call.h"
 #include "bindings/inplace/raw_type.h"
+#include "predict/batch/hash.h"
 
 namespace torchpool {
 
@@ -21,61 +20,10 @@ namespace {
 constexpr std::size_t kMostStructures = 1024;
 constexpr int kMostBackOff = 10;  // after errors of the predictor up to 2^10 calls go to the module
 
-struct Calls {
-  std::unordered_map<std::uint64_t, bool> written;  // by a call's structure, whether forward wrote to its arguments
-  std::array<std::uint64_t, static_cast<std::size_t>(Passing::kMost)> counts{};  // kNo: served
-  std::uint64_t left_out = 0;  // calls that go to the module yet, since the predictor raised errors
-  int errors = 0;
-};
-
-struct Entrance {
-  PyObject ob_base;
-  PyObject* module;  // a weak reference
-  PyObject* dict;    // the module's; not owned: only compared
-  PyObject* type;    // the class that was made for it
-  PyObject* plain_call;
-  PyObject* plain_forward;
-  PyObject* keeper;  // open(), tell(reason), failed(error)
-  PyObject* predictor;
-  Calls* known;
-  bool forward_only_inside;  // the class has a __call__ of its own: forward is another function than what is served
-};
-
 PyTypeObject* entrance_type = nullptr;
-thread_local PyObject* passed_on = nullptr;  // whose __call__ has just passed a call on to its forward
-
-class PassedOn {
- public:
-  explicit PassedOn(PyObject* module) noexcept : before_(passed_on) { passed_on = module; }
-  ~PassedOn() { passed_on = before_; }
-  PassedOn(const PassedOn&) = delete;
-  PassedOn& operator=(const PassedOn&) = delete;
-
- private:
-  PyObject* before_;
-};
 
 Entrance* entrance(PyObject* self) {
   return reinterpret_cast<Entrance*>(self);
-}
-
-enum class Door : std::uint8_t { kCall, kForward };
-
-PyObject* call_plain(Entrance* own, Door door, PyObject* module, PyObject* args, PyObject* kwargs) {
-  constexpr std::size_t kFew = 8;
-  const auto count = static_cast<std::size_t>(PyTuple_GET_SIZE(args)) + 1;
-  std::array<PyObject*, kFew> few{};
-  std::vector<PyObject*> many;
-  PyObject** all = few.data();
-  if (count > kFew) {
-    many.resize(count);
-    all = many.data();
-  }
-  all[0] = module;
-  for (std::size_t i = 1; i < count; ++i) all[i] = PyTuple_GET_ITEM(args, static_cast<Py_ssize_t>(i) - 1);
-  const PassedOn scope(door == Door::kCall && !is_inside() ? module : nullptr);
-  PyObject* plain = door == Door::kCall ? own->plain_call : own->plain_forward;
-  return PyObject_VectorcallDict(plain, all, count, PyDict_GET_SIZE(kwargs) == 0 ? nullptr : kwargs);
 }
 
 bool is_module_of(const Entrance* own, PyObject* module) {
@@ -101,19 +49,23 @@ Passing why_passed(Entrance* own, Door door, PyObject* module, PyObject* args, P
     --known.left_out;
     return Passing::kErrors;
   }
-  structure = arguments.structure();
-  const auto found = known.written.find(structure);
-  if (found == known.written.end()) {
-    return known.written.size() < kMostStructures ? Passing::kFirst : Passing::kArguments;
+  structure = add_word(arguments.structure(), c10::GradMode::is_enabled() ? 1 : 0);
+  const auto found = known.first.find(structure);
+  if (found == known.first.end()) {
+    return known.first.size() < kMostStructures ? Passing::kFirst : Passing::kArguments;
   }
-  return found->second ? Passing::kWritten : Passing::kNo;
+  return found->second;
 }
 
 // What the keeper answers; null, with the error set, where it raises one. `about` may be null.
 PyObject* ask(Entrance* own, const char* method, PyObject* about) {
   if (own->keeper == nullptr) Py_RETURN_NONE;
   PyObject* keeper = Py_NewRef(own->keeper);  // restore() may take it away meanwhile
-  PyObject* answer = PyObject_CallMethod(keeper, method, about == nullptr ? nullptr : "O", about);
+  PyObject* name = PyUnicode_FromString(method);
+  const std::array<PyObject*, 2> with{keeper, about};  // a format would take a tuple apart
+  PyObject* answer =
+      name == nullptr ? nullptr : PyObject_VectorcallMethod(name, with.data(), about == nullptr ? 1 : 2, nullptr);
+  Py_XDECREF(name);
   Py_DECREF(keeper);
   return answer;
 }
@@ -133,13 +85,28 @@ void count_call(Entrance* own, Passing why) {
   Py_DECREF(text);
 }
 
+// What a result says of calls of its structure; kMost, with the error set, where an interrupt came.
+Passing by_result(Entrance* own, PyObject* result) {
+  PyObject* answer = ask(own, "has_gradients", result);
+  if (answer == nullptr) return Passing::kMost;
+  const bool found = answer == Py_True;
+  Py_DECREF(answer);
+  return found ? Passing::kResult : Passing::kNo;
+}
+
 // By the module itself, watched.
 PyObject* call_first(Entrance* own, Door door, PyObject* module, PyObject* args, PyObject* kwargs,
                      std::uint64_t structure) {
   const ArgumentsWatch watch(args, kwargs);
   const InsideScope inside;  // of accelerated modules in one another the outermost learns, too
   PyObject* result = call_plain(own, door, module, args, kwargs);
-  if (result != nullptr) own->known->written[structure] = watch.written();
+  if (result == nullptr) return nullptr;
+  const Passing seen = watch.written() ? Passing::kWritten : by_result(own, result);
+  if (seen == Passing::kMost) {
+    Py_DECREF(result);
+    return nullptr;
+  }
+  own->known->first[structure] = seen;
   return result;
 }
 
@@ -199,12 +166,14 @@ PyObject* serve(Entrance* own, Door door, PyObject* module, PyObject* args, PyOb
 }
 
 PyObject* enter(Entrance* own, Door door, PyObject* module, PyObject* args, PyObject* kwargs) {
+  bool changed = false;
+  if (!follow_class(own, changed)) return nullptr;
   if (is_inside() || !is_module_of(own, module)) return call_plain(own, door, module, args, kwargs);
-  if (door == Door::kForward && (passed_on == module || own->forward_only_inside)) {
+  if (door == Door::kForward && (is_passed_on(module) || own->forward_only_inside)) {
     return call_plain(own, door, module, args, kwargs);
   }
   std::uint64_t structure = 0;
-  const Passing found = why_passed(own, door, module, args, kwargs, structure);
+  const Passing found = changed ? Passing::kClass : why_passed(own, door, module, args, kwargs, structure);
   if (found == Passing::kNo) return serve(own, door, module, args, kwargs);
   count_call(own, found);
   if (found == Passing::kFirst) return call_first(own, door, module, args, kwargs, structure);
@@ -230,6 +199,12 @@ PyObject* shut_entrance(PyObject* self, PyObject* /*reference*/) {
   Py_CLEAR(own->module);
   Py_CLEAR(own->predictor);
   Py_CLEAR(own->keeper);
+  Py_RETURN_NONE;
+}
+
+// Called once the class has the methods by which calls come here.
+PyObject* watch_class(PyObject* self, PyObject* /*none*/) {
+  entrance(self)->known->watch.start(reinterpret_cast<PyTypeObject*>(entrance(self)->type));
   Py_RETURN_NONE;
 }
 
@@ -268,17 +243,20 @@ int traverse_entrance(PyObject* self, visitproc visit, void* arg) {
   Py_VISIT(Py_TYPE(self));
   Py_VISIT(own->module);
   Py_VISIT(own->type);
+  Py_VISIT(own->find_plain);
   Py_VISIT(own->plain_call);
   Py_VISIT(own->plain_forward);
   Py_VISIT(own->keeper);
   Py_VISIT(own->predictor);
-  return 0;
+  return own->known == nullptr ? 0 : own->known->watch.traverse(visit, arg);
 }
 
 int clear_entrance(PyObject* self) {
   Entrance* own = entrance(self);
   Py_CLEAR(own->module);
   Py_CLEAR(own->type);
+  if (own->known != nullptr) own->known->watch.clear();
+  Py_CLEAR(own->find_plain);
   Py_CLEAR(own->plain_call);
   Py_CLEAR(own->plain_forward);
   Py_CLEAR(own->keeper);
@@ -288,6 +266,7 @@ int clear_entrance(PyObject* self) {
 
 void dealloc_entrance(PyObject* self) {
   PyObject_GC_UnTrack(self);
+  entrance(self)->known->watch.clear();
   delete entrance(self)->known;
   entrance(self)->known = nullptr;
   raw_dealloc<clear_entrance>(self);
@@ -296,16 +275,14 @@ void dealloc_entrance(PyObject* self) {
 PyObject* make_entrance(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
   PyObject* module = nullptr;
   PyObject* made = nullptr;
-  PyObject* plain_call = nullptr;
-  PyObject* plain_forward = nullptr;
+  PyObject* find_plain = nullptr;
   PyObject* keeper = nullptr;
-  int forward_only_inside = 0;
+  int is_made = 0;
   if (kwargs != nullptr && PyDict_GET_SIZE(kwargs) != 0) {
     PyErr_SetString(PyExc_TypeError, "Entrance takes no keywords");
     return nullptr;
   }
-  if (PyArg_ParseTuple(args, "OO!OOOp", &module, &PyType_Type, &made, &plain_call, &plain_forward, &keeper,
-                       &forward_only_inside) == 0) {
+  if (PyArg_ParseTuple(args, "OO!OOp", &module, &PyType_Type, &made, &find_plain, &keeper, &is_made) == 0) {
     return nullptr;
   }
   PyObject** place = place_of_dict(module);
@@ -319,10 +296,13 @@ PyObject* make_entrance(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
   own->known = new Calls;
   own->dict = *place;
   own->type = Py_NewRef(made);
-  own->plain_call = Py_NewRef(plain_call);
-  own->plain_forward = Py_NewRef(plain_forward);
+  own->find_plain = Py_NewRef(find_plain);
   own->keeper = Py_NewRef(keeper);
-  own->forward_only_inside = forward_only_inside != 0;
+  own->made = is_made != 0;
+  if (!take_plain(own)) {
+    Py_DECREF(self);
+    return nullptr;
+  }
   PyObject* on_death = PyObject_GetAttrString(self, "shut");
   own->module = on_death == nullptr ? nullptr : PyWeakref_NewRef(module, on_death);
   Py_XDECREF(on_death);
@@ -337,12 +317,13 @@ PyObject* make_entrance(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
 
 void register_entrance(py::module_& module) {
   set_up_passing();
-  static std::array<PyMethodDef, 5> methods{
+  static std::array<PyMethodDef, 6> methods{
       {{"call", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(come<Door::kCall>)), METH_FASTCALL, ""},
        {"forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(come<Door::kForward>)), METH_FASTCALL,
         ""},
        {"shut", shut_entrance, METH_O, ""},
        {"open", open_predictor, METH_NOARGS, ""},
+       {"watch", watch_class, METH_NOARGS, ""},
        {nullptr, nullptr, 0, nullptr}}};
   static std::array<PyGetSetDef, 5> attributes{{{"module", get_module, nullptr, "", nullptr},
                                                 {"keeper", get_keeper, nullptr, "", nullptr},

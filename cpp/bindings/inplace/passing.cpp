@@ -3,8 +3,10 @@
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
+#include <torch/csrc/autograd/forward_grad.h>
 #include <torch/csrc/jit/frontend/tracer.h>
 
+#include <algorithm>
 #include <array>
 #include <unordered_set>
 
@@ -37,7 +39,34 @@ bool has_entries(PyObject* dict) {
   return dict != nullptr && PyDict_Check(dict) && PyDict_GET_SIZE(dict) != 0;
 }
 
+constexpr int kDeepest = 4;             // of containers among the attributes, in one another
+constexpr Py_ssize_t kMostItems = 256;  // of each that are looked at: longer ones hold data
+
 using Seen = std::unordered_set<PyObject*>;
+
+bool weights_require_grad(PyObject* dict, Seen& seen);
+
+bool value_requires_grad(PyObject* value, Seen& seen, int depth) {
+  if (THPVariable_Check(value)) return THPVariable_Unpack(value).requires_grad();
+  if (depth == kDeepest) return false;
+  if (PyTuple_CheckExact(value) || PyList_CheckExact(value)) {
+    const Py_ssize_t count = std::min(PySequence_Fast_GET_SIZE(value), kMostItems);
+    for (Py_ssize_t i = 0; i < count; ++i) {
+      if (value_requires_grad(PySequence_Fast_GET_ITEM(value, i), seen, depth + 1)) return true;
+    }
+    return false;
+  }
+  if (PyDict_CheckExact(value)) {
+    Py_ssize_t at = 0;
+    PyObject* item = nullptr;
+    for (Py_ssize_t i = 0; i < kMostItems && PyDict_Next(value, &at, nullptr, &item) != 0; ++i) {
+      if (value_requires_grad(item, seen, depth + 1)) return true;
+    }
+    return false;
+  }
+  PyObject** place = place_of_dict(value);
+  return place != nullptr && find(*place, names->parameters) != nullptr && weights_require_grad(*place, seen);
+}
 
 bool any_requires_grad(PyObject* dict) {
   Py_ssize_t at = 0;
@@ -56,8 +85,14 @@ bool weights_require_grad(PyObject* dict, Seen& seen) {
   for (PyObject* part : {parameters, buffers, modules}) {
     if (part == nullptr || !PyDict_Check(part)) return true;  // a script keeps its own elsewhere
   }
-  if (any_requires_grad(parameters) || any_requires_grad(buffers) || any_requires_grad(dict)) return true;
+  if (any_requires_grad(parameters) || any_requires_grad(buffers)) return true;
   Py_ssize_t at = 0;
+  PyObject* value = nullptr;
+  while (PyDict_Next(dict, &at, nullptr, &value) != 0) {
+    const bool is_part = value == parameters || value == buffers || value == modules;
+    if (!is_part && value_requires_grad(value, seen, 0)) return true;
+  }
+  at = 0;
   PyObject* module = nullptr;
   while (PyDict_Next(modules, &at, nullptr, &module) != 0) {
     if (module == Py_None) continue;
@@ -95,10 +130,14 @@ const char* to_string(Passing why) noexcept {
       return "arguments written";
     case Passing::kFirst:
       return "first of its kind";
+    case Passing::kDual:
+      return "forward gradients";
     case Passing::kGradients:
       return "input gradients";
     case Passing::kWeights:
       return "gradients";
+    case Passing::kResult:
+      return "result gradients";
     case Passing::kNoPredictor:
       return "no predictor";
     case Passing::kErrors:
@@ -127,7 +166,9 @@ Passing by_thread() noexcept {
   const bool traced = torch::jit::tracer::isTracing() || at::impl::PythonTorchFunctionTLS::stack_len() > 0 ||
                       c10::impl::TorchDispatchModeTLS::stack_len() > 0 ||
                       c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
-  return traced ? Passing::kTraced : Passing::kNo;
+  if (traced) return Passing::kTraced;
+  // Levels are the process's: inputs, weights and tensors that are kept anywhere may have tangents.
+  return torch::autograd::ForwardADLevel::try_get_by_idx(0) != nullptr ? Passing::kDual : Passing::kNo;
 }
 
 bool weights_require_grad(PyObject* dict) {

@@ -19,8 +19,10 @@ enum class Passing : std::uint8_t {
   kArguments,  // one that is no plain value
   kWritten,    // forward writes to its arguments
   kFirst,      // of its structure: it is looked at whether forward writes to its arguments
+  kDual,       // a level of forward-mode differentiation is open
   kGradients,  // an input requires grad
   kWeights,    // grad mode is on, and a weight requires grad
+  kResult,     // the first result of its structure required grad, by weights that are registered nowhere
   kNoPredictor,
   kErrors,  // of the predictor's own
   kMost,
@@ -33,8 +35,8 @@ const char* to_string(Passing why) noexcept;
 Passing by_module(PyObject* dict, bool forward) noexcept;
 // By the thread's state, gradients apart.
 Passing by_thread() noexcept;
-// Whether a parameter, a buffer or a tensor among the attributes of the module, or of one inside, requires grad. True
-// where that cannot be told.
+// Whether a parameter, a buffer or a tensor among the attributes of the module, or of one inside, requires grad; those
+// in lists, tuples and dicts count. True where that cannot be told.
 bool weights_require_grad(PyObject* dict);
 
 void set_up_passing();  // at import

@@ -6,9 +6,11 @@ import logging
 import weakref
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from torchpool import _core
+from torchpool.inplace.gradients import gradients_in
 from torchpool.inplace.made_class import plain_class
 from torchpool.inplace.twin import twin_of
 from torchpool.predictor import Entered, Options, Predictor, has_lazy_weights
@@ -30,7 +32,12 @@ _PASSED = {
     "traced": "torch traced them, or a mode was on",
     "arguments": f"an argument is no tensor or plain value, so that forward may write to it, as to a cache{_INSIDE}",
     "arguments written": f"forward writes to their arguments{_INSIDE}",
+    "forward gradients": "forward-mode differentiation was on, which follows the module's code",
     "input gradients": "an input requires grad",
+    "result gradients": (
+        "their results have gradients, by weights that are not registered in the module or by torch.enable_grad() in "
+        "its code"
+    ),
     "no predictor": "there is no predictor: {}",
     "errors": "the predictor raised an error where the module did not: {}",
 }
@@ -83,6 +90,10 @@ class Keeper:
         """The first call was passed on for this reason."""
         if why == "gradients":
             log.warning(_GRADIENTS.format("the", self.name))
+
+    def has_gradients(self, result: object) -> bool:
+        """Whether the result of a first call wants gradients, so that calls of its structure are the module's own."""
+        return gradients_in(result, leaves=torch.is_grad_enabled())
 
     def failed(self, error: BaseException) -> None:
         """The predictor raised an error that no caller saw."""

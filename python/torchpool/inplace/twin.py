@@ -29,9 +29,18 @@ def _class_of_twin(cls: type[nn.Module], module: weakref.ref[nn.Module]) -> type
     namespace: dict[str, Any] = {"__del__": lambda self: None, "__slots__": (), "__module__": cls.__module__}
     namespace |= {name: _slot_of(module, name) for name in slots}
     metaclass: Any = type(cls)
-    made: type[nn.Module] = metaclass(cls.__name__, (cls,), namespace)
+    made: type[nn.Module] = metaclass(cls.__name__, (_Unheard, cls), namespace)
     made.__qualname__ = cls.__qualname__
     return made
+
+
+class _Unheard:
+    """Above a class of a twin: classes that hear of their subclasses do not hear of that."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        pass
 
 
 def _slot_of(module: weakref.ref[nn.Module], name: str) -> property:

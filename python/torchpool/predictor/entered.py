@@ -46,6 +46,9 @@ def notes_of(entered: Entered | None) -> list[str]:
 def entrance_of(model: Any) -> _core.Entrance | None:
     """By which an accelerated module's calls come; None of what is not accelerated."""
     for base in type(model).__mro__:
+        entered = vars(base).get("_torchpool_entered_class")  # for several objects
+        if entered is not None and (found := entered.entrance_of(model)) is not None:
+            return found  # type: ignore[no-any-return]
         found = vars(base).get("_torchpool_entrance")
         if found is not None and found.module is model:
             return found  # type: ignore[no-any-return]
