@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from torchpool import _core
-from torchpool.inplace.whole_class import plain_method
+from torchpool.inplace.whole_class import IN_PLACE_OF, plain_method
 
 _ENTERED = "_torchpool_entered_class"
 _MISSING = object()
@@ -125,6 +125,7 @@ def _entering(cls: Any, name: str, own: Any, entrances: dict[int, _core.Entrance
             return getattr(super(cls, self), name)(*args, **kwargs)
         return plain(self, *args, **kwargs)
 
+    setattr(method, IN_PLACE_OF, plain)
     return method
 
 

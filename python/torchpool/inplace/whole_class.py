@@ -21,6 +21,8 @@ log = logging.getLogger("torchpool")
 _compiling = torch.compiler.is_dynamo_compiling
 _MARK = "_torchpool_accelerated_class"
 _PLAIN = "_torchpool_plain_method"
+IN_PLACE_OF = "_torchpool_in_place_of"
+"""Of a method that a class has for some of its objects to be served: which others have."""
 _left_out: dict[int, weakref.ref[nn.Module]] = {}
 """By id: objects of accelerated classes that their user has restored."""
 
@@ -70,7 +72,8 @@ def _taking(plain: Any, name: str, changed: AcceleratedClass) -> Any:
     @functools.wraps(plain)
     def method(self: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         # Of a subclass that has its own this is what it calls by super(), in a call that came by there.
-        if _compiling() or getattr(type(self), name) is not method or not changed.takes(self):
+        found = getattr(type(self), name)
+        if _compiling() or method not in (found, getattr(found, IN_PLACE_OF, None)) or not changed.takes(self):
             return plain(self, *args, **kwargs)
         return getattr(self, name)(*args, **kwargs)
 

@@ -341,3 +341,21 @@ def test_what_is_set_in_the_class_that_was_made() -> None:
     assert came(model, "class changed") == 3
     del type(model).scale
     assert_close(serve_once(model, x()), expected)
+
+
+def test_each_object_of_an_accelerated_class_that_asks_is_served() -> None:
+    class Model(Classifier):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return super().forward(x) * (2 if type(self) is Model else 1)
+
+    plain = build(Model)
+    expected, before = eager(plain, x()), Model.forward
+    torchpool.accelerate(Model)
+    models = [build(Model) for _ in range(3)]
+    for model in models:
+        assert_close(serve_once(model, x()), expected)
+    torchpool.restore(Model)
+    assert [entrance_of(model) for model in models] == [None] * 3
+    assert all(torch.equal(eager(model, x()), expected) for model in models)
+    assert Model.forward is before
+    assert not any("_torchpool" in name for name in vars(Model))
