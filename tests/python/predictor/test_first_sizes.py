@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -158,10 +159,12 @@ def test_an_interrupt_ends_the_wait_for_the_calls_before(serve: Callable[..., Se
     model.gate.wait_entered()
     threads.append(threading.Thread(target=interrupt))
     threads[1].start()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts tests in the background ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
             served.core.submit((torch.ones(1, 5), submits.set())[:1], None)
     finally:
+        signal.signal(signal.SIGINT, before)
         model.gate.open()
     for thread in threads:
         thread.join(HANG)
