@@ -104,7 +104,7 @@ def lifted(model: nn.Module, call: Tensor) -> tuple[Any, str]:
     assert candidate is not None
     programs = capture_elsewhere(Source.of(model, model, ((call,), {}), [[call]], candidate, proof_needed=True))
     assert programs.rows.verdict.kind == "lifted" and programs.rows.call_rows == 1
-    bound = programs.bound(model, programs.plain.checks)
+    bound = programs.bound(model)
     return _core.GraphBackend(bound.packed, bound.plain), programs.rows.verdict.text
 
 
