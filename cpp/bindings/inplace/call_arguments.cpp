@@ -48,12 +48,11 @@ void CallArguments::add(PyObject* value, int depth) {
     mix(address(PyBool_Check(value) ? value : reinterpret_cast<PyObject*>(Py_TYPE(value))));
     return;
   }
-  if (depth == kMaxDepth) {
-    plain_ = false;
-  } else if (PyTuple_CheckExact(value) || PyList_CheckExact(value)) {
+  const bool entered = depth < kMaxDepth;
+  if (entered && (PyTuple_CheckExact(value) || PyList_CheckExact(value))) {
     mix(address(Py_TYPE(value)) + static_cast<std::uint64_t>(PySequence_Fast_GET_SIZE(value)));
     for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(value); ++i) add(PySequence_Fast_GET_ITEM(value, i), depth + 1);
-  } else if (PyDict_CheckExact(value)) {
+  } else if (entered && PyDict_CheckExact(value)) {
     mix(address(Py_TYPE(value)));
     Py_ssize_t at = 0;
     PyObject* key = nullptr;
