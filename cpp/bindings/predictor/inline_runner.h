@@ -7,6 +7,7 @@
 #include "bindings/interpreter/bound_runtime.h"
 #include "bindings/predictor/bound_learner.h"
 #include "bindings/predictor/prepared_call.h"
+#include "core/sync/update_gate.h"
 
 namespace torchpool {
 
