@@ -36,7 +36,7 @@ class Classifier(torch.nn.Module):
 
 def measure() -> dict[str, float]:
     """The median ratio of a round with the alarm to the next without, less one; rows looked at; rows in all."""
-    model = build(Classifier)
+    model = build(Classifier).requires_grad_(False)
     calls = [torch.randn(1, 50, 10, generator=torch.Generator().manual_seed(i)) for i in range(CALLS)]
     with torchpool.wrap(model) as watched, torchpool.wrap(model, verify=0.0) as bare:
         for predictor in (watched, bare):

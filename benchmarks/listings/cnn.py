@@ -70,7 +70,7 @@ def best() -> Callable[[], list[int]]:
 
 def mapped() -> Callable[[], list[int]]:
     """The same by the predictor's map."""
-    predict = torchpool.wrap(build(Net))
+    predict = torchpool.wrap(build(Net).requires_grad_(False))
     images = digit_images()
     list(predict.map(images[:ITEMS_TO_LEARN]))
     predict.ready(60)

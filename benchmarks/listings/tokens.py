@@ -78,7 +78,7 @@ def best() -> Callable[[], list[list[int]]]:
 
 def starmap() -> Callable[[], list[list[int]]]:
     """The same by the predictor's starmap, on one thread."""
-    predict = torchpool.wrap(build(_bert))  # type: ignore[arg-type]
+    predict = torchpool.wrap(build(_bert).requires_grad_(False))  # type: ignore[arg-type]
     tokenise, texts = _Tokenizers(load_minilm()[0]), short_texts(TEXTS)
 
     def run(count: int | None = None) -> list[list[int]]:

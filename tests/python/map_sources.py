@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils import data
 
 import torchpool
@@ -133,3 +134,8 @@ def awaited(predict: torchpool.Predictor, source: Any) -> list[Any]:
 
 
 WAYS = [by_map, by_executor, by_bounded_executor, unordered, awaited]
+
+
+class Sum(nn.Module):
+    def forward(self, a: torch.Tensor, b: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        return (a + b) * scale

@@ -82,6 +82,18 @@ class MarkerModule(nn.Module):
         return self.linear(x)
 
 
+class Counter(nn.Module):
+    """Has state: counts its calls in an attribute, so that it is another module after each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
 class Held:
     """A predictor with one worker, and the gate of its model, which is run by Python."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from map_sources import WAYS, Indexed, Pairs, Rows, Stream, Table, Way
+from map_sources import WAYS, Indexed, Pairs, Rows, Stream, Sum, Table, Way
 from support import POISON, MarkerModule, Poisoned, assert_all_close, build, draw, eager, row
 from torch import nn
 from torch.utils import data
@@ -22,11 +22,6 @@ import torchpool
 def way(request: pytest.FixtureRequest) -> Way:
     way: Way = request.param
     return way
-
-
-class Sum(nn.Module):
-    def forward(self, a: torch.Tensor, b: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-        return (a + b) * scale
 
 
 class OfFields(nn.Module):

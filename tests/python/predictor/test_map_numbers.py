@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from map_sources import WAYS, Column, Way
+from map_sources import WAYS, Column, Sum, Way
 from support import MarkerModule, assert_all_close, build, draw, eager
 from torch import nn
 
@@ -18,11 +18,6 @@ import torchpool
 def way(request: pytest.FixtureRequest) -> Way:
     way: Way = request.param
     return way
-
-
-class Sum(nn.Module):
-    def forward(self, a: torch.Tensor, b: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-        return (a + b) * scale
 
 
 INPUTS, A, B = draw(23, 4), draw(7, 4, seed=1), draw(7, 4, seed=2)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import HANG, MarkerModule, assert_close, build, eager, row, run_threads
+from support import HANG, Counter, MarkerModule, assert_close, build, eager, row, run_threads
 from torch import nn
 
 import torchpool
@@ -118,21 +118,9 @@ def test_results_are_the_callers_own() -> None:
     assert_close(second, row(2) * 2)
 
 
-class Counts(nn.Module):
-    """Is another module after each call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        return x * self.calls
-
-
 @torch.no_grad()
 def test_a_module_that_changes_is_not_put_off_again_and_again() -> None:
-    predict = torchpool.wrap(build(Counts))
+    predict = torchpool.wrap(build(Counter))
     in_thread(lambda: [predict(row(1)) for _ in range(5)])
     assert NOT_YET not in str(predict.explain())
     [kind] = predict._learner.kinds.values()
@@ -156,7 +144,7 @@ class Counting(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         calls = self.calls
-        time.sleep(0.0005)  # what it waits for
+        time.sleep(0)  # another thread may come in between
         self.calls = calls + 1
         return x * 0 + self.calls
 

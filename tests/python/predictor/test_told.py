@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from bad_models import Raiser, together
-from support import build, draw, draws
+from executor_support import wait_until
+from support import Counter, build, draw, draws
 from torch import nn
 
 import torchpool
@@ -25,18 +26,6 @@ class Plain(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(self.linear(x))
-
-
-class Counter(nn.Module):
-    """Has state."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        return x * self.calls
 
 
 def _first_line(predict: torchpool.Predictor) -> str:
@@ -143,6 +132,7 @@ def test_calls_whose_proof_fails_are_told_of_once(caplog: pytest.LogCaptureFixtu
         for x in draws(3, 2, 4):
             predict(x)
             assert predict.ready(60)
+        wait_until(lambda: bool(_alone(caplog)))  # told by the capture's thread, without its lock, once it is done
         ((level, text),) = _alone(caplog)
         assert level == logging.WARNING
         assert text.startswith("raiser: calls with (x) run alone, in no batch: ")
