@@ -10,7 +10,7 @@ import torch
 from rows_sketch import Sketch, aten
 from rows_values import count, listed, order, same, uniform
 
-from torchpool.contract.rows.domain import CONST, All, Rows, Uniform
+from torchpool.contract.rows.domain import CONST, All, Rows, Same, Uniform
 from torchpool.contract.rows.sizes import whole
 
 
@@ -51,6 +51,16 @@ def test_a_write_to_all_equal_entries_keeps_them() -> None:
     assert sketch.claim(aten.add_.Scalar, zeros, 1.0) == Uniform()
     assert sketch.claim(aten.copy_.default, zeros, sketch.claimed(Rows(0, 2), 2 * sketch.batch)) == Rows(0, 2)
     assert sketch.of(zeros) == Rows(0, 2)
+
+
+def test_a_write_to_entries_repeated_for_the_rows_keeps_them_where_all_views_have_that_fold() -> None:
+    sketch = Sketch()
+    lines = sketch.add(aten.clone.default, same(sketch, 2, 3))
+    again = sketch.add(aten.alias.default, lines)
+    claim = sketch.of(lines)
+    assert isinstance(claim, Same)
+    assert sketch.claim(aten.mul_.Tensor, again, sketch.const(1, 1)) == claim
+    assert sketch.of(lines) == claim
 
 
 def test_a_write_to_entries_repeated_for_the_rows_spoils_other_folds() -> None:
