@@ -8,7 +8,7 @@ from torchpool.contract import Contract
 from torchpool.executor import ThreadPoolExecutor
 from torchpool.inplace import accelerate, predictor_of, restore
 from torchpool.insight import Explanation
-from torchpool.predictor import Predictor, wrap
+from torchpool.predictor import Predictor, load, wrap
 from torchpool.runtime import Runtime, default_runtime
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "default_runtime",
+    "load",
     "predictor_of",
     "restore",
     "rows",

@@ -126,7 +126,17 @@ class TreeSpec:
         return hash(self.root)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (_skeleton(self.root),)
+        return _restore, (self.skeleton(),)
+
+    def skeleton(self) -> Any:
+        """The structure as nested tuples of classes, labels and constants; `of_skeleton` takes it back."""
+        return _skeleton(self.root)
+
+    @staticmethod
+    def of_skeleton(skeleton: Any) -> TreeSpec:
+        """The structure that gave this skeleton. Raises ValueError for what none has given."""
+        _check_skeleton(skeleton)
+        return _restore(skeleton)
 
     def __repr__(self) -> str:
         return f"TreeSpec({self.rebuild([_Star()] * self.num_leaves)!r})"
@@ -305,6 +315,21 @@ def _skeleton(item: Any) -> Any:
     if not isinstance(item, _Node):
         return (item.value,) if isinstance(item, _Const) else None
     return item.kind, item.cls, item.labels, tuple(map(_skeleton, item.children)), item.extra
+
+
+def _check_skeleton(part: Any) -> None:
+    if part is None or (isinstance(part, tuple) and len(part) == 1):
+        return
+    if not isinstance(part, tuple) or len(part) != 5:
+        raise ValueError(f"a part of a structure has five entries, got {part!r}")
+    kind, cls, labels, children, extra = part
+    if not isinstance(cls, type) or kind == "const" or _kind(cls) != kind:
+        raise ValueError(f"a container of kind {kind!r} cannot be of class {cls!r}")
+    counted = isinstance(labels, tuple) and isinstance(children, tuple) and type(extra) is int
+    if not counted or len(labels) != len(children) or not 0 <= extra <= len(children):
+        raise ValueError(f"{cls.__qualname__} must have as many labels as children, got {labels!r}")
+    for child in children:
+        _check_skeleton(child)
 
 
 def _restore(skeleton: Any) -> TreeSpec:

@@ -4,8 +4,8 @@
 child for it, in which `programs` goes the way: `export` (torch.export of a `module_copy`, with the free sizes of
 `shapes` and the ops of `rnn_op`), `row_proof`, `passes` over the graph, `lower` to the plain data of `program`. Where
 rows meet, `lifted` has the graph written anew by `lifting` (with the operators of `per_call`), exported and proven once
-more. `comparison` holds the program against the module. torch.export takes a second to import: nothing imports it but
-what the child runs.
+more. `comparison` holds the program against the module; `written` is its form in a file. torch.export takes a second to
+import: nothing imports it but what the child runs.
 """
 
 from torchpool.capture.comparison import Difference, compare, compare_calls
@@ -13,19 +13,24 @@ from torchpool.capture.eval_twin import same_in_eval
 from torchpool.capture.process import capture_elsewhere
 from torchpool.capture.program import BODY, CaptureError, Programs, ProvenRows
 from torchpool.capture.source import COLLECTING_MARK, Source, refuse_hooks, serves
+from torchpool.capture.written import NotWritten, Reader, Writer, refuse_malformed
 
 __all__ = [
     "BODY",
     "COLLECTING_MARK",
     "CaptureError",
     "Difference",
+    "NotWritten",
     "Programs",
     "ProvenRows",
+    "Reader",
     "Source",
+    "Writer",
     "capture_elsewhere",
     "compare",
     "compare_calls",
     "refuse_hooks",
+    "refuse_malformed",
     "same_in_eval",
     "serves",
 ]

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 import platform
+import sys
 import types
 from collections import deque
 from collections.abc import Iterator
@@ -55,8 +56,13 @@ class Fingerprint:
             weights=_digest(f"{name}: {_shape_of(tensor)} {tensor.dtype}" for name, tensor in weights),
             code=_digest(sorted(_scripts(parts) if scripts else _codes(reach))),
             settings=_digest([] if scripts else sorted(_settings(parts, reach))),
-            versions=f"Python {platform.python_version()}, torch {torch.__version__}, "
-            f"torchpool {metadata.version('torchpool')}",
+            versions=", ".join(
+                [
+                    f"Python {platform.python_version()}, torch {torch.__version__}",
+                    f"torchpool {metadata.version('torchpool')}",
+                    *_libraries(parts),
+                ]
+            ),
         )
 
     def difference(self, other: Fingerprint) -> str | None:
@@ -90,6 +96,13 @@ def _digest(texts: Any) -> str:
         found.update(text.encode(errors="backslashreplace"))
         found.update(b"\0")
     return found.hexdigest()[:16]
+
+
+def _libraries(parts: list[tuple[str, nn.Module]]) -> list[str]:
+    """Those that the classes of modules are from, of which not all code that a call runs is looked through."""
+    tops = {base.__module__.partition(".")[0] for _, part in parts for base in type(part).__mro__}
+    found = [(top, getattr(sys.modules.get(top), "__version__", None)) for top in sorted(tops)]
+    return [f"{top} {version}" for top, version in found if isinstance(version, str) and not is_library(top)]
 
 
 def _class_of(part: nn.Module) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 import functools
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,9 @@ from torchpool.contract import (
     with_rows,
 )
 from torchpool.contract.probe import variables_read
-from torchpool.predictor.knowledge import Outcome, Unproven
+from torchpool.predictor.knowledge import Outcome, Proven, Unproven
+
+log = logging.getLogger("torchpool")
 
 _TIMED_CALLS = 8  # of a lifted graph's batch, to see whether it is faster than the calls alone
 _TIMED_RUNS = 5
@@ -101,12 +104,19 @@ def build(
     proof_needed: bool,
     wanted: Callable[[], bool],
     gate: _core.UpdateGate,
+    known: Outcome | None = None,
 ) -> Built:
     """A graph of the target for calls of this kind, equal to the module on one row and on several.
 
     Raises CaptureError, which says what is in the way, also soon after it is `wanted` no longer. `proof_needed`: a
-    graph whose rows may meet is in the way, too. Runs of the module pass the `gate`.
+    graph whose rows may meet is in the way, too. Runs of the module pass the `gate`. `known`: what this has come to
+    for another predictor of the module, or for one whose knowledge was saved.
     """
+    if known is not None:
+        try:
+            return _rebuild(target, module, kind, dtype, known, wanted=wanted, gate=gate)
+        except _Stale as stale:
+            log.warning("what was saved of the model is not used, and its graph made anew: %s", stale)
 
     others: list[tree.TreeSpec] = []  # of results that are put together in another way than the first
 
@@ -166,15 +176,23 @@ def build(
     raise CaptureError(f"the captured graph is not equal to the module: {wrong}", programs.rows.verdict)
 
 
-def rebuild(
+class _Stale(Exception):
+    """What was read from a file is of no use for the module; says why."""
+
+
+def _rebuild(
     target: Callable[..., Any],
     module: torch.nn.Module,
     kind: CapturedKind,
     dtype: torch.dtype | None,
     outcome: Outcome,
+    *,
+    wanted: Callable[[], bool],
+    gate: _core.UpdateGate,
 ) -> Built:
     """What `build` has given for another predictor of this very module, without a run of it. Raises CaptureError where
-    that was in vain, or where the module was changed since so that no graph serves it."""
+    that was in vain, or where the module was changed since so that no graph serves it. What comes from a file is
+    compared with the module, as `build` does; it raises _Stale where it is of no use."""
     if isinstance(outcome, Unproven):
         raise CaptureError(outcome.reason, outcome.rows)
     refuse_hooks(module)
@@ -184,13 +202,39 @@ def rebuild(
         with torch.no_grad():
             return target(*args, **kwargs)
 
+    def eager(leaves: Leaves) -> Leaves:
+        return gate.run(lambda: tree.flatten(kind.context.copy().run(run, leaves))[0])
+
     programs, backend = outcome.programs, None
     if programs is not None:
         serves(target, module, kind.samples, outcome.contract, dtype)
-        bound = programs.bound(module)
-        backend = _core.GraphBackend(bound.packed, bound.plain)
+        try:
+            backend = _backend_of(outcome, programs, module, kind, dtype, eager, wanted)
+        except (ValueError, RuntimeError) as error:  # of an operator that is not registered here, say
+            if not outcome.from_file:
+                raise
+            raise _Stale(f"its program cannot be used: {error}") from error
     by = run if backend is None else backend.run
     return Built(backend, by, outcome.contract, outcome.spec, outcome.notes, Difference(), programs, outcome.batch)
+
+
+def _backend_of(
+    outcome: Proven,
+    programs: Programs,
+    module: torch.nn.Module,
+    kind: CapturedKind,
+    dtype: torch.dtype | None,
+    eager: Callable[[Leaves], Leaves],
+    wanted: Callable[[], bool],
+) -> _core.GraphBackend:
+    bound = programs.bound(module)
+    if not outcome.from_file:
+        return _core.GraphBackend(bound.packed, bound.plain)
+    # A fingerprint cannot tell all that a model depends on: numbers show whether the graph is this one's.
+    backend, _, wrong = _compared(bound, outcome.contract, kind, eager, dtype, False, wanted)
+    if wrong is not None:
+        raise _Stale(f"its graph is not equal to the module: {wrong}")
+    return backend
 
 
 def measured_batch(built: Built, kind: CapturedKind, max_batch: int | None) -> tuple[int, int]:

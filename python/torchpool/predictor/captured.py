@@ -63,6 +63,8 @@ class Served:
     runner: Runner
     grow_batch: Callable[[int, int], None]
     """Is told of how many rows the graph's batches are, at first and at most."""
+    keep: Callable[[], None]
+    """Keeps what is known for other processes, where the user wants that."""
     stays_alone: Callable[[int, str], None]
     """Is told of a kind of calls, by id, that there is no proof for, and why."""
 

@@ -20,7 +20,7 @@ from torchpool.call import Call, replace_tensors
 from torchpool.capture import CaptureError
 from torchpool.contract import Contract, Leaves, RowsVerdict, brief, with_rows
 from torchpool.insight import Timing, program_listing
-from torchpool.predictor.building import Built, CapturedKind, build, measured_batch, rebuild
+from torchpool.predictor.building import Built, CapturedKind, build, measured_batch
 from torchpool.predictor.captured import Captured, Served
 from torchpool.predictor.knowledge import Outcomes, Proven, Unproven
 from torchpool.runtime import Child, in_child
@@ -311,14 +311,17 @@ class Graphs:
         captured.outcome = captured.outcome or Unproven.of(captured.reason, captured.rows)
         served = self._served()
         changed = served is not None and captured.backend is None and served.runner.module_changed
-        tell = None if served is None or served.closed else served.stays_alone
+        tell, keep = (None, None) if served is None or served.closed else (served.stays_alone, served.keep)
         del served
         with self._changed:
-            self._under_way -= 1
             self._queued.discard(kind.id)
             if holds := self._kinds.get(kind.id) is kind and generation == self._generation and not changed:
                 self.captured[kind.id] = captured
                 self._begun.pop(kind.id, None)
+        if holds and keep is not None:
+            keep()
+        with self._changed:
+            self._under_way -= 1
             self._changed.notify_all()
         if holds and captured.reason is not None and tell is not None:
             tell(kind.id, captured.reason)
@@ -352,11 +355,8 @@ class Graphs:
         gate = served.runner.gate
         by_module = served.by_module or kind.ambient
         del served
-        if (known := self.known.get(kind.contract)) is not None:
-            built = rebuild(target, module, kind, dtype, known)
-        else:
-            wanted = functools.partial(self._wanted, kind)
-            built = build(target, module, kind, dtype, proof_needed=needed, wanted=wanted, gate=gate)
+        wanted, known = functools.partial(self._wanted, kind), self.known.get(kind.contract)
+        built = build(target, module, kind, dtype, proof_needed=needed, wanted=wanted, gate=gate, known=known)
         rows = built.contract.rows
         proven = rows is not None and rows.allows
         if not proven and kind.contradicted is not None:
@@ -366,7 +366,7 @@ class Graphs:
             found = rows and replace(rows, kind="mixes", text=text)
             raise CaptureError(f"{text}, which keeps rows of a batch apart only where they are proven to be", found)
         captured.rows, captured.contract, captured.notes = built.contract.rows, built.contract, built.notes
-        if dtype is not None and built.backend is not None and known is None:
+        if dtype is not None and built.backend is not None and built.difference.values:
             off = built.difference
             text = f"computed in {dtype}: differs by {off.largest:.1e} of the largest value, {off.mean:.1e} on average"
             captured.notes = (text, *captured.notes)

@@ -27,6 +27,8 @@ class Proven:
     """For explain()."""
     batch: tuple[int, int]
     """Rows of a batch, at first and at most."""
+    from_file: bool = False
+    """The module is another object, and perhaps another module, than the one that it was compared with."""
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Options:
     prove: str
     verify: float
     probe_timeout: float
+    cache: bool
 
     @property
     def proof_needed(self) -> bool:
@@ -73,6 +74,7 @@ def read_options(
     prove: str,
     verify: float,
     probe_timeout: float,
+    cache: bool = False,
 ) -> Options:
     """What wrap() was given. Raises TypeError or ValueError for what makes no sense."""
     refuse_no_model(model)
@@ -99,6 +101,7 @@ def read_options(
         prove=_read_prove(model, prove, merging, stated),
         verify=_share(verify),
         probe_timeout=_timeout(probe_timeout),
+        cache=_flag("cache", cache),
     )
 
 
@@ -138,6 +141,12 @@ def _seconds(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a number of seconds, 0 or more, got {value!r}")
     return float(value)
+
+
+def _flag(name: str, value: bool) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
 
 
 def _timeout(value: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import threading
@@ -17,6 +16,7 @@ from torchpool.contract import first_and_most
 from torchpool.predictor import updates
 from torchpool.predictor.answers import Answers
 from torchpool.predictor.behind import Behind
+from torchpool.predictor.cache import Cache
 from torchpool.predictor.calls import View
 from torchpool.predictor.captured import Served
 from torchpool.predictor.entered import Entered, model_of, target_of
@@ -27,8 +27,7 @@ from torchpool.predictor.learner import Learner
 from torchpool.predictor.notices import Notices
 from torchpool.predictor.options import Options, check_options, method_of, module_of
 from torchpool.predictor.patience import Patience
-from torchpool.predictor.pickling import refuse_unpicklable
-from torchpool.predictor.told import Told
+from torchpool.predictor.portable import Portable
 from torchpool.predictor.typed import P, R
 from torchpool.runtime import Child, Runtime, default_runtime, in_child
 
@@ -37,7 +36,7 @@ _NOT_PROBED = "a plain callable is not probed unless example= or batch= is given
 _PROOF_SECONDS = 20.0  # that wrap() waits at most for what the module's batches need
 
 
-class Predictor(Told[P, R]):
+class Predictor(Portable[P, R]):
     """Answers a model's calls in shared batches; made by `torchpool.wrap`. Thread-safe, picklable.
 
     A context manager: leaving it waits for what is in flight and closes. Other attributes of the model are reached
@@ -59,6 +58,9 @@ class Predictor(Told[P, R]):
         self._runtime = runtime
         self._module = module_of(model)
         self._method = method_of(model)
+        self._cache = Cache.of(model, self._module, options) if options.cache and options.merging else None
+        if self._cache is not None and known is None:
+            known = self._cache.find()
         self._first_batch, self._most_batch = known.batch if known else first_and_most(32, options.max_batch)
         self._closed = False
         self.__wrapped__ = model
@@ -182,6 +184,9 @@ class Predictor(Told[P, R]):
             return False  # which may be refused
         return not self._learner.kinds or (self._graphs is not None and bool(self._graphs.left()))
 
+    def _like(self, model: Callable[..., Any]) -> Predictor[P, R]:
+        return Predictor(model, self._options, self._runtime, self._knowledge())
+
     def _is_open(self) -> bool:
         return self._generation == self._used_runtime._generation
 
@@ -282,6 +287,8 @@ class Predictor(Told[P, R]):
         fails with Closed; `wait` waits for it. Idempotent."""
         if wait:
             self._refuse_in_update("close()")
+        if not self._closed:
+            self._keep()
         self._closed = True
         core = self._open_core()
         core.close(cancel_pending)
@@ -293,32 +300,6 @@ class Predictor(Told[P, R]):
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self._runtime is not None:
-            raise TypeError(
-                "a predictor on a Runtime of its own cannot be pickled; wrap without runtime= or wrap again"
-            )
-        refuse_unpicklable(
-            self._options.name, [("model", self._model), ("example", self._options.examples)], (Predictor,)
-        )
-        return Predictor, (self._model, self._options, None, self._knowledge())
-
-    def __copy__(self) -> Predictor[P, R]:
-        """Another predictor of the same model, which starts from what this one has learned."""
-        return Predictor(self._model, self._options, self._runtime, self._knowledge())
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Predictor[P, R]:
-        """A predictor of a copy of the model, which starts from what this one has learned."""
-        return Predictor(copy.deepcopy(self._model, memo), self._options, self._runtime, self._knowledge())
-
-    def _knowledge(self) -> Knowledge | None:
-        """None where what was learned may be of another module than the present one."""
-        core = self._open_core()
-        core.tell_refuted()
-        if not self._options.merging or core.module_changed:
-            return None
-        return self._learner.knowledge((self._first_batch, self._most_batch))
 
 
 # What the learner and the graphs are given. They must not keep their predictor: a dropped one is to be freed at once,
@@ -352,6 +333,12 @@ def _one_at_a_time(ref: weakref.ref[Predictor]) -> Callable[[], bool]:
     return one_at_a_time
 
 
+def _keep(ref: weakref.ref[Predictor]) -> None:
+    predictor = ref()
+    if predictor is not None:
+        predictor._keep()
+
+
 def _served(ref: weakref.ref[Predictor]) -> Callable[[], Served | None]:
     def served() -> Served | None:
         predictor = ref()
@@ -367,6 +354,7 @@ def _served(ref: weakref.ref[Predictor]) -> Callable[[], Served | None]:
             by_module=options.backend == "python",
             runner=predictor._core,
             grow_batch=predictor._grow_batch,
+            keep=functools.partial(_keep, ref),
             stays_alone=functools.partial(predictor._learner.notices.stays_alone, predictor._learner.kinds),
         )
 

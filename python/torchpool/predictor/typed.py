@@ -28,14 +28,9 @@ class Forward(Protocol[P, R_co]):
         """What a call of the module gives."""
 
 
-class WrapOptions(TypedDict, total=False):
-    """The options of wrap(), which has their defaults and says what they mean."""
+class LoadOptions(TypedDict, total=False):
+    """The options of load(): those of wrap() that what was learned does not depend on."""
 
-    example: Any
-    batch: Batch
-    pad: Any
-    dtype: torch.dtype | None
-    backend: Literal["auto", "graph", "python", "torchscript"]
     max_batch: int | None
     max_delay: float
     weight: float
@@ -44,6 +39,17 @@ class WrapOptions(TypedDict, total=False):
     overflow: Literal["block", "reject"]
     runtime: Runtime | None
     name: str | None
-    prove: Literal["auto", "required", "verify", "trust"]
     verify: float
     probe_timeout: float
+
+
+class WrapOptions(LoadOptions, total=False):
+    """The options of wrap(), which has their defaults and says what they mean."""
+
+    example: Any
+    batch: Batch
+    pad: Any
+    dtype: torch.dtype | None
+    backend: Literal["auto", "graph", "python", "torchscript"]
+    prove: Literal["auto", "required", "verify", "trust"]
+    cache: bool

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Unpack, overload
 
 import torch
 
 from torchpool import _core
+from torchpool.predictor import saving
 from torchpool.predictor.entered import entrance_of
 from torchpool.predictor.misuse import refuse_unknown_options, tells_misuse
 from torchpool.predictor.options import Batch, Options, check_runtime, read_options, same_options
 from torchpool.predictor.predictor import Predictor
-from torchpool.predictor.typed import Forward, P, R, WrapOptions
+from torchpool.predictor.typed import Forward, LoadOptions, P, R, WrapOptions
 from torchpool.runtime import Runtime
 
 
@@ -41,6 +43,7 @@ def wrap(
     prove: Literal["auto", "required", "verify", "trust"] = "auto",
     verify: float = 0.01,
     probe_timeout: float = 20.0,
+    cache: bool = False,
 ) -> Predictor:
     """A predictor of a model: called like it from any thread, with the same results, in shared batches.
 
@@ -78,6 +81,8 @@ def wrap(
         an alarm; 0 turns it off. A difference ends merging for such calls, with a warning in the log.
     probe_timeout: most seconds that a kind of call is probed. Where that does not suffice, calls run alone, and probing
         is tried again after 10 s, 20 s, 40 s and so on, up to an hour.
+    cache: keep what is learned in a folder of the user's own ($TORCHPOOL_CACHE, else torchpool in $XDG_CACHE_HOME or
+        ~/.cache), and start from what another process has learned of a model like this one, as `load` does.
 
     An accelerated module gives its predictor, if it is given no options, or the same.
 
@@ -102,6 +107,7 @@ def wrap(
         prove=prove,
         verify=verify,
         probe_timeout=probe_timeout,
+        cache=cache,
     )
     entrance = entrance_of(model)
     if entrance is not None and entrance.keeper is not None:
@@ -133,3 +139,27 @@ def _shared(model: Any, entrance: _core.Entrance, options: Options, runtime: Run
     if opened is None:
         raise ValueError(f"{options.name} is accelerated, and has no predictor yet: {keeper.why_none()}")
     return opened  # type: ignore[no-any-return]
+
+
+@overload
+def load(path: str | os.PathLike[str], model: Forward[P, R], **options: Unpack[LoadOptions]) -> Predictor[P, R]: ...
+@overload
+def load(path: str | os.PathLike[str], model: Callable[P, R], **options: Unpack[LoadOptions]) -> Predictor[P, R]: ...
+def load(path: str | os.PathLike[str], model: Any, **options: Any) -> Predictor[Any, Any]:
+    """A predictor of the model that starts from what `Predictor.save` has written: nothing is probed or captured again.
+
+    The file names no code and holds no weights; reading it imports and runs nothing of its own. It is for a model with
+    the same code, settings and names and shapes of weights, whose values may be others: graphs are compared with the
+    module on the first call, which waits for that. On a processor with other instructions graphs are made anew.
+
+    options: `max_batch`, `max_delay`, `weight`, `queue_size`, `queue_bytes`, `overflow`, `name`, `verify`,
+    `probe_timeout` and `runtime` as in `wrap`; those that are not given are as saved.
+
+    Raises ValueError for a file that is damaged, of another version, or for another model, saying how that differs;
+    OSError where it cannot be read; TypeError for options that what was learned depends on.
+    """
+    runtime = options.get("runtime")
+    check_runtime(runtime)
+    changed = {name: value for name, value in options.items() if name != "runtime"}
+    knowledge, read = saving.read(path, model, changed)
+    return Predictor(model, read, runtime, knowledge)
