@@ -1,5 +1,6 @@
 // The extension module: what Python sees, in the order that a call meets it.
 #include "bindings/awaited/awaited_call.h"
+#include "bindings/call/map_results.h"
 #include "bindings/call/pending.h"
 #include "bindings/executor/bind_executor.h"
 #include "bindings/graph/bind_graph.h"
@@ -21,6 +22,7 @@ PYBIND11_MODULE(_core, module) {
   torchpool::register_gates(module);
   torchpool::register_around_fork(module);
   torchpool::register_pending(module);
+  torchpool::register_map_results(module);
   torchpool::register_awaited_call(module);
   torchpool::register_graph(module);
   torchpool::register_predictor(module);

@@ -141,6 +141,23 @@ void register_predictor(py::module_& module) {
           },
           py::arg("args"), py::arg("kwargs"), py::arg("priority") = 0, py::arg("deadline") = py::none(),
           py::arg("dynamic") = false, py::arg("chunk") = 0)
+      .def(
+          "submit_to",
+          [options](BoundPredictor& self, const py::object& results, const py::tuple& args, int priority, bool dynamic,
+                    std::int64_t chunk) {
+            CallOptions asked = options(priority, std::nullopt);
+            asked.schedule = dynamic ? Schedule::kDynamic : Schedule::kGuided;
+            asked.chunk = chunk;
+            self.submit_to(MapResults::of(results), args, asked);
+          },
+          py::arg("results"), py::arg("args"), py::arg("priority") = 0, py::arg("dynamic") = false,
+          py::arg("chunk") = 0)
+      .def(
+          "submit_like",
+          [](BoundPredictor& self, const py::object& results, const py::iterator& items, std::int64_t most) {
+            return self.submit_like(MapResults::of(results), items, most);
+          },
+          py::arg("results"), py::arg("items"), py::arg("most"))
       .def("inherit", &BoundPredictor::inherit, py::arg("parents"))
       .def("learn", &BoundPredictor::learn_from, py::arg("args"), py::arg("kwargs"))
       .def("settle_promise", &BoundPredictor::settle_promise, py::arg("kind_id"), py::arg("args"), py::arg("kwargs"),

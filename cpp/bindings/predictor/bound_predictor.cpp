@@ -135,6 +135,11 @@ py::object BoundPredictor::run_queued(PreparedCall& call, const py::tuple& args,
 
 Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
                                const Notify& notify, Full full) {
+  return submit(args, kwargs, options, notify, full, nullptr);
+}
+
+Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
+                               const Notify& notify, Full full, std::shared_ptr<const Likeness>* like) {
   look_at_gradients();
   PreparedCall call;
   read_in_turn(args, kwargs, options, call);
@@ -150,6 +155,7 @@ Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, 
   const std::shared_ptr<Channel> channel = channels_.of(call);
   auto request = requests_.make(call, args, kwargs, options, notify, Snapshot::kSmall, *channel);
   Pending pending(request, channel);
+  if (like != nullptr && !options.deadline) *like = Likeness::of(call, *request, channel);
   // Before it is admitted: it may be done, and its object looked at, before this call returns.
   if (!notify.object.is_none()) notify.object.attr("_pending") = py::cast(pending);
   try {

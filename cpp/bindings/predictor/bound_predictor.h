@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/call/map_results.h"
 #include "bindings/call/pending.h"
 #include "bindings/futures/call_future.h"
 #include "bindings/predictor/bound_learner.h"
@@ -31,6 +32,12 @@ class BoundPredictor final : public MeasuredPredictor {
   // `notify`: once the request is done.
   Pending submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options, const Notify& notify,
                  Full full);
+  // For a map, whose look-ahead is bounded: submit(), to the end of `results`, which then has what the call's like are.
+  void submit_to(MapResults& results, const py::tuple& args, const CallOptions& options);
+  // The same for the tensors that `items` gives, as long as they are like the last call that was submitted to
+  // `results`, at most `most` of them. The first other item in a tuple of one; None where there was none. Raises
+  // StopIteration at the end of `items`, an iterator whose steps run no code of the user's.
+  py::object submit_like(MapResults& results, const py::iterator& items, std::int64_t most);
 
   // The same as a concurrent.futures.Future.
   py::object submit_future(const py::tuple& args, const py::object& kwargs, const CallOptions& options);
@@ -112,6 +119,8 @@ class BoundPredictor final : public MeasuredPredictor {
   void ran_answering();
   py::object run_queued(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                         const CallOptions& options);
+  Pending submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options, const Notify& notify,
+                 Full full, std::shared_ptr<const Likeness>* like);
   py::object future_of_inline(PreparedCall& call, const py::tuple& args, const py::object& kwargs);
   py::object start_new_future(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                               const CallOptions& options, const CallOwner& owner, Full full) const;

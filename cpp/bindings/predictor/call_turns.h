@@ -19,6 +19,8 @@ class CallTurns {
   static bool apply_here() noexcept;
   // That of a call that comes now; alone where the module is new to its sizes.
   TurnPtr take(const PreparedCall& call) { return call.new_sizes ? order_.enter_alone() : order_.enter(); }
+  // The same of a call that changes nothing.
+  TurnPtr take_shared() { return order_.enter(); }
   // Whether a call that comes now may run at once, next to others.
   bool open() const noexcept { return order_.open(); }
   // Waits until the turn is open. Not for ever: an earlier call may itself wait for what the calling thread is to do

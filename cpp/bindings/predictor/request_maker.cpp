@@ -87,6 +87,21 @@ std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tu
   return request;
 }
 
+std::shared_ptr<CallRequest> RequestMaker::make_like(const Likeness& like, const at::Tensor& tensor, TurnPtr turn) {
+  auto request = std::make_shared<CallRequest>(like.info, GilReclaimer::instance());
+  request->keep_turn(std::move(turn));
+  request->contract = like.contract;
+  request->backend = like.backend;
+  request->form = like.form;
+  request->ambient = like.ambient;
+  request->result_form = like.result_form;
+  request->shape = like.shape;
+  request->useful_calls = like.useful_calls;
+  request->inputs.push_back(tensor);
+  take_snapshot(*request, kSnapshotBytes);
+  return request;
+}
+
 void RequestMaker::take_snapshot(CallRequest& request, std::size_t most) {
   for (std::size_t i = 0; i < request.inputs.size(); ++i) {
     at::Tensor& input = request.inputs[i];
@@ -112,13 +127,20 @@ void RequestMaker::admit(const PreparedCall& call, const std::shared_ptr<CallReq
   if (call.promise) call.promise->keep(py::cast(Pending(request, channel)));
 }
 
-void RequestMaker::push(const std::shared_ptr<CallRequest>& request, Channel& channel, Full full) const {
+bool RequestMaker::admit_like(const std::shared_ptr<CallRequest>& request, Channel& channel) const {
+  return push(request, channel, Full::kBlock);
+}
+
+bool RequestMaker::push(const std::shared_ptr<CallRequest>& request, Channel& channel, Full full) const {
   const bool slices = handles_signals();
   const Admission asked = admission(full);
   // With room, without letting go of the interpreter's lock: a release at each of a thousand submits would hand it to
   // a worker, and wait to get it back, a thousand times.
   PushResult pushed = channel.submit(request, asked, TimePoint::min());
-  if (pushed == PushResult::kAdmitted) return watch_deadline(request);
+  if (pushed == PushResult::kAdmitted) {
+    watch_deadline(request);
+    return true;
+  }
   const ParkedTask parked(request->useful_calls);
   while (pushed != PushResult::kAdmitted) {
     {
@@ -128,6 +150,7 @@ void RequestMaker::push(const std::shared_ptr<CallRequest>& request, Channel& ch
     if (pushed != PushResult::kAdmitted && PyErr_CheckSignals() != 0) throw py::error_already_set();
   }
   watch_deadline(request);
+  return false;
 }
 
 void RequestMaker::watch_deadline(const std::shared_ptr<CallRequest>& request) const {

@@ -5,6 +5,7 @@
 
 #include "bindings/interpreter/bound_runtime.h"
 #include "bindings/predictor/bound_learner.h"
+#include "bindings/predictor/likeness.h"
 #include "bindings/predictor/predictor_options.h"
 #include "bindings/predictor/prepared_call.h"
 
@@ -35,15 +36,20 @@ class RequestMaker {
   std::shared_ptr<CallRequest> make(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                                     const CallOptions& options, Notify notify, Snapshot snapshot,
                                     Channel& channel) const;
+  // The same for a call of that tensor, which is like one before it.
+  static std::shared_ptr<CallRequest> make_like(const Likeness& like, const at::Tensor& tensor, TurnPtr turn);
   // Waits for room with the lock released, unless `full` says otherwise. Requires: a call that must run
   // inline does not come here, unless it lines up.
   void admit(const PreparedCall& call, const std::shared_ptr<CallRequest>& request,
              const std::shared_ptr<Channel>& channel, Full full) const;
+  // As admit(), of one that has neither promise nor deadline. Whether the lock was held all the time.
+  bool admit_like(const std::shared_ptr<CallRequest>& request, Channel& channel) const;
   void watch_deadline(const std::shared_ptr<CallRequest>& request) const;
   bool rejects_when_full() const noexcept { return reject_; }
 
  private:
-  void push(const std::shared_ptr<CallRequest>& request, Channel& channel, Full full) const;
+  // Whether the lock was held all the time.
+  bool push(const std::shared_ptr<CallRequest>& request, Channel& channel, Full full) const;
   Admission admission(Full full) const;
   static void take_snapshot(CallRequest& request, std::size_t most);
 

@@ -108,8 +108,10 @@ class Calls(Generic[P, R]):
         """
         if not iterables:
             raise TypeError("map() needs at least one iterable")
-        calls = self._inputs().map(iterables)
-        return self._map(calls, iterables, timeout, buffersize, ordered, progress, return_exceptions, schedule)
+        inputs = self._inputs()
+        calls = inputs.map(iterables)
+        at_once = self._at_once(inputs, Schedule.parse(schedule))
+        return self._map(calls, iterables, timeout, buffersize, ordered, progress, return_exceptions, schedule, at_once)
 
     def starmap(
         self,
@@ -137,6 +139,7 @@ class Calls(Generic[P, R]):
         progress: bool,
         return_exceptions: bool,
         schedule: str | None,
+        at_once: mapping.AtOnce | None = None,
     ) -> mapping.MapIterator:
         ahead = self._calls_ahead(buffersize)
         lengths = [sources.length_of(source) for source in iterables]
@@ -153,7 +156,15 @@ class Calls(Generic[P, R]):
             return_exceptions=return_exceptions,
             bar=mapping.progress_bar(hint) if progress else None,
             length_hint=hint,
+            at_once=at_once,
         )
+
+    def _at_once(self, inputs: Inputs, schedule: Schedule) -> mapping.AtOnce | None:
+        if inputs.at_once is None or self._deadline is not None:
+            return None
+        core, dynamic = self._predictor._open_core(), schedule.kind == "dynamic"
+        submit = functools.partial(core.submit_to, priority=self._priority, dynamic=dynamic, chunk=schedule.chunk)
+        return mapping.AtOnce(inputs.at_once, inputs.call_of, submit, core.submit_like)
 
     def acall(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """As a call, awaited: on its way at once where a loop runs, else once it is awaited.

@@ -30,24 +30,30 @@ class Inputs:
         if isinstance(model, torch.jit.ScriptModule | torch.jit.ScriptFunction):
             self._unlike_list += (RuntimeError,)
         self._source: Any = None
+        self.at_once: Iterator[Any] | None = None
+        """What a map of one iterable reads, where that runs none of the user's code."""
         self._by_field: bool | None = None  # whether lists of the source are fields, once that is known
 
     def map(self, iterables: tuple[Iterable[Any], ...]) -> Iterator[Input]:
         """The calls of map(). Raises TypeError for an input that is no iterable, or is not taken for what it is."""
         shown = len(self._args)
         items = [sources.items_of(source, as_rows=i >= shown) for i, source in enumerate(iterables)]
-        if all(map(sources.is_rows, iterables)):
+        if len(items) > 1 and all(map(sources.is_rows, iterables)):
             return zip(*items, strict=False)
         if len(items) > 1:
             return map(self._several, zip(*items, strict=False))
         (self._source,) = iterables
-        return map(self._one, items[0])
+        read = iter(items[0])
+        if sources.is_rows(self._source) or type(self._source) in (list, tuple):
+            self.at_once = read
+        return map(self.call_of, read)
 
     def starmap(self, iterable: Iterable[Any]) -> Iterator[Input]:
         """The calls of starmap()."""
         return map(self._star, sources.items_of(iterable) if _is_structured(iterable) else iterable)
 
-    def _one(self, item: Any) -> Input:
+    def call_of(self, item: Any) -> Input:
+        """That of an item of the only iterable."""
         if type(item) is torch.Tensor:
             return (item,)
         try:

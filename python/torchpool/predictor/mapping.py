@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import queue
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torchpool import _core
@@ -85,7 +85,19 @@ class _Arrival:
 Input = tuple[Any, ...] | dict[str, Any] | Settled
 
 
-class MapIterator:
+@dataclass(frozen=True)
+class AtOnce:
+    """Inputs that are read in no time, without code of the user's: many are read and submitted at a time."""
+
+    items: Iterator[Any]
+    call_of: Callable[[Any], Input]
+    submit: Callable[[_core.MapResults, tuple[Any, ...]], None]
+    """To the end of the results."""
+    submit_like: Callable[[_core.MapResults, Iterator[Any], int], tuple[Any] | None]
+    """The next items, as far as they are like the one before them; the first other one."""
+
+
+class MapIterator(_core.MapResults):
     """Results of many calls. Keeps up to `ahead` calls in flight; closing it cancels those that have not started."""
 
     def __init__(
@@ -100,18 +112,19 @@ class MapIterator:
         return_exceptions: bool,
         bar: Any = None,
         length_hint: int | None = None,
+        at_once: AtOnce | None = None,
     ) -> None:
+        """`at_once`: the same inputs as `calls`, which are then not read."""
         self._submit = submit
         self._feed = feed
         self._calls = calls
+        self._at_once = at_once if ordered else None
         self._ahead = ahead
         self._refill_at = refill_at(ahead)
         self._until = None if timeout is None else time.monotonic() + timeout
         self._return_exceptions = return_exceptions
         self._bar = bar
         self._results = length_hint  # how many there are to be; None where nobody knows
-        self._taken = 0
-        self._in_order: deque[Any] = deque()
         self._unordered: set[_Arrival] = set()
         self._arrived: queue.SimpleQueue[_Arrival] | None = None if ordered else queue.SimpleQueue()
         self._input_error: Exception | None = None
@@ -126,10 +139,13 @@ class MapIterator:
         return NotImplemented if self._results is None else max(self._in_flight(), self._results - self._taken)
 
     def _in_flight(self) -> int:
-        return len(self._in_order) + len(self._unordered)
+        return self._queued() + len(self._unordered)
 
     def _fill(self) -> None:
-        feed, calls, in_order = self._feed, self._calls, self._in_order
+        if self._at_once is not None:
+            self._fill_at_once(self._at_once)
+            return
+        calls = self._calls
         for _ in range(0 if self._exhausted else self._ahead - self._in_flight()):
             try:
                 call = next(calls)
@@ -140,21 +156,41 @@ class MapIterator:
                 self._exhausted = True
                 self._input_error = error
                 return
-            try:
-                if isinstance(call, Settled):
-                    self._settle(call)
-                elif self._arrived is None:
-                    in_order.append(feed(call, None) if isinstance(call, tuple) else feed((), call))
-                else:
-                    self._submit_unordered(call, self._arrived)
-            except _core.Closed as error:
-                if not self._in_flight():
-                    raise
-                self._exhausted = True
-                self._input_error = error
+            if not self._add(call):
                 return
-            except Exception as error:
-                self._settle(Failed(error))
+
+    def _fill_at_once(self, inputs: AtOnce) -> None:
+        while not self._exhausted and (room := self._ahead - self._in_flight()) > 0:
+            try:
+                other = inputs.submit_like(self, inputs.items, room)
+            except StopIteration:
+                self._exhausted = True
+                return
+            if other is None or not self._add(inputs.call_of(other[0])):
+                return
+
+    def _add(self, call: Input) -> bool:
+        """Submits the call, and keeps what it raises; False once the predictor is closed."""
+        try:
+            if isinstance(call, Settled):
+                self._settle(call)
+            elif self._arrived is not None:
+                self._submit_unordered(call, self._arrived)
+            elif not isinstance(call, tuple):
+                self._put(self._feed((), call))
+            elif self._at_once is not None:
+                self._at_once.submit(self, call)
+            else:
+                self._put(self._feed(call, None))
+        except _core.Closed as error:
+            if not self._in_flight():
+                raise
+            self._exhausted = True
+            self._input_error = error
+            return False
+        except Exception as error:
+            self._settle(Failed(error))
+        return True
 
     def _submit_unordered(self, call: tuple[Any, ...] | dict[str, Any], arrived: queue.SimpleQueue[_Arrival]) -> None:
         args, kwargs = (call, {}) if isinstance(call, tuple) else ((), call)
@@ -168,34 +204,15 @@ class MapIterator:
     def _settle(self, outcome: Settled) -> None:
         """Puts what is known already in its place."""
         if self._arrived is None:
-            self._in_order.append(outcome)
+            self._put(outcome)
             return
         arrival = _Arrival(self._arrived)
         arrival._pending = outcome
         self._unordered.add(arrival)
         arrival._settle()
 
-    def __iter__(self) -> MapIterator:
-        return self
-
-    def __next__(self) -> Any:
-        in_order = self._in_order
-        try:
-            if self._plain and in_order:  # what nearly all maps are: in order, no limit, exceptions raised
-                first = in_order.popleft()
-                self._taken += 1
-                try:
-                    if len(in_order) <= self._refill_at:
-                        self._fill()
-                    return first.get()
-                finally:
-                    del first  # it holds the error, whose traceback holds this frame
-            return self._next()
-        except BaseException:
-            self.close()
-            raise
-
     def _next(self) -> Any:
+        """A result, where not `_plain`, or where none is on its way. What it raises ends the map."""
         if not self._in_flight():
             self._fill()
         if not self._in_flight():
@@ -203,40 +220,41 @@ class MapIterator:
                 error, self._input_error = self._input_error, None
                 raise error
             raise StopIteration
-        done = self._take()
+        result_of = self._wait()
         self._taken += 1
+        try:
+            result = result_of()
+        except Exception as error:
+            if not self._return_exceptions:
+                raise
+            result = without_our_frame(error)
+        finally:
+            del result_of  # it holds the error, whose traceback holds this frame
         if self._in_flight() <= self._refill_at:
             self._fill()
         if self._bar is not None:
             self._bar.update()
-        try:
-            return done.result()
-        except Exception as error:
-            if not self._return_exceptions:
-                raise
-            return without_our_frame(error)
-        finally:
-            del done  # it holds the error, whose traceback holds this frame
+        return result
 
-    def _take(self) -> Any:
+    def _wait(self) -> Callable[[], Any]:
+        """Until there is a result; what gives it."""
         left = None if self._until is None else max(0.0, self._until - time.monotonic())
         if self._arrived is None:
-            if not self._in_order[0].wait(left):
+            if not self._wait_first(left):
                 raise TimeoutError
-            return self._in_order.popleft()
+            return self._take_first
         try:
             arrival = self._arrived.get(timeout=left)
         except queue.Empty:
             raise TimeoutError from None
         self._unordered.discard(arrival)
-        return arrival
+        return arrival.result
 
     def close(self) -> None:
         """Cancels the calls that have not started, and takes nothing more from the input. Idempotent."""
         self._exhausted = True
         self._input_error = None
-        while self._in_order:
-            self._in_order.pop().cancel()
+        self._cancel_all()
         while self._unordered:
             self._unordered.pop().cancel()
         if self._bar is not None:
