@@ -139,12 +139,35 @@ void PoolWorker::run_task(FutureFields& task) {
   if (start(task)) {
     running_.push_back(&task);
     const bool hands_over = PyFunction_Check(task.value) != 0;
-    PyObject* result = call_task(task);
+    PyObject* result = pool_->staff().learns && running_.size() == 1 ? call_measured(task) : call_task(task);
     running_.pop_back();
     settle(task, result);
     if (!hands_over) let_others_run();
   }
   Py_DECREF(future);
+}
+
+// What the first task of a thread costs, against later ones: see OverlapGrowth.
+PyObject* PoolWorker::call_measured(FutureFields& task) {
+  const bool first = !had_task_;
+  const bool measured = first || pool_->growth().asks_for_later();
+  if (measured) own_time_.start();
+  PyObject* result = call_task(task);
+  had_task_ = true;
+  OverlapGrowth& growth = pool_->growth();
+  if (measured) {
+    const Duration own = own_time_.stop();
+    first ? growth.note_first(own) : growth.note_later(own);
+  }
+  if (growth.asks_for_ends()) growth.note_end(Clock::steady().now(), pool_->waiting() > 0);
+  return result;
+}
+
+bool PoolWorker::enter_predictor() noexcept {
+  if (!own_time_.runs()) return false;
+  const Duration own = own_time_.stop();
+  if (!had_task_) pool_->growth().note_first(own);
+  return true;
 }
 
 void PoolWorker::run_nested(FutureFields& task) {

@@ -6,9 +6,34 @@
 
 #include "bindings/executor/task_pool.h"
 #include "bindings/futures/future_wait.h"
+#include "core/machine/cpu_time.h"
 #include "core/sync/spin.h"
 
 namespace torchpool {
+
+// The processor time of a task outside of predictors.
+class OwnTime {
+ public:
+  void start() noexcept {
+    spent_ = Duration::zero();
+    go_on();
+  }
+  void go_on() noexcept {
+    runs_ = true;
+    since_ = thread_time();
+  }
+  Duration stop() noexcept {
+    if (runs_) spent_ += thread_time() - since_;
+    runs_ = false;
+    return spent_;
+  }
+  bool runs() const noexcept { return runs_; }
+
+ private:
+  Duration spent_{};
+  Duration since_{};
+  bool runs_ = false;
+};
 
 class PoolWorker {
  public:
@@ -30,11 +55,16 @@ class PoolWorker {
   py::object executor() const;
   void expect_release(std::uint64_t releases) noexcept { seen_releases_ = releases; }
 
+  // For the scope in which a task is in a predictor. False where that is of no matter, or known already.
+  bool enter_predictor() noexcept;
+  void leave_predictor() noexcept { own_time_.go_on(); }
+
   // The one whose thread this is; null on other threads.
   static PoolWorker* current() noexcept;
 
  private:
   void run_task(FutureFields& task);
+  PyObject* call_measured(FutureFields& task);
   bool start(FutureFields& task);
   void settle(FutureFields& task, PyObject* result);
   void settle_ordinary(PyObject* future, PyObject* result, PyObject* raised);
@@ -47,6 +77,8 @@ class PoolWorker {
   SpinHistory history_;
   Backoff moves_;
   py::object executor_;
+  OwnTime own_time_;
+  bool had_task_ = false;
   Waiter* untold_ = nullptr;  // of the task that ended last: woken without the interpreter's lock
   std::vector<FutureFields*> running_;
   TimePoint breathed_{};
@@ -54,6 +86,24 @@ class PoolWorker {
   int generation_;
   bool started_ = false;
   bool given_up_ = false;
+};
+
+// For the scope of a predictor's call: the processor time that it uses is not that of the calling thread's task.
+// Nothing on other threads.
+class InPredictor {
+ public:
+  InPredictor() noexcept {
+    PoolWorker* worker = PoolWorker::current();
+    if (worker != nullptr && worker->enter_predictor()) worker_ = worker;
+  }
+  ~InPredictor() {
+    if (worker_ != nullptr) worker_->leave_predictor();
+  }
+  InPredictor(const InPredictor&) = delete;
+  InPredictor& operator=(const InPredictor&) = delete;
+
+ private:
+  PoolWorker* worker_ = nullptr;
 };
 
 // For the scope of a wait in a predictor: the calling thread's task does not count meanwhile. Nothing on other threads.
@@ -66,6 +116,7 @@ class ParkedTask {
   ParkedTask& operator=(const ParkedTask&) = delete;
 
  private:
+  InPredictor in_predictor_;
   TaskPool* pool_ = nullptr;
   int generation_ = 0;
 };

@@ -146,10 +146,10 @@ bool TaskPool::spawn_or_go_on(PyObject* executor) {
 bool TaskPool::spawn(PyObject* executor) {
   if (executor == Py_None) return true;  // it is gone, and so are those who submit
   const auto worker = std::make_shared<PoolWorker>(shared_from_this());
-  ++staff_.threads;
+  staff_.add_thread();
   const py::object handle = py::cast(worker);
   PyObject* started = PyObject_CallMethod(executor, "_start_worker", "O", handle.ptr());
-  if (started == nullptr && worker->give_up_start()) --staff_.threads;
+  if (started == nullptr && worker->give_up_start()) staff_.remove_thread();
   Py_XDECREF(started);
   return started != nullptr;
 }
@@ -209,7 +209,7 @@ void TaskPool::come_back(PoolWorker& worker) {
 }
 
 void TaskPool::leave(PoolWorker& worker) {
-  --staff_.threads;
+  staff_.remove_thread();
   std::erase(workers_, &worker);
   if (ends()) {
     wake_all();  // one that may not take anything now would sleep on

@@ -91,6 +91,7 @@ class TaskPool : public std::enable_shared_from_this<TaskPool> {
 
   TaskCounts& counts() noexcept { return counts_; }
   const Staffing& staff() const noexcept { return staff_; }
+  OverlapGrowth& growth() noexcept { return staff_.growth; }
   const TaskPoolOptions& options() const noexcept { return options_; }
   const std::string& broken() const noexcept { return broken_; }
   bool is_shut_down() const noexcept { return shut_down_; }

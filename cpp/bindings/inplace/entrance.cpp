@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 
+#include "bindings/executor/pool_worker.h"
 #include "bindings/graph/module_parts.h"
 #include "bindings/inplace/call_arguments.h"
 #include "bindings/inplace/inside.h"
@@ -97,6 +98,7 @@ Passing by_result(Entrance* own, PyObject* result) {
 // By the module itself, watched.
 PyObject* call_first(Entrance* own, Door door, PyObject* module, PyObject* args, PyObject* kwargs,
                      std::uint64_t structure) {
+  const InPredictor in_predictor;
   const ArgumentsWatch watch(args, kwargs);
   const InsideScope inside;  // of accelerated modules in one another the outermost learns, too
   PyObject* result = call_plain(own, door, module, args, kwargs);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "bindings/awaited/awaited_call.h"
+#include "bindings/executor/pool_worker.h"
 #include "bindings/inplace/inside.h"
 #include "bindings/predictor/predictor_stats.h"
 
@@ -60,6 +61,7 @@ void BoundPredictor::look_at_gradients() {
 
 py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
                                 TurnPtr turn, bool may_put_off) {
+  const InPredictor in_predictor;
   look_at_gradients();
   PreparedCall call;
   read_in_turn(args, kwargs, options, call, std::move(turn), may_put_off && !options.deadline && !handles_signals());
@@ -140,6 +142,7 @@ Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, 
 
 Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
                                const Notify& notify, Full full, std::shared_ptr<const Likeness>* like) {
+  const InPredictor in_predictor;
   look_at_gradients();
   PreparedCall call;
   read_in_turn(args, kwargs, options, call);

@@ -7,6 +7,7 @@
 #include "bindings/inplace/inside.h"
 #include "bindings/interpreter/bound_gate.h"
 #include "bindings/predictor/python_backend.h"
+#include "core/machine/cpu_time.h"
 #include "core/sync/error.h"
 #include "predict/batch/batch_runner.h"
 #include "predict/batch/thread_scope.h"

@@ -3,10 +3,9 @@
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/python_variable.h>
 
-#include <ctime>
-
 #include "bindings/call/ambient.h"
 #include "bindings/inplace/inside.h"
+#include "core/machine/cpu_time.h"
 #include "core/sync/error.h"
 #include "core/sync/event.h"
 #include "predict/batch/thread_scope.h"
@@ -41,18 +40,6 @@ bool PyResultForm::same_as(const ResultForm& other) const noexcept {
   const int equal = PyObject_RichCompareBool(own, others, Py_EQ);
   if (equal < 0) PyErr_Clear();  // what cannot be compared is not known to be the same
   return equal == 1;
-}
-
-namespace {
-Duration read_cpu_clock(clockid_t clock) noexcept {
-  timespec now{};
-  clock_gettime(clock, &now);
-  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
-}
-}  // namespace
-
-Duration thread_time() noexcept {
-  return read_cpu_clock(CLOCK_THREAD_CPUTIME_ID);
 }
 
 py::object take_look(const py::object& seen, std::atomic<HasState>& has_state) {
@@ -110,7 +97,7 @@ namespace {
 
 // CPU time used so far by the calling thread, and by all threads of the process.
 struct CpuTime {
-  static CpuTime now() noexcept { return {thread_time(), read_cpu_clock(CLOCK_PROCESS_CPUTIME_ID)}; }
+  static CpuTime now() noexcept { return {thread_time(), process_time()}; }
   Duration thread;
   Duration process;
 };

@@ -35,9 +35,6 @@ BackendResult flatten_python_result(const py::object& result);
 py::object typed_refusal(const py::object& learner, const py::object& error, const OpaqueArgument& opaque,
                          const py::object& args, const py::object& kwargs);
 
-// The processor time of the calling thread.
-Duration thread_time() noexcept;
-
 // The result of a run that was looked at, and notes what was seen.
 py::object take_look(const py::object& seen, std::atomic<HasState>& has_state);
 

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/schedule/overlap_growth.h"
+
 namespace torchpool {
 
 enum class Hire : std::uint8_t { kNobody, kWake, kSpawn };
@@ -24,6 +26,7 @@ struct Staffing {
   bool waking = false;  // an idle thread was woken; it wakes the next one itself, so that there is no stampede
   int parked = 0;
   int blocked = 0;
+  OverlapGrowth growth;
 
   int busy() const noexcept { return threads - idle; }
   // One worker at a time is asked for where what runs at a time matters: then nothing is free that was not asked for.
@@ -47,8 +50,20 @@ struct Staffing {
   Hire hire(std::size_t queued) const noexcept {
     if (queued == 0 || spare() <= 0) return Hire::kNobody;
     const bool short_of_threads = queued > static_cast<std::size_t>(idle);
-    if (short_of_threads && threads < max_workers + free_of_charge()) return Hire::kSpawn;
+    if (short_of_threads && threads < max_workers + free_of_charge() && may_grow(queued)) return Hire::kSpawn;
     return idle > 0 && !waking ? Hire::kWake : Hire::kNobody;
+  }
+  // Threads that an overlap was stated for, and max_workers, are asked for whatever they cost.
+  bool may_grow(std::size_t queued) const noexcept {
+    return threads < max_workers || !learns || growth.pays(queued, threads);
+  }
+  void add_thread() noexcept {
+    if (threads >= max_workers) growth.grew(threads);
+    ++threads;
+  }
+  void remove_thread() noexcept {
+    growth.left();
+    --threads;
   }
   // Asked by a busy thread between two tasks: whether all other busy threads wait for tasks of this executor.
   bool others_blocked() const noexcept { return blocked > 0 && blocked == busy() - 1; }

@@ -138,6 +138,25 @@ TEST(Staffing, AfterAShrinkBusyThreadsAreTooMany) {
   EXPECT_FALSE(made.too_many());
 }
 
+TEST(Staffing, AThreadBesideTheWorkersIsStartedOnlyWhereItPays) {
+  Staffing made = learning(2, 1);
+  made.growth.note_first(std::chrono::seconds(1));
+  EXPECT_EQ(made.hire(1), Hire::kSpawn);  // max_workers were asked for
+  made.add_thread();
+  made.park(8);
+  EXPECT_EQ(made.hire(100), Hire::kNobody);
+  made.growth.note_first({});
+  EXPECT_EQ(made.hire(1), Hire::kSpawn);
+}
+
+TEST(Staffing, AnOverlapThatWasStatedIsHadWhateverItCosts) {
+  Staffing made = staff(1, 1, 0);
+  made.overlap = 1;
+  made.growth.note_first(std::chrono::seconds(1));
+  made.park(0);
+  EXPECT_EQ(made.hire(1), Hire::kSpawn);
+}
+
 TEST(Staffing, IsStuckWhenAllThatMayRunWaitForTasks) {
   Staffing made = staff(2, 2, 0);
   EXPECT_FALSE(made.stuck());
