@@ -39,11 +39,11 @@ PACKAGE_SOURCES := $(CPP_SOURCES) $(PY_SOURCES) CMakeLists.txt pyproject.toml
 OUR_CPP := $(shell find cpp tests/cpp -name '*.cpp' -o -name '*.h')
 
 .PHONY: build test test-all test-cpp test-tsan test-asan test-python test-python-all test-notebooks mutate mutate-some \
-        rows-table demo demo-plan bench bench-listings bench-serving rules lint lint-python lint-layout lint-format \
+        rows-table demo demo-plan bench bench-peers bench-listings bench-serving rules lint lint-python lint-layout lint-format \
         lint-tidy lint-locks wheel coverage clean distclean help
 
 help:
-	@echo "make build | test | test-all | demo | bench | bench-listings | bench-serving | rules | lint | wheel | coverage | clean | distclean"
+	@echo "make build | test | test-all | demo | bench | bench-peers | bench-listings | bench-serving | rules | lint | wheel | coverage | clean | distclean"
 
 build: $(STAMPS)/install
 
@@ -199,6 +199,10 @@ $(STAMPS)/serving: benchmarks/requirements-serving.txt $(STAMPS)/deps
 # BENCH_ARGS passes options on, e.g. make bench-serving BENCH_ARGS='--models cnn --seconds 10'
 bench-serving: build $(STAMPS)/serving
 	$(BIN)/python -m benchmarks.serving $(BENCH_ARGS)
+
+# Beside other engines; BENCH_ARGS as above, e.g. '--models lstm short'.
+bench-peers: build $(STAMPS)/peers
+	$(BIN)/python -m benchmarks.peers $(BENCH_ARGS)
 
 # Loops as their authors write them; BENCH_ARGS as above, e.g. '--only lstm'.
 bench-listings: build
