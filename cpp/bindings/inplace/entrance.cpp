@@ -12,6 +12,7 @@
 #include "bindings/inplace/inside.h"
 #include "bindings/inplace/plain_call.h"
 #include "bindings/inplace/raw_type.h"
+#include "bindings/inplace/served_call.h"
 #include "predict/batch/hash.h"
 
 namespace torchpool {
@@ -120,10 +121,9 @@ PyObject* predictor_of(Entrance* own) {
       if (PyErr_ExceptionMatches(PyExc_Exception) != 0) PyErr_Clear();  // the keeper has noted it
       return nullptr;
     }
-    if (opened != Py_None && own->predictor == nullptr && own->module != nullptr) {  // no other thread has come first
-      own->predictor = Py_NewRef(opened);
-    }
+    const bool kept = opened == Py_None || keep_predictor(own, opened);
     Py_DECREF(opened);
+    if (!kept) return nullptr;
   }
   return Py_XNewRef(own->predictor);
 }
@@ -156,7 +156,7 @@ PyObject* serve(Entrance* own, Door door, PyObject* module, PyObject* args, PyOb
     count_call(own, Passing::kNoPredictor);
     return call_plain(own, door, module, args, kwargs);
   }
-  PyObject* result = PyObject_Call(predictor, args, kwargs);
+  PyObject* result = call_predictor(own, predictor, args, kwargs);
   Py_DECREF(predictor);
   if (result != nullptr) {
     count_call(own, Passing::kNo);
@@ -200,6 +200,7 @@ PyObject* shut_entrance(PyObject* self, PyObject* /*reference*/) {
   Entrance* own = entrance(self);
   Py_CLEAR(own->module);
   Py_CLEAR(own->predictor);
+  Py_CLEAR(own->core);
   Py_CLEAR(own->keeper);
   Py_RETURN_NONE;
 }
@@ -250,6 +251,7 @@ int traverse_entrance(PyObject* self, visitproc visit, void* arg) {
   Py_VISIT(own->plain_forward);
   Py_VISIT(own->keeper);
   Py_VISIT(own->predictor);
+  Py_VISIT(own->core);
   return own->known == nullptr ? 0 : own->known->watch.traverse(visit, arg);
 }
 
@@ -263,6 +265,7 @@ int clear_entrance(PyObject* self) {
   Py_CLEAR(own->plain_forward);
   Py_CLEAR(own->keeper);
   Py_CLEAR(own->predictor);
+  Py_CLEAR(own->core);
   return 0;
 }
 

@@ -28,6 +28,8 @@ struct Entrance {
   PyObject* plain_forward;
   PyObject* keeper;  // open(), tell(reason), failed(error), has_gradients(result)
   PyObject* predictor;
+  PyObject* core;  // to which calls go at once; null: they go to the predictor
+  int core_forks;  // when it was found: in a forked child the predictor has another one
   Calls* known;
   bool made;                 // `type` was made for the module
   bool forward_only_inside;  // the class has a __call__ of its own: forward is another function than what is served

@@ -169,6 +169,10 @@ class Predictor(Portable[P, R]):
     def _settle_promise(self, kind_id: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None, learn: bool) -> None:
         self._core.settle_promise(kind_id, args, kwargs, learn)
 
+    def _core_to_call(self) -> _core.Predictor | None:
+        """For an entrance: what its calls may go to at once, until the process forks. None where a subclass calls."""
+        return self._open_core() if type(self).__call__ is Predictor.__call__ else None
+
     def _callee(self) -> _core.Predictor | Patience:
         if self._is_open():
             return self._core

@@ -12,6 +12,7 @@ from support import POISON, MarkerModule, Poisoned, assert_close, build, draw, e
 from torch import nn
 
 import torchpool
+from torchpool.inplace import keeper
 from torchpool.predictor import Predictor
 
 
@@ -37,19 +38,20 @@ def test_arguments_that_do_not_fit_raise_what_the_module_raises() -> None:
 def test_an_error_of_the_predictors_reaches_nobody(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    fails, calls = False, 0
+
+    class Failing(Predictor):
+        def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if fails:
+                raise ValueError("the learner's own")
+            return super().__call__(*args, **kwargs)
+
+    monkeypatch.setattr(keeper, "Predictor", Failing)
     plain, model = classifier(), torchpool.accelerate(classifier())
     serve_once(model, x())
     fails, calls = True, 0
-    answer = Predictor.__call__
-
-    def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if fails:
-            raise ValueError("the learner's own")
-        return answer(self, *args, **kwargs)
-
-    monkeypatch.setattr(Predictor, "__call__", call)
     with caplog.at_level(logging.WARNING, "torchpool"), torch.no_grad():
         for seed in range(20):
             assert_close(model(x(seed)), eager(plain, x(seed)))
@@ -64,13 +66,14 @@ def test_an_error_of_the_predictors_reaches_nobody(
 
 
 def test_an_interrupt_is_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(Predictor):
+        def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(keeper, "Predictor", Interrupted)
     model = torchpool.accelerate(classifier())
-    serve_once(model, x())
-
-    def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Predictor, "__call__", call)
+    with torch.no_grad():
+        model(x())  # by the module: the first of its structure
     with pytest.raises(KeyboardInterrupt), torch.no_grad():
         model(x())
 
