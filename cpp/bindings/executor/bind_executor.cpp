@@ -11,6 +11,7 @@
 #include "bindings/futures/call_future.h"
 #include "bindings/futures/call_group.h"
 #include "bindings/futures/future_methods.h"
+#include "bindings/inplace/entrance.h"
 #include "bindings/interpreter/waiting.h"
 
 namespace torchpool {
@@ -46,14 +47,15 @@ bool is_predictor(PyObject* callable) {
   return std::any_of(predictor_types.begin(), predictor_types.end(), [type](auto* known) { return known == type; });
 }
 
-PyObject* submit_to_predictor(PyObject* executor, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+// By a method of the executor's: (callable, arguments, keywords).
+PyObject* submit_by(const char* method, PyObject* executor, PyObject* const* args, Py_ssize_t count, PyObject* names) {
   py::tuple positional(static_cast<std::size_t>(count - 1));
   for (Py_ssize_t i = 1; i < count; ++i) positional[i - 1] = py::reinterpret_borrow<py::object>(args[i]);
   py::dict named;
   const Py_ssize_t more = names == nullptr ? 0 : PyTuple_GET_SIZE(names);
   for (Py_ssize_t i = 0; i < more; ++i)
     named[PyTuple_GET_ITEM(names, i)] = py::reinterpret_borrow<py::object>(args[count + i]);
-  return PyObject_CallMethod(executor, "_submit_call", "OOO", args[0], positional.ptr(), named.ptr());
+  return PyObject_CallMethod(executor, method, "OOO", args[0], positional.ptr(), named.ptr());
 }
 
 // submit(fn, /, *args, **kwargs)
@@ -65,7 +67,8 @@ PyObject* submit(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObje
   TaskPool* pool = pool_of(self);
   if (pool == nullptr) return nullptr;
   return guarded([=] {
-    if (is_predictor(args[0])) return submit_to_predictor(self, args, count, names);
+    if (is_predictor(args[0])) return submit_by("_submit_call", self, args, count, names);
+    if (may_be_accelerated(args[0])) return submit_by("_submit_to_module", self, args, count, names);
     return pool->submit(self, args[0], args + 1, count - 1, names, {});
   });
 }

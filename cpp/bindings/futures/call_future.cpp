@@ -44,6 +44,25 @@ bool settle_cancelled(PyObject* future) {
   return cancel_unqueued(future);
 }
 
+// Whether somebody else answers a call that failed: its future is one without a request again.
+bool is_answered_instead(PyObject* future, const py::object& error) {
+  PendingCall& call = *fields_of(future)->call;
+  const py::object instead = std::exchange(call.owner.instead, {});
+  const py::object args = std::exchange(call.owner.args, {});
+  if (!instead || instead.is_none() || PyErr_GivenExceptionMatches(error.ptr(), PyExc_Exception) == 0) return false;
+  call.settling = false;
+  try {
+    instead(py::handle(future), args, error);
+    return true;
+  } catch (py::error_already_set& raised) {
+    raised.discard_as_unraisable("torchpool: answering a call that failed");
+  }
+  PendingCall* left = fields_of(future)->call;
+  if (left == nullptr || left->request || left->settling) return true;
+  left->settling = true;
+  return false;
+}
+
 void settle_one(const py::handle& item) {
   if (!is_future(item.ptr())) {
     item.attr("_settle")();
@@ -130,6 +149,7 @@ void settle_call(PyObject* future) {
     if (!settle_cancelled(future)) log_error("worker_failed", future);
   } else {
     const CallOutcome outcome = outcome_of(*request);
+    if (outcome.failed && is_answered_instead(future, outcome.value)) return;
     end_future(future, outcome.value.ptr(), outcome.failed, CallBack::kLater);
   }
   let_go(future);

@@ -16,6 +16,8 @@ struct CallOwner {
   std::shared_ptr<CallGroup> group;
   std::shared_ptr<CallWindow> window;
   py::object predictor;  // a predictor that nobody holds fails what it has: it is held until the call is done
+  py::object instead;    // (future, args, error): answers a call that failed with that Exception, in place of it
+  py::object args;       // of a call with `instead`
 };
 
 struct PendingCall {

@@ -154,12 +154,12 @@ void CallGroup::fail_after_fork(const py::object& make_exception) {
 
 namespace {
 
-// A future that has no request yet ends with this, or as somebody else has ended it, and is let go; false where it has
+// A future that has no request ends with this, or as somebody else has ended it, and is let go; false where it has
 // one, or was let go before.
-bool fail_call(const py::object& future, const py::object& error) {
+bool end_call(const py::object& future, const py::object& value, bool failed) {
   const PendingCall* call = fields_of(future.ptr())->call;
   if (call == nullptr || call->request || call->settling) return false;
-  end_future(future.ptr(), error.ptr(), true, CallBack::kLater);
+  end_future(future.ptr(), value.ptr(), failed, CallBack::kLater);
   let_go(future.ptr());
   return true;
 }
@@ -175,10 +175,13 @@ void register_call_group(py::module_& module) {
       .def(py::init<>())
       .def(
           "future",
-          [](std::shared_ptr<CallGroup> group, std::shared_ptr<CallWindow> window, py::object predictor) {
-            return new_call_future({std::move(group), std::move(window), std::move(predictor)});
+          [](std::shared_ptr<CallGroup> group, std::shared_ptr<CallWindow> window, py::object predictor,
+             py::object instead, py::object args) {
+            return new_call_future(
+                {std::move(group), std::move(window), std::move(predictor), std::move(instead), std::move(args)});
           },
-          py::arg("window"), py::arg("predictor"), "The future of a call that its predictor does not have yet.")
+          py::arg("window"), py::arg("predictor"), py::arg("instead") = py::none(), py::arg("args") = py::none(),
+          "The future of a call that its predictor does not have yet.")
       .def_property_readonly("pending", &CallGroup::pending)
       .def("wait_none", [](CallGroup& group) { return group.wait_none(kNever); })
       .def("cancel_waiting", &CallGroup::cancel_waiting);
@@ -188,8 +191,13 @@ void register_call_group(py::module_& module) {
       .def("count", &AcceptedCalls::count);
   module.def("wait_for_calls", &CallGroup::wait_all, "Waits for the calls of all groups.");
   module.def("fail_calls_after_fork", &CallGroup::fail_after_fork, py::arg("make_exception"));
-  module.def("fail_call", &fail_call, py::arg("future"), py::arg("error"),
-             "Ends a future that its predictor does not have yet, unless somebody else has; False where it has it.");
+  module.def(
+      "answer_call", [](const py::object& future, const py::object& value) { return end_call(future, value, false); },
+      py::arg("future"), py::arg("value"), "As fail_call(), with a result.");
+  module.def(
+      "fail_call", [](const py::object& future, const py::object& error) { return end_call(future, error, true); },
+      py::arg("future"), py::arg("error"),
+      "Ends a future that its predictor does not have yet, unless somebody else has; False where it has it.");
   module.def("failed_future", [](const py::object& error) { return finished_future(error, true); }, py::arg("error"));
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 
 #include "bindings/executor/pool_worker.h"
 #include "bindings/graph/module_parts.h"
@@ -32,9 +33,9 @@ bool is_module_of(const Entrance* own, PyObject* module) {
   return own->module != nullptr && PyWeakref_GetObject(own->module) == module;
 }
 
-// kNo with a structure that is not known yet: kFirst.
+// kNo with a structure that is not known yet: kFirst. `weights`: whether they require grad, where that is known.
 Passing why_passed(Entrance* own, Door door, PyObject* module, PyObject* args, PyObject* kwargs,
-                   std::uint64_t& structure) {
+                   std::uint64_t& structure, std::optional<bool>& weights) {
   PyObject** place = place_of_dict(module);
   if (place == nullptr) return Passing::kClass;
   if (const Passing found = by_module(*place, door == Door::kForward); found != Passing::kNo) return found;
@@ -44,7 +45,8 @@ Passing why_passed(Entrance* own, Door door, PyObject* module, PyObject* args, P
   if (!arguments.plain()) return Passing::kArguments;
   if (c10::GradMode::is_enabled()) {
     if (arguments.any_requires_grad()) return Passing::kGradients;
-    if (weights_require_grad(*place)) return Passing::kWeights;
+    if (!weights) weights = weights_require_grad(*place);
+    if (*weights) return Passing::kWeights;
   }
   Calls& known = *own->known;
   if (known.left_out > 0) {
@@ -175,24 +177,61 @@ PyObject* enter(Entrance* own, Door door, PyObject* module, PyObject* args, PyOb
     return call_plain(own, door, module, args, kwargs);
   }
   std::uint64_t structure = 0;
-  const Passing found = changed ? Passing::kClass : why_passed(own, door, module, args, kwargs, structure);
+  std::optional<bool> weights;
+  const Passing found = changed ? Passing::kClass : why_passed(own, door, module, args, kwargs, structure, weights);
   if (found == Passing::kNo) return serve(own, door, module, args, kwargs);
   count_call(own, found);
   if (found == Passing::kFirst) return call_first(own, door, module, args, kwargs, structure);
   return call_plain(own, door, module, args, kwargs);
 }
 
+// Of calls that whoever asks sends there, of positional arguments each, or of the only one with these keywords:
+// (how many of the first the predictor serves, the predictor), or the reason, a text, where the module is to be called.
+PyObject* serve_elsewhere(Entrance* own, Door door, PyObject* module, PyObject* calls, PyObject* kwargs) {
+  bool changed = false;
+  if (!follow_class(own, changed)) return nullptr;
+  const bool passed =
+      changed || is_inside() || !is_module_of(own, module) || (door == Door::kForward && own->forward_only_inside);
+  Passing found = passed ? Passing::kClass : Passing::kNo;
+  std::optional<bool> weights;  // nothing runs between these looks
+  Py_ssize_t served = 0;
+  for (; found == Passing::kNo && served < PyTuple_GET_SIZE(calls); ++served) {
+    std::uint64_t structure = 0;
+    found = why_passed(own, door, module, PyTuple_GET_ITEM(calls, served), kwargs, structure, weights);
+    if (found != Passing::kNo) break;
+  }
+  if (served == 0) return PyUnicode_FromString(to_string(found));
+  PyObject* predictor = predictor_of(own);
+  if (predictor == nullptr) {
+    return PyErr_Occurred() != nullptr ? nullptr : PyUnicode_FromString(to_string(Passing::kNoPredictor));
+  }
+  return Py_BuildValue("nN", served, predictor);
+}
+
+// So many calls went to the predictor by whoever had asked for it.
+PyObject* note_served(PyObject* self, PyObject* calls) {
+  const unsigned long times = PyLong_AsUnsignedLong(calls);
+  if (PyErr_Occurred() != nullptr) return nullptr;
+  entrance(self)->known->counts.at(static_cast<std::size_t>(Passing::kNo)) += times;
+  Py_RETURN_NONE;
+}
+
 // Called as (module, args, kwargs), by the methods of the made class.
-template <Door door>
+template <Door door, PyObject* (*how)(Entrance*, Door, PyObject*, PyObject*, PyObject*)>
 PyObject* come(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   if (count != 3 || !PyTuple_CheckExact(arguments[1]) || !PyDict_CheckExact(arguments[2])) {
     PyErr_SetString(PyExc_TypeError, "an entrance takes (module, args, kwargs)");
     return nullptr;
   }
   PyObject* kept = Py_NewRef(self);  // restore() may take it from the class meanwhile
-  PyObject* result = guarded([&] { return enter(entrance(self), door, arguments[0], arguments[1], arguments[2]); });
+  PyObject* result = guarded([&] { return how(entrance(self), door, arguments[0], arguments[1], arguments[2]); });
   Py_DECREF(kept);
   return result;
+}
+
+template <Door door, PyObject* (*how)(Entrance*, Door, PyObject*, PyObject*, PyObject*)>
+PyMethodDef way_in(const char* name) {
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(come<door, how>)), METH_FASTCALL, ""};
 }
 
 // Of a module that is dead, or restored.
@@ -318,18 +357,31 @@ PyObject* make_entrance(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
   return self;
 }
 
+PyObject* entrance_name = nullptr;  // what a class has that was made for one module
+PyObject* entered_name = nullptr;   // what one has that several may come by
+
 }  // namespace
+
+bool may_be_accelerated(PyObject* callable) noexcept {
+  if (PyFunction_Check(callable) || PyCFunction_Check(callable)) return false;
+  PyTypeObject* type = Py_TYPE(PyMethod_Check(callable) ? PyMethod_GET_SELF(callable) : callable);
+  if (!PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE)) return false;
+  return _PyType_Lookup(type, entrance_name) != nullptr || _PyType_Lookup(type, entered_name) != nullptr;
+}
 
 void register_entrance(py::module_& module) {
   set_up_passing();
-  static std::array<PyMethodDef, 6> methods{
-      {{"call", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(come<Door::kCall>)), METH_FASTCALL, ""},
-       {"forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(come<Door::kForward>)), METH_FASTCALL,
-        ""},
-       {"shut", shut_entrance, METH_O, ""},
-       {"open", open_predictor, METH_NOARGS, ""},
-       {"watch", watch_class, METH_NOARGS, ""},
-       {nullptr, nullptr, 0, nullptr}}};
+  entrance_name = PyUnicode_InternFromString("_torchpool_entrance");
+  entered_name = PyUnicode_InternFromString("_torchpool_entered_class");
+  static std::array<PyMethodDef, 9> methods{{way_in<Door::kCall, enter>("call"),
+                                             way_in<Door::kForward, enter>("forward"),
+                                             way_in<Door::kCall, serve_elsewhere>("who_serves_call"),
+                                             way_in<Door::kForward, serve_elsewhere>("who_serves_forward"),
+                                             {"note_served", note_served, METH_O, ""},
+                                             {"shut", shut_entrance, METH_O, ""},
+                                             {"open", open_predictor, METH_NOARGS, ""},
+                                             {"watch", watch_class, METH_NOARGS, ""},
+                                             {nullptr, nullptr, 0, nullptr}}};
   static std::array<PyGetSetDef, 5> attributes{{{"module", get_module, nullptr, "", nullptr},
                                                 {"keeper", get_keeper, nullptr, "", nullptr},
                                                 {"opened", get_opened, nullptr, "", nullptr},

@@ -47,7 +47,7 @@ using Seen = std::unordered_set<PyObject*>;
 bool weights_require_grad(PyObject* dict, Seen& seen);
 
 bool value_requires_grad(PyObject* value, Seen& seen, int depth) {
-  if (THPVariable_Check(value)) return THPVariable_Unpack(value).requires_grad();
+  if (is_tensor(value)) return THPVariable_Unpack(value).requires_grad();
   if (depth == kDeepest) return false;
   if (PyTuple_CheckExact(value) || PyList_CheckExact(value)) {
     const Py_ssize_t count = std::min(PySequence_Fast_GET_SIZE(value), kMostItems);
@@ -72,7 +72,7 @@ bool any_requires_grad(PyObject* dict) {
   Py_ssize_t at = 0;
   PyObject* value = nullptr;
   while (PyDict_Next(dict, &at, nullptr, &value) != 0) {
-    if (THPVariable_Check(value) && THPVariable_Unpack(value).requires_grad()) return true;
+    if (is_tensor(value) && THPVariable_Unpack(value).requires_grad()) return true;
   }
   return false;
 }

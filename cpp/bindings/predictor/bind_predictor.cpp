@@ -100,22 +100,22 @@ void register_predictor(py::module_& module) {
           "line_up",
           [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, int priority,
                     std::optional<double> deadline, std::shared_ptr<CallGroup> group,
-                    std::shared_ptr<CallWindow> window, py::object predictor, bool here) {
-            const CallOwner owner{std::move(group), std::move(window), std::move(predictor)};
+                    std::shared_ptr<CallWindow> window, py::object predictor, bool here, py::object instead) {
+            const CallOwner owner{std::move(group), std::move(window), std::move(predictor), std::move(instead), args};
             return self.line_up(args, kwargs, options(priority, deadline), owner, here);
           },
           py::arg("args"), py::arg("kwargs"), py::arg("priority"), py::arg("deadline"), py::arg("group"),
-          py::arg("window"), py::arg("predictor"), py::arg("here"))
+          py::arg("window"), py::arg("predictor"), py::arg("here"), py::arg("instead") = py::none())
       .def(
           "line_up_each",
           [options](BoundPredictor& self, const py::list& calls, int priority, std::optional<double> deadline,
                     std::shared_ptr<CallGroup> group, std::shared_ptr<CallWindow> window, py::object predictor,
-                    bool here) {
-            const CallOwner owner{std::move(group), std::move(window), std::move(predictor)};
+                    bool here, py::object instead) {
+            const CallOwner owner{std::move(group), std::move(window), std::move(predictor), std::move(instead), {}};
             return self.line_up_each(calls, options(priority, deadline), owner, here);
           },
           py::arg("calls"), py::arg("priority"), py::arg("deadline"), py::arg("group"), py::arg("window"),
-          py::arg("predictor"), py::arg("here"))
+          py::arg("predictor"), py::arg("here"), py::arg("instead") = py::none())
       .def(
           "hand_over",
           [options](BoundPredictor& self, const py::object& future, const py::tuple& args, const py::object& kwargs,

@@ -41,8 +41,10 @@ py::list BoundPredictor::line_up_each(const py::list& calls, const CallOptions& 
                                       bool here) {
   py::list futures;
   try {
+    CallOwner each = owner;
     for (const py::handle args : calls) {
-      py::object future = line_up(py::reinterpret_borrow<py::tuple>(args), py::none(), options, owner, here);
+      if (!owner.instead.is_none()) each.args = py::reinterpret_borrow<py::object>(args);
+      py::object future = line_up(py::reinterpret_borrow<py::tuple>(args), py::none(), options, each, here);
       if (future.is_none()) break;
       futures.append(std::move(future));
     }

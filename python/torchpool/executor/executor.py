@@ -15,6 +15,7 @@ from typing import Any
 
 from torchpool import _core
 from torchpool.executor import hooks
+from torchpool.executor.entered_calls import EnteredCalls, entered_calls
 from torchpool.executor.expiry import Expiry
 from torchpool.executor.map import SubmitAll, buffered_results, by_submit, results
 from torchpool.executor.periodic import Periodic
@@ -133,6 +134,10 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
             self._pool.check()
             self._start_for_initializer()
             return self._predictor_calls.map(fn, iterables, timeout, buffersize, priority, deadline)
+        entered = self._entered_calls(fn, priority, deadline) if native else None
+        if entered is not None:
+            self._pool.check()
+            return self._predictor_calls.map_entered(entered, iterables, timeout, buffersize)
         calls = zip(*iterables, strict=False)
         submit_all = self._submit_each(fn, priority, deadline) if native else by_submit(weakref.ref(self), fn)
         if buffersize is None:
@@ -163,11 +168,28 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         """For a view: at its priority and deadline (seconds from now)."""
         if isinstance(fn, Calls):
             return self._submit_call(fn, args, kwargs, priority, deadline)
+        entered = self._entered_calls(fn, priority, deadline)
+        if entered is not None:
+            self._pool.check()
+            return self._predictor_calls.submit_entered(entered, args, kwargs)
+        return self._submit_task(fn, args, kwargs, priority, deadline)
+
+    def _submit_task(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        priority: int,
+        deadline: float | None,
+        *,
+        bypass: bool = False,
+    ) -> _core.Future:
+        """For a thread of ours; `bypass`: whatever queue_size says."""
         due = math.inf
         if deadline is not None:
             self._expiry.start()
             due = time.monotonic() + deadline
-        future = self._pool.submit(self, fn, args, kwargs, priority, due)
+        future = self._pool.submit(self, fn, args, kwargs, priority, due, bypass)
         self._expiry.at(due)  # once it is queued: the moment may have passed while it waited for room
         return future
 
@@ -183,6 +205,14 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         self._pool.check()
         self._start_for_initializer()
         return self._predictor_calls.submit(fn, args, kwargs, priority, deadline)
+
+    def _submit_to_module(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+        """Of what may be accelerated."""
+        return self._submit_as(fn, args, kwargs, 0, None)
+
+    def _entered_calls(self, fn: Callable[..., Any], priority: int, deadline: float | None) -> EnteredCalls | None:
+        """None where threads are to run it: with an initializer they may be in a state of their own, too."""
+        return entered_calls(fn, self, priority, deadline) if self._initializer is None else None
 
     # Threads.
 

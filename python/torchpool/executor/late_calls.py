@@ -53,13 +53,19 @@ class LateCall:
         finally:
             self.forget_deadline()
 
+    def _seconds_left(self) -> float | None:
+        """Raises TimeoutError where none are."""
+        if self._expires is None:
+            return None
+        left = self._expires - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(_EXPIRED)
+        return left
+
     def _hand_over(self) -> None:
-        calls, left = self._calls, None
+        calls = self._calls
         try:
-            if self._expires is not None:
-                left = self._expires - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError(_EXPIRED)
+            left = self._seconds_left()
             core = calls._predictor._open_core()
             core.hand_over(self.future, self._args, self._kwargs, calls._priority, left)
         except Exception as error:

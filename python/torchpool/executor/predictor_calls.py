@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any
 
+import torch
+
 from torchpool import _core
 from torchpool.call import Ambient, Future, must_stay_here, without_our_frame
+from torchpool.executor.entered_calls import FIRST, EnteredCalls, LateEnteredCall, is_over, without_variables
 from torchpool.executor.late_calls import LateCall, LateCalls, join_late_threads
 from torchpool.executor.predictor_map import PredictorMap
 from torchpool.predictor import Callee, Calls
@@ -64,6 +67,15 @@ class PredictorCalls:
     ) -> Iterator[Any]:
         """The results of a predictor's calls, in order; computed whether they are taken or not."""
         made = PredictorMap(self, _at(calls, priority, deadline), iterables, timeout, buffersize)
+        return self._read(made)
+
+    def map_entered(
+        self, calls: EnteredCalls, iterables: tuple[Iterable[Any], ...], timeout: float | None, buffersize: int | None
+    ) -> Iterator[Any]:
+        """As map(), of an accelerated module's calls, each of which is looked at by itself."""
+        return self._read(without_variables(lambda: PredictorMap(self, calls, iterables, timeout, buffersize)))
+
+    def _read(self, made: PredictorMap) -> Iterator[Any]:
         with self._lock:
             self._maps.add(made)
             ended = self._ended
@@ -89,6 +101,9 @@ class PredictorCalls:
         `here`: where the calling thread could wait for itself, and under torch's modes, which no other thread has, the
         call runs on it. `late`: another thread hands it over, in the state `ambient`, or the calling thread's.
         """
+        if isinstance(calls, EnteredCalls):
+            expires = None if deadline is None else time.monotonic() + deadline
+            return self._start_entered(calls, args, kwargs or {}, expires, window, ambient, late=late)
         predictor = calls._predictor
         at_once = not (late or self.held or predictor in self._late)
         if at_once or (here and not late and (_core.on_worker_thread() or must_stay_here())):
@@ -109,6 +124,101 @@ class PredictorCalls:
             future.cancel()
         return future
 
+    def submit_entered(self, calls: EnteredCalls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future:
+        """A future of an accelerated module's call. Raises what the executor raises that is to run it."""
+        expires = None if calls._deadline is None else time.monotonic() + calls._deadline
+        start: Callable[[], Future] = lambda: self._start_entered(calls, args, kwargs, expires)  # noqa: E731
+        return without_variables(start)
+
+    def _start_entered(
+        self,
+        calls: EnteredCalls,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        expires: float | None,
+        window: _core.CallWindow | None = None,
+        ambient: Ambient | None = None,
+        *,
+        late: bool = False,
+    ) -> Future:
+        """By the predictor, where it answers this call, else by a thread of the executor's."""
+        predictor = calls._predictor
+        instead = self._instead(calls, kwargs, expires)
+        if not late and predictor not in self._late:
+            left = None if expires is None else expires - time.monotonic()
+            found = calls.who_serves(args, kwargs)
+            future = None
+            if not isinstance(found, str):
+                future = self._line_up_entered(calls, found, args, kwargs, left, window, instead)
+            elif found != FIRST:
+                future = self._on_thread(calls, args, kwargs, left, window)
+            if future is not None:
+                return future
+        future = self.group.future(window, predictor, instead, args)
+        try:
+            self._add_late(predictor, LateEnteredCall(future, calls, args, kwargs, expires, ambient))
+        except BaseException as error:
+            _core.fail_call(future, error)
+            raise
+        if self._cancelled:
+            future.cancel()
+        return future
+
+    def _instead(
+        self, calls: EnteredCalls, kwargs: dict[str, Any], expires: float | None
+    ) -> Callable[[Future, tuple[Any, ...], Exception], None]:
+        """Has the module answer what its predictor failed, in the grad mode of the calling thread now."""
+        grad = torch.is_grad_enabled()
+
+        def instead(future: Future, args: tuple[Any, ...], error: Exception) -> None:
+            if is_over(error, expires):
+                _core.fail_call(future, error)
+                return
+            with torch.set_grad_enabled(grad):  # of this state nothing else is the caller's
+                late = LateEnteredCall(future, calls, args, kwargs, expires, None, failed=True)
+            self._add_late(calls._predictor, late)
+
+        return instead
+
+    def _on_thread(
+        self,
+        calls: EnteredCalls,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        left: float | None,
+        window: _core.CallWindow | None,
+    ) -> Future | None:
+        """None where what a map has read comes too late for the threads."""
+        try:
+            return calls.on_thread(calls.run, args, kwargs, left, bypass=window is not None)
+        except RuntimeError:
+            if window is None:
+                raise
+            return None
+
+    def _line_up_entered(
+        self,
+        calls: EnteredCalls,
+        predictor: Callee,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        left: float | None,
+        window: _core.CallWindow | None,
+        instead: Callable[[Future, tuple[Any, ...], Exception], None],
+    ) -> Future | None:
+        """None where it has to wait, or is refused."""
+        try:
+            core = predictor._open_core()
+            future = core.line_up(args, kwargs, calls._priority, left, self.group, window, predictor, False, instead)
+        except Exception:  # no error of the call: it is not known yet what the module makes of it
+            return None
+        if future is None:
+            return None
+        calls.note_served(1)
+        if self._cancelled:  # meanwhile
+            future.cancel()
+        return future
+
     def start_each(
         self, calls: Calls, each: list[tuple[Any, ...]], deadline: float | None, window: _core.CallWindow, here: bool
     ) -> list[Future]:
@@ -117,11 +227,33 @@ class PredictorCalls:
         predictor = calls._predictor
         if self.held or predictor in self._late:
             return []
-        core = predictor._open_core()
-        futures = core.line_up_each(each, calls._priority, deadline, self.group, window, predictor, here)
+        if isinstance(calls, EnteredCalls):
+            futures = self._line_up_each_entered(calls, each, deadline, window)
+        else:
+            core = predictor._open_core()
+            futures = core.line_up_each(each, calls._priority, deadline, self.group, window, predictor, here)
         if self._cancelled:  # meanwhile
             for future in futures:
                 future.cancel()
+        return futures
+
+    def _line_up_each_entered(
+        self, calls: EnteredCalls, each: list[tuple[Any, ...]], left: float | None, window: _core.CallWindow
+    ) -> list[Future]:
+        """Of the first that the predictor answers."""
+        found = calls.who_serves_each(each)
+        if isinstance(found, str):
+            return []
+        count, predictor = found
+        instead = self._instead(calls, {}, None if left is None else time.monotonic() + left)
+        try:
+            core = predictor._open_core()
+            futures = core.line_up_each(
+                each[:count], calls._priority, left, self.group, window, predictor, False, instead
+            )
+        except Exception:  # no error of a call: it is not known yet what the module makes of it
+            return []
+        calls.note_served(len(futures))
         return futures
 
     def _add_late(self, predictor: Callee, call: LateCall) -> None:
