@@ -166,6 +166,7 @@ void register_predictor(py::module_& module) {
       .def("set_batch", &BoundPredictor::set_batch, py::arg("first"), py::arg("most"))
       .def("serve", &BoundPredictor::serve, py::arg("kind_id"), py::arg("number"), py::arg("contract"), py::arg("spec"),
            py::arg("graph"), py::arg("first_batch"), py::arg("max_batch"), py::arg("by_module") = false)
+      .def("learn_again", &BoundPredictor::learn_again, py::arg("kind_id"), py::arg("number"), py::arg("seconds"))
       .def("tell_refuted", &BoundPredictor::tell_refuted)
       .def_property_readonly("volatile_attributes", &BoundPredictor::volatile_attributes)
       .def("close", &BoundPredictor::close, py::arg("fail_waiting"))

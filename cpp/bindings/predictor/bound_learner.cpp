@@ -63,6 +63,11 @@ void BoundLearner::install(CallKind& kind, const py::tuple& learned) {
   if (by_graph_) learner_.attr("installed")(kind.id, number);  // its graph may be captured now
 }
 
+void BoundLearner::learn_again(std::int64_t id, std::int64_t number, double seconds) const {
+  const std::shared_ptr<CallKind> kind = kinds_.find(id);
+  if (kind && kind->learned_number == number) kind->learn_again = after_seconds(seconds);
+}
+
 ContextVariables BoundLearner::variables_of(const CallKind& kind) const {
   const py::object found = learner_.attr("context_variables")(kind.id);
   if (found.is_none()) return std::nullopt;

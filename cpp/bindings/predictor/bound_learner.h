@@ -38,6 +38,9 @@ class BoundLearner {
   // nothing proves the rows independent, unless the user wants calls merged all the same.
   bool serve(std::int64_t kind, std::int64_t number, const py::object& contract, const py::object& spec,
              std::shared_ptr<graph::GraphBackend> graph, bool by_module);
+  // Has the kind learned anew by its first call after so many seconds. Nothing when `number` is not what was learned
+  // last.
+  void learn_again(std::int64_t kind, std::int64_t number, double seconds) const;
   // Whether the kind's batches were found to differ from the same calls alone. It then never merges again, and the
   // learner hears of it once. A worker that finds it out has no lock to say so.
   bool tell_if_refuted(CallKind& kind) const;

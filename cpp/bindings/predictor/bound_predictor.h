@@ -76,6 +76,10 @@ class BoundPredictor final : public MeasuredPredictor {
   bool serve(std::int64_t kind, std::int64_t number, const py::object& contract, const py::object& spec,
              std::shared_ptr<graph::GraphBackend> graph, std::int64_t first_batch, std::int64_t max_batch,
              bool by_module);
+  // Has the kind learned anew by its first call after so many seconds, unless it was meanwhile.
+  void learn_again(std::int64_t kind, std::int64_t number, double seconds) const {
+    learner_.learn_again(kind, number, seconds);
+  }
   // The learner hears of the kinds whose batches were found to differ from the same calls alone.
   void tell_refuted() const { learner_.tell_refuted(); }
   // Attributes that the module itself writes when it runs, which a graph would not do.

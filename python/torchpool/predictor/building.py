@@ -39,13 +39,20 @@ from torchpool.contract import (
     with_rows,
 )
 from torchpool.contract.probe import variables_read
+from torchpool.insight import Timing
 from torchpool.predictor.knowledge import Outcome, Proven, Unproven
 
 log = logging.getLogger("torchpool")
 
 _TIMED_CALLS = 8  # of a lifted graph's batch, to see whether it is faster than the calls alone
 _TIMED_RUNS = 5
+_PROFILE_RUNS = 20
+_RESTLESS = "its weights kept changing while the graph was compared with the module; it is captured again later"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 2.0  # seconds between two comparisons while weights change
+
+
+class RestlessWeights(CaptureError):
+    """Of a graph nothing can be told while somebody writes the weights, which may come to an end."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +260,7 @@ def _compared(
     wanted: Callable[[], bool],
 ) -> tuple[_core.GraphBackend, Difference, str | None]:
     """A backend, and how far it is from the module. Weights that are written meanwhile make a difference of their own:
-    it is then compared again. Raises CaptureError where they never rest for as long as that takes."""
+    it is then compared again. Raises RestlessWeights where they never rest for as long as that takes."""
     pause = _FIRST_PAUSE
     while True:
         watch = _core.WeightWatch([weight for weight in bound.plain.weights if weight is not None])
@@ -266,7 +273,7 @@ def _compared(
         if wrong is None or watch.look() == "same":
             return backend, difference, wrong
         if pause > _LONGEST_PAUSE or not wanted():
-            raise CaptureError("its weights kept changing while the graph was compared with the module")
+            raise RestlessWeights(_RESTLESS)
         time.sleep(pause)  # a training step may be over by then
         pause *= 2
 
@@ -345,3 +352,12 @@ def _refuse_slower(
         assert contract.rows is not None
         text = f"{contract.rows.text}; alone, since {_TIMED_CALLS} calls together take {together / alone:.1f} of that"
         raise CaptureError(text, dataclasses.replace(contract.rows, kind="mixes", text=text, lifted=0))
+
+
+def timed(kind: CapturedKind, backend: _core.GraphBackend, rows: int | None) -> Timing | None:
+    """How long the operators of a graph take on batches of that many rows; None for None."""
+    if rows is None:
+        return None
+    leaves = with_rows(kind.samples[0], kind.contract, rows)
+    backend.profile(leaves)
+    return Timing(tuple(tuple(leaf.shape) for leaf in leaves), backend.profile(leaves, _PROFILE_RUNS))

@@ -29,6 +29,9 @@ class Runner(Protocol):
     def gate(self) -> _core.UpdateGate:
         """Keeps runs of the module and changes of its weights apart."""
 
+    def learn_again(self, kind_id: int, number: int, seconds: float, /) -> None:
+        """Has the kind learned anew by its first call after so many seconds, unless it was meanwhile."""
+
     def serve(
         self,
         kind_id: int,
@@ -65,6 +68,8 @@ class Served:
     """Is told of how many rows the graph's batches are, at first and at most."""
     keep: Callable[[], None]
     """Keeps what is known for other processes, where the user wants that."""
+    pause_of: Callable[[int], float | None]
+    """In how many seconds a kind of calls, by id, that met weights that never rest is to be tried again."""
     stays_alone: Callable[[int, str], None]
     """Is told of a kind of calls, by id, that there is no proof for, and why."""
 
@@ -75,6 +80,8 @@ class Captured:
 
     reason: str | None = None
     """Why the module serves these calls itself; None where a graph does."""
+    restless: bool = False
+    """Its weights never rested: it is worth another try."""
     notes: tuple[str, ...] = ()
     """What holds for the graph, such as lengths that it is frozen to."""
     backend: _core.GraphBackend | None = None

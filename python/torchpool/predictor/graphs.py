@@ -18,9 +18,9 @@ import torch
 from torchpool import _core
 from torchpool.call import Call, replace_tensors
 from torchpool.capture import CaptureError
-from torchpool.contract import Contract, Leaves, RowsVerdict, brief, with_rows
-from torchpool.insight import Timing, program_listing
-from torchpool.predictor.building import Built, CapturedKind, build, measured_batch
+from torchpool.contract import Contract, Leaves, RowsVerdict, brief
+from torchpool.insight import program_listing
+from torchpool.predictor.building import Built, CapturedKind, RestlessWeights, build, measured_batch, timed
 from torchpool.predictor.captured import Captured, Served
 from torchpool.predictor.knowledge import Outcomes, Proven, Unproven
 from torchpool.runtime import Child, in_child
@@ -28,7 +28,6 @@ from torchpool.runtime import Child, in_child
 log = logging.getLogger("torchpool")
 T = TypeVar("T")
 _MAX_REBUILDS = 8
-_PROFILE_RUNS = 20
 
 
 class Capturer:
@@ -167,13 +166,14 @@ class Graphs:
         if kind is not None and kind.number == number:
             self._start(kind)
 
-    def prove_now(self, kind_id: int, number: int) -> str | None:
-        """Waits for the proof of what was learned under this number; why there is none, if so. None, too, where another
-        thread has learned more of the kind meanwhile, which proves that."""
+    def prove_now(self, kind_id: int, number: int) -> tuple[str | None, bool]:
+        """Waits for the proof of what was learned under this number; why there is none, if so, and whether that was for
+        weights that never rested. None, too, where another thread has learned more of the kind meanwhile, which proves
+        that."""
         with self._changed:
             kind = self._kinds.get(kind_id)
         if kind is None or kind.number != number:
-            return None
+            return None, False
         captured = Captured()
         try:
             built = self._try(captured, lambda: self._build(kind, captured))
@@ -182,12 +182,12 @@ class Graphs:
             raise
         with self._changed:
             if self._kinds.get(kind_id) is not kind:
-                return None
+                return None, False
             if built is not None:
                 self._ready[kind_id, number] = built, captured
-                return None
+                return None, False
         self._drop(kind)
-        return captured.reason or "the predictor is closed"
+        return captured.reason or "the predictor is closed", captured.restless
 
     def _drop(self, kind: CapturedKind) -> None:
         with self._changed:
@@ -281,7 +281,7 @@ class Graphs:
                 if captured.backend is not None and kind_id in self._kinds
             ]
         return [
-            program_listing([spec.name for spec in kind.contract.inputs], backend.text(), _timed(kind, backend, rows))
+            program_listing([spec.name for spec in kind.contract.inputs], backend.text(), timed(kind, backend, rows))
             for kind, backend in served
         ]
 
@@ -312,6 +312,8 @@ class Graphs:
         served = self._served()
         changed = served is not None and captured.backend is None and served.runner.module_changed
         tell, keep = (None, None) if served is None or served.closed else (served.stays_alone, served.keep)
+        pause = served.pause_of(kind.id) if served is not None and captured.restless else None
+        runner = None if served is None or pause is None else served.runner
         del served
         with self._changed:
             self._queued.discard(kind.id)
@@ -320,10 +322,12 @@ class Graphs:
                 self._begun.pop(kind.id, None)
         if holds and keep is not None:
             keep()
+        if holds and runner is not None and pause is not None:
+            runner.learn_again(kind.id, kind.number, pause)
         with self._changed:
             self._under_way -= 1
             self._changed.notify_all()
-        if holds and captured.reason is not None and tell is not None:
+        if holds and pause is None and captured.reason is not None and tell is not None:
             tell(kind.id, captured.reason)
 
     def _try(self, captured: Captured, work: Callable[[], T]) -> T | None:
@@ -331,7 +335,7 @@ class Graphs:
         try:
             return work()
         except CaptureError as error:
-            captured.reason = str(error)
+            captured.reason, captured.restless = str(error), isinstance(error, RestlessWeights)
             captured.rows = error.rows or captured.rows or RowsVerdict("no graph", f"no graph: {error}")
         except Exception as error:
             captured.reason = f"capturing failed: {brief(error, 2)}"
@@ -390,11 +394,3 @@ class Graphs:
         captured.backend = None if by_module else backend
         captured.outcome = Proven(built.programs, built.contract, built.spec, captured.notes, (first, most))
         served.grow_batch(first, most)  # the look-ahead of maps follows it
-
-
-def _timed(kind: CapturedKind, backend: _core.GraphBackend, rows: int | None) -> Timing | None:
-    if rows is None:
-        return None
-    leaves = with_rows(kind.samples[0], kind.contract, rows)
-    backend.profile(leaves)
-    return Timing(tuple(tuple(leaf.shape) for leaf in leaves), backend.profile(leaves, _PROFILE_RUNS))

@@ -133,7 +133,7 @@ class Learner:
             with self._lock:
                 if self.kinds.get(kind_id) is kind:
                     del self.kinds[kind_id]
-                if isinstance(error, refusal.Refused) and not kind.unsettled:
+                if isinstance(error, refusal.Refused) and not (kind.unsettled or kind.restless):
                     self._refusals[kind.key] = str(error.error)
             raise
         if learned[0] != "merge":
@@ -150,8 +150,8 @@ class Learner:
             needed = kind.unshown is not None
             self._graphs.learned(kind_id, number, call, kind.samples, candidate, contradicted, kind.rows, needed)
         if self._prove == "required":
-            none = self._graphs is None or route != "merge"
-            reason = kind.reason if none or self._graphs is None else self._graphs.prove_now(kind_id, number)
+            prove = self._graphs.prove_now if self._graphs is not None and route == "merge" else None
+            reason, kind.restless = prove(kind_id, number) if prove else (kind.reason, kind.restless)
             if reason is not None:
                 text = f"prove='required': {reason}. prove='auto' serves such calls by the module, one by one"
                 raise refusal.Refused(ValueError(text))

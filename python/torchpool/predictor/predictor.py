@@ -359,6 +359,7 @@ def _served(ref: weakref.ref[Predictor]) -> Callable[[], Served | None]:
             runner=predictor._core,
             grow_batch=predictor._grow_batch,
             keep=functools.partial(_keep, ref),
+            pause_of=predictor._learner.retries.pause_of,
             stays_alone=functools.partial(predictor._learner.notices.stays_alone, predictor._learner.kinds),
         )
 

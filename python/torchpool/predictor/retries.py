@@ -1,5 +1,5 @@
-"""When calls are probed again whose probing did not end, or met weights that never rested: the machine may have been
-busy, and an optimiser may come to its end."""
+"""When calls are probed and captured again whose probing did not end, or met weights that never rested: the machine may
+have been busy, and an optimiser may come to its end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ class Retries:
     def again_in(self, kind_id: int) -> float | None:
         """In how many seconds a kind that was learned just now is to be learned again; None: not at all."""
         kind = self._kinds.get(kind_id)
-        if kind is None or not kind.unsettled:
+        return self.pause_of(kind_id) if kind is not None and kind.unsettled else None
+
+    def pause_of(self, kind_id: int) -> float | None:
+        """In how many seconds a kind is to be tried again of which nothing could be told now; longer each time."""
+        kind = self._kinds.get(kind_id)
+        if kind is None:
             return None
         tries = self._tries[kind.key] = self._tries.get(kind.key, 0) + 1
         return min(_FIRST_PAUSE * 2.0 ** (tries - 1), _LONGEST_PAUSE)
