@@ -11,7 +11,7 @@
 #include "bindings/futures/call_future.h"
 #include "bindings/futures/call_group.h"
 #include "bindings/futures/future_methods.h"
-#include "bindings/inplace/entrance.h"
+#include "bindings/inplace/class_watch.h"
 #include "bindings/interpreter/waiting.h"
 
 namespace torchpool {

@@ -1,5 +1,7 @@
 #include "bindings/inplace/class_watch.h"
 
+#include <algorithm>
+
 namespace torchpool {
 
 namespace {
@@ -33,6 +35,22 @@ Py_ssize_t count_entries(PyTypeObject* type) {
 }
 
 }  // namespace
+
+bool has_same_methods(PyTypeObject* one, PyTypeObject* other) {
+  return std::all_of(method_names().begin(), method_names().end(),
+                     [=](PyObject* name) { return _PyType_Lookup(one, name) == _PyType_Lookup(other, name); });
+}
+
+bool may_be_accelerated(PyObject* callable) noexcept {
+  // What a class has that was made for one module, and one that several come by. Looked up once; never dropped.
+  static const std::array<PyObject*, 2> marks{PyUnicode_InternFromString("_torchpool_entrance"),
+                                              PyUnicode_InternFromString("_torchpool_entered_class")};
+  if (PyFunction_Check(callable) || PyCFunction_Check(callable)) return false;
+  PyTypeObject* type = Py_TYPE(PyMethod_Check(callable) ? PyMethod_GET_SELF(callable) : callable);
+  if (!PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE)) return false;
+  return std::any_of(marks.begin(), marks.end(),
+                     [type](PyObject* mark) { return _PyType_Lookup(type, mark) != nullptr; });
+}
 
 void ClassWatch::keep(Methods& kept, const Methods& found) {
   const Methods before = kept;

@@ -9,6 +9,13 @@
 
 namespace torchpool {
 
+// Whether objects of both have the same __call__ and forward. Requires the interpreter's lock; runs no Python code.
+bool has_same_methods(PyTypeObject* one, PyTypeObject* other);
+
+// Whether a callable, or the object that it is a method of, has a class by which calls of accelerated modules come.
+// Takes some nanoseconds. Requires the interpreter's lock; runs no Python code.
+bool may_be_accelerated(PyObject* callable) noexcept;
+
 // Of a class whose calls come by an entrance. Every method requires the interpreter's lock; none runs Python code,
 // apart from what destructors of the user's own do.
 class ClassWatch {

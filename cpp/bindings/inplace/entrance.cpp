@@ -39,7 +39,7 @@ Passing why_passed(Entrance* own, Door door, PyObject* module, PyObject* args, P
   PyObject** place = place_of_dict(module);
   if (place == nullptr) return Passing::kClass;
   if (const Passing found = by_module(*place, door == Door::kForward); found != Passing::kNo) return found;
-  if (reinterpret_cast<PyObject*>(Py_TYPE(module)) != own->type || *place != own->dict) return Passing::kClass;
+  if (*place != own->dict || !follow_object(own, module)) return Passing::kClass;
   if (const Passing found = by_thread(); found != Passing::kNo) return found;
   const CallArguments arguments(args, kwargs);
   if (!arguments.plain()) return Passing::kArguments;
@@ -285,6 +285,7 @@ int traverse_entrance(PyObject* self, visitproc visit, void* arg) {
   Py_VISIT(Py_TYPE(self));
   Py_VISIT(own->module);
   Py_VISIT(own->type);
+  Py_VISIT(own->seen_type);
   Py_VISIT(own->find_plain);
   Py_VISIT(own->plain_call);
   Py_VISIT(own->plain_forward);
@@ -298,6 +299,7 @@ int clear_entrance(PyObject* self) {
   Entrance* own = entrance(self);
   Py_CLEAR(own->module);
   Py_CLEAR(own->type);
+  Py_CLEAR(own->seen_type);
   if (own->known != nullptr) own->known->watch.clear();
   Py_CLEAR(own->find_plain);
   Py_CLEAR(own->plain_call);
@@ -340,6 +342,7 @@ PyObject* make_entrance(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
   own->known = new Calls;
   own->dict = *place;
   own->type = Py_NewRef(made);
+  own->seen_type = Py_NewRef(made);
   own->find_plain = Py_NewRef(find_plain);
   own->keeper = Py_NewRef(keeper);
   own->made = is_made != 0;
@@ -357,22 +360,10 @@ PyObject* make_entrance(PyTypeObject* type, PyObject* args, PyObject* kwargs) {
   return self;
 }
 
-PyObject* entrance_name = nullptr;  // what a class has that was made for one module
-PyObject* entered_name = nullptr;   // what one has that several may come by
-
 }  // namespace
-
-bool may_be_accelerated(PyObject* callable) noexcept {
-  if (PyFunction_Check(callable) || PyCFunction_Check(callable)) return false;
-  PyTypeObject* type = Py_TYPE(PyMethod_Check(callable) ? PyMethod_GET_SELF(callable) : callable);
-  if (!PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE)) return false;
-  return _PyType_Lookup(type, entrance_name) != nullptr || _PyType_Lookup(type, entered_name) != nullptr;
-}
 
 void register_entrance(py::module_& module) {
   set_up_passing();
-  entrance_name = PyUnicode_InternFromString("_torchpool_entrance");
-  entered_name = PyUnicode_InternFromString("_torchpool_entered_class");
   static std::array<PyMethodDef, 9> methods{{way_in<Door::kCall, enter>("call"),
                                              way_in<Door::kForward, enter>("forward"),
                                              way_in<Door::kCall, serve_elsewhere>("who_serves_call"),

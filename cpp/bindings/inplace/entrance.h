@@ -15,8 +15,4 @@ namespace torchpool {
 // what the predictor learns from lies around it (see twin.py), so the cycle collector has to see all of it.
 void register_entrance(py::module_& module);
 
-// Whether a callable, or the object that it is a method of, has a class by which calls of accelerated modules come.
-// Takes some nanoseconds; runs no Python code.
-bool may_be_accelerated(PyObject* callable) noexcept;
-
 }  // namespace torchpool

@@ -53,6 +53,24 @@ bool follow_class(Entrance* own, bool& changed) {
   return true;
 }
 
+bool follow_object(Entrance* own, PyObject* module) {
+  PyTypeObject* now = Py_TYPE(module);
+  auto* type = reinterpret_cast<PyTypeObject*>(own->type);
+  if (now != type && (PyType_IsSubtype(now, type) == 0 || !has_same_methods(now, type))) return false;
+  if (reinterpret_cast<PyObject*>(now) == own->seen_type) return true;
+  if (own->keeper == nullptr) return false;
+  PyObject* keeper = Py_NewRef(own->keeper);  // restore() may take it away meanwhile
+  PyObject* follows = PyObject_CallMethod(keeper, "class_changed", nullptr);
+  Py_DECREF(keeper);
+  if (follows == nullptr) PyErr_WriteUnraisable(module);
+  const bool does = follows == Py_True;
+  Py_XDECREF(follows);
+  if (!does || Py_TYPE(module) != now) return false;
+  own->known->first.clear();
+  Py_XSETREF(own->seen_type, Py_NewRef(reinterpret_cast<PyObject*>(now)));
+  return true;
+}
+
 PyObject* call_plain(Entrance* own, Door door, PyObject* module, PyObject* args, PyObject* kwargs) {
   constexpr std::size_t kFew = 8;
   const auto count = static_cast<std::size_t>(PyTuple_GET_SIZE(args)) + 1;

@@ -12,12 +12,13 @@ from torch import nn
 from torchpool import _core
 from torchpool.inplace.gradients import gradients_in
 from torchpool.inplace.made_class import plain_class
-from torchpool.inplace.twin import twin_of
+from torchpool.inplace.twin import give_class, twin_of
 from torchpool.predictor import Entered, Options, Predictor, has_lazy_weights
 from torchpool.runtime import Runtime
 
 log = logging.getLogger("torchpool")
 
+_MOST_CHANGES = 100  # each has it learned anew
 _GRADIENTS = (
     "{} calls of {} go to the module itself, at its own speed: grad mode is on and its weights require grad, so that "
     "their results have gradients. Call it under torch.no_grad(), or freeze it by requires_grad_(False)"
@@ -50,6 +51,7 @@ class Keeper:
         self._module = weakref.ref(module)
         self._options = options
         self._runtime = runtime
+        self._changes = 0  # of its class
         self._error = "the module's weights are made by its first call"
         self.entrance: _core.Entrance | None = None
         self.leave: Callable[[], None] = lambda: None
@@ -81,6 +83,15 @@ class Keeper:
         except Exception as error:
             self.failed(error)
             raise
+
+    def class_changed(self) -> bool:
+        """A class was put over the module's, as parametrizations put theirs, or taken away: whether its predictor knows
+        the module with it from now on."""
+        module, self._changes = self._module(), self._changes + 1
+        if module is None or self.entrance is None or self._changes > _MOST_CHANGES:
+            return False
+        predictor = self.entrance.opened
+        return predictor is None or give_class(predictor.__wrapped__, plain_class(module), module)
 
     def why_none(self) -> str:
         """Why there is no predictor, in words."""

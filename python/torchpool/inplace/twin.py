@@ -20,6 +20,15 @@ def twin_of(module: nn.Module, cls: type[nn.Module]) -> nn.Module:
     return twin
 
 
+def give_class(twin: nn.Module, cls: type[nn.Module], module: nn.Module) -> bool:
+    """The module has this class now, and so has its twin; False where it cannot be."""
+    try:
+        object.__setattr__(twin, "__class__", _class_of_twin(cls, weakref.ref(module)))
+    except TypeError:  # its objects are laid out otherwise
+        return False
+    return True
+
+
 def _class_of_twin(cls: type[nn.Module], module: weakref.ref[nn.Module]) -> type[nn.Module]:
     """The class, or one like it whose objects end silently, since what its __del__ ends is the module's, and whose
     slots are the module's."""
