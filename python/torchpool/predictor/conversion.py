@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import numbers
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
+_KINDS_OF: dict[type, str] = {int: "iu", float: "f", bool: "b", complex: "c"}
+_AT_A_TIME = 1024  # values
 _KINDS = {"b": "bools", "i": "integers", "u": "integers", "f": "floats", "c": "complex numbers"}
 
 
@@ -22,6 +26,45 @@ def as_example(value: Any, like: Any, name: str) -> Any:
     if type(like) is not torch.Tensor or isinstance(value, torch.Tensor) or not _is_numeric(value):
         return value
     return _shaped(_of_dtype(_array(value, name), like.dtype, name), like, name).to(like.device)
+
+
+def in_bulk(values: Any, like: Any, name: str) -> Iterable[Any]:
+    """The values, with those that `as_example` would convert converted many at a time, as far as their types allow:
+    columns of numbers, and lists of numbers of one type or of lists of these. What it would refuse stays as it is."""
+    if type(like) is not torch.Tensor or type(values) not in (list, tuple, range, np.ndarray):
+        return values  # type: ignore[no-any-return]
+    if isinstance(values, np.ndarray) and (values.ndim == 0 or values.dtype.kind not in _KINDS):
+        return values
+    return _in_parts(values, like, name)
+
+
+def _in_parts(values: Any, like: torch.Tensor, name: str) -> Iterator[Any]:
+    start = 0
+    while start < len(values):  # a list may grow meanwhile
+        part = values[start : start + _AT_A_TIME]
+        start += len(part)
+        yield from _converted(part, like, name)
+
+
+def _converted(part: Any, like: torch.Tensor, name: str) -> Iterable[Any]:
+    kinds = _KINDS if isinstance(part, np.ndarray) else _kinds_of(part)
+    try:
+        array = _array(part, name)
+        if array.dtype.kind not in kinds:
+            return part  # type: ignore[no-any-return]
+        tensor = _of_dtype(array, like.dtype, name)
+        return _shaped(tensor, like.unsqueeze(0), name, but_first=True).to(like.device).unbind(0)
+    except (TypeError, ValueError, OverflowError):  # of some of them: each is told by itself
+        return part  # type: ignore[no-any-return]
+
+
+def _kinds_of(part: Any) -> Container[str]:
+    """What numpy makes of each of these values, numbers or lists of numbers of one type; none where they are others: of
+    ints among floats it would make floats."""
+    types = set(map(type, part))
+    if types <= {list, tuple}:
+        types = set(map(type, itertools.chain.from_iterable(part)))
+    return _KINDS_OF.get(types.pop(), "") if len(types) == 1 else ""
 
 
 def _is_numeric(value: Any) -> bool:
@@ -71,16 +114,17 @@ def _can_hold(dtype: torch.dtype, array: np.ndarray[Any, Any]) -> bool:
     return bounds.min <= int(array.min()) and int(array.max()) <= bounds.max
 
 
-def _shaped(tensor: torch.Tensor, like: torch.Tensor, name: str) -> torch.Tensor:
-    missing = like.dim() - tensor.dim()
+def _shaped(tensor: torch.Tensor, like: torch.Tensor, name: str, *, but_first: bool = False) -> torch.Tensor:
+    """`but_first`: dim 0 of both is of many values, and stays."""
+    missing, kept = like.dim() - tensor.dim(), int(but_first)
     if missing == 0:
         return tensor
-    if missing < 0 or any(size != 1 for size in like.shape[:missing]):
+    if missing < 0 or any(size != 1 for size in like.shape[kept : kept + missing]):
         raise ValueError(
             f"input {name!r} has shape {tuple(tensor.shape)}, where the example has {tuple(like.shape)}: dims are "
             "added only before it, and only where the example has size 1"
         )
-    return tensor.reshape((1,) * missing + tuple(tensor.shape))
+    return tensor.reshape(tensor.shape[:kept] + (1,) * missing + tensor.shape[kept:])
 
 
 def _brief(value: Any) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from torchpool.call import Call, parameters
 from torchpool.predictor import sources
-from torchpool.predictor.conversion import as_example
+from torchpool.predictor.conversion import as_example, in_bulk
 from torchpool.predictor.mapping import Done, Failed, Input
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -40,6 +40,7 @@ class Inputs:
         items = [sources.items_of(source, as_rows=i >= shown) for i, source in enumerate(iterables)]
         if len(items) > 1 and all(map(sources.is_rows, iterables)):
             return zip(*items, strict=False)
+        items = [in_bulk(each, self._args[i], self._name(i)) if i < shown else each for i, each in enumerate(items)]
         if len(items) > 1:
             return map(self._several, zip(*items, strict=False))
         (self._source,) = iterables
@@ -91,8 +92,10 @@ class Inputs:
     def _argument(self, index: int, value: Any) -> Any:
         if type(value) is torch.Tensor or index >= len(self._args):
             return value
-        name = self._positional[index] if index < len(self._positional) else f"args[{index}]"
-        return as_example(value, self._args[index], name)
+        return as_example(value, self._args[index], self._name(index))
+
+    def _name(self, index: int) -> str:
+        return self._positional[index] if index < len(self._positional) else f"args[{index}]"
 
     def _keywords(self, item: Mapping[str, Any]) -> dict[str, Any]:
         return {name: as_example(value, self._like(name), name) for name, value in item.items()}

@@ -12,6 +12,7 @@ from support import MarkerModule, assert_all_close, build, draw, eager
 from torch import nn
 
 import torchpool
+from torchpool.predictor import conversion, inputs
 
 
 @pytest.fixture(params=WAYS)
@@ -107,3 +108,53 @@ def test_several_inputs_are_each_converted() -> None:
     predict = torchpool.wrap(Sum().eval(), example=(draw(1, 4), draw(1, 4), 1.0))
     results = predict.map(A.tolist(), B, itertools.repeat(2.0))
     assert_all_close(results, [(a[None] + b) * 2 for a, b in zip(A, B, strict=True)])
+
+
+NUMBERS = list(range(3000))
+
+
+@pytest.mark.parametrize(
+    ("values", "example"),
+    [
+        (Column(torch.arange(3000).double().numpy()), torch.zeros(1, 1)),
+        (Column(torch.arange(3000).numpy()), torch.zeros(())),
+        (range(3000), torch.zeros(1, 1, dtype=torch.int32)),
+        (NUMBERS, torch.zeros(1, 1, dtype=torch.float64)),
+        (tuple(map(float, NUMBERS)), torch.zeros(1)),
+        ([[float(n), n / 3] for n in NUMBERS], torch.zeros(1, 2)),
+        ([(n % 2 == 0, True) for n in NUMBERS], torch.zeros(2, dtype=torch.long)),
+    ],
+)
+def test_numbers_of_one_type_are_converted_many_at_a_time(
+    values: Any, example: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = torchpool.wrap(lambda x: x + x, example=example, prove="trust")
+    one_by_one = [conversion.as_example(value, example, "x") for value in values]
+    monkeypatch.setattr(inputs, "as_example", _no_more)
+    assert_all_close([call[0] for call in predict._inputs().map((values,))], one_by_one)
+    assert_all_close(predict.map(values), [x + x for x in one_by_one])
+    assert_all_close([call[0] for call in predict._inputs().map((values, values))], one_by_one)
+
+
+def _no_more(value: Any, like: Any, name: str) -> Any:
+    assert isinstance(value, torch.Tensor), "it was left to be converted by itself"
+    return value
+
+
+@pytest.mark.parametrize(("wrong", "dtype"), [(None, torch.long), (2.5, torch.long), (1e300, torch.float32)])
+def test_of_many_those_that_do_not_fit_hurt_only_themselves(wrong: Any, dtype: torch.dtype) -> None:
+    predict = torchpool.wrap(lambda x: x + x, example=torch.zeros(1, dtype=dtype), prove="trust")
+    values: list[Any] = [*NUMBERS]
+    values[1500] = wrong
+    results = list(predict.map(values, return_exceptions=True))
+    assert isinstance(results.pop(1500), TypeError | ValueError)
+    assert_all_close(results, [torch.tensor([2 * n], dtype=dtype) for n in NUMBERS if n != 1500])
+
+
+def test_a_list_may_grow_while_it_is_mapped() -> None:
+    values = [*NUMBERS]
+    predict = torchpool.wrap(lambda x: x + x, example=torch.zeros(1), prove="trust")
+    calls = predict._inputs().map((values,))
+    next(calls)
+    values.append(7)
+    assert len([*calls]) == len(NUMBERS)
