@@ -70,7 +70,7 @@ class Reached:
             elif value is not None:
                 yield name, value
         if deep:
-            for name in sorted({name for code in codes_in(function.__code__) for name in _told(code, _IMPORTS)}):
+            for name in sorted(imports_in(function.__code__)):
                 if (module := _imported(name, function.__globals__)) is not None:
                     yield from self._of_module(name, module, 3)
         yield from self.enclosed()
@@ -157,6 +157,11 @@ def _told(code: types.CodeType, wanted: frozenset[int]) -> Iterator[str]:
 def names_in(code: types.CodeType) -> frozenset[str]:
     """Those of globals, attributes and imports, also of functions inside."""
     return frozenset(name for inner in codes_in(code) for name in inner.co_names)
+
+
+def imports_in(code: types.CodeType) -> frozenset[str]:
+    """Modules that the code imports itself, also in functions inside."""
+    return frozenset(name for inner in codes_in(code) for name in _told(inner, _IMPORTS))
 
 
 def codes_in(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -14,6 +14,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from torchpool.contract.reached import codes_in
+
 # What code that asks for the mode, or passes it on, has among its names.
 _ASKS = frozenset(
     {"training", "is_training", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"}
@@ -86,11 +88,4 @@ def _names_in(cls: type) -> Iterator[tuple[str, ...]]:
     for name, member in vars(cls).items():
         function: Any = getattr(member, "__func__", member)
         if name not in _SETTERS and isinstance(function, types.FunctionType):
-            yield from _names_of(function.__code__)
-
-
-def _names_of(code: types.CodeType) -> Iterator[tuple[str, ...]]:
-    yield code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names_of(constant)
+            yield from (code.co_names for code in codes_in(function.__code__))

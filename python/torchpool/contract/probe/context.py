@@ -21,6 +21,7 @@ from torchpool.call.tree import TreeSpec, flatten
 from torchpool.contract.probe.reachable import TooMany, names_of, reachable
 from torchpool.contract.probe.state import ModuleState
 from torchpool.contract.probe.watch import Stopped
+from torchpool.contract.reached import codes_in
 
 _READS = ("get", "set", "reset")
 # Built-in functions, and what else finds a variable by a text that no name in the code shows.
@@ -153,7 +154,6 @@ def _finds_by_text(function: types.FunctionType) -> bool:
 
 def _globals_of(code: types.CodeType) -> Iterator[str]:
     """Names that the code looks up as globals, and not as attributes."""
-    yield from (str(one.argval) for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _globals_of(constant)
+    for inner in codes_in(code):
+        loads = (one for one in dis.get_instructions(inner) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+        yield from (str(one.argval) for one in loads)

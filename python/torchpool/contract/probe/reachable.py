@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dis
 import functools
 import sys
 import types
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from torchpool.contract.reached import imports_in, names_in
 
 _NOT_ENTERED = ("torch", "numpy", "transformers", "builtins", "torchpool")
 _MAX_OBJECTS = 20_000
@@ -105,7 +106,7 @@ def _outside(function: types.FunctionType) -> Iterator[Any]:
     yield from (function.__kwdefaults__ or {}).values()
     names = names_of(function)
     outside = [function.__globals__[name] for name in names & function.__globals__.keys()]
-    outside += [sys.modules[name] for name in set(_imported(function.__code__)) & sys.modules.keys()]
+    outside += [sys.modules[name] for name in imports_in(function.__code__) & sys.modules.keys()]
     for value in outside:
         yield value
         if isinstance(value, types.ModuleType):
@@ -115,7 +116,7 @@ def _outside(function: types.FunctionType) -> Iterator[Any]:
         yield wrapped
 
 
-def _of_module(module: types.ModuleType, names: set[str]) -> Iterator[Any]:
+def _of_module(module: types.ModuleType, names: frozenset[str]) -> Iterator[Any]:
     library = _is_library(module.__name__)
     for name in names & vars(module).keys():
         value = vars(module)[name]
@@ -123,24 +124,9 @@ def _of_module(module: types.ModuleType, names: set[str]) -> Iterator[Any]:
             yield value
 
 
-def names_of(function: types.FunctionType) -> set[str]:
+def names_of(function: types.FunctionType) -> frozenset[str]:
     """All names in its code that are no local variables."""
-    return set(_names(function.__code__))
-
-
-def _names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names(constant)
-
-
-def _imported(code: types.CodeType) -> Iterator[str]:
-    """Modules that the code imports itself."""
-    yield from (str(one.argval) for one in dis.get_instructions(code) if one.opname == "IMPORT_NAME")
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _imported(constant)
+    return names_in(function.__code__)
 
 
 def _is_library(name: Any) -> bool:
