@@ -1,34 +1,49 @@
-"""Prints which rule says of an operator how its result depends on rows: the operator, the rule, what it lets through.
+"""Prints which rule says of an operator how its result depends on rows, and on padding: the proof, the operator, the
+rule, what it lets through.
 
     python scripts/list_rules.py
 
-The last line counts the operators that need no rule of their own, since torch tags them as pointwise.
+The last line of each proof counts the operators that need no rule of their own, since torch tags them as pointwise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol
+
 import torch
 
-from torchpool.contract.rows import all_rules  # noqa: F401  # its modules enter their rules
+from torchpool.contract.pads import all_rules as _pads  # noqa: F401  # its modules enter their rules
+from torchpool.contract.pads import registry as pads
+from torchpool.contract.rows import all_rules as _rows  # noqa: F401
+from torchpool.contract.rows import registry as rows
 from torchpool.contract.rows.pointwise import is_pointwise
-from torchpool.contract.rows.registry import rules
 
-PACKAGE = "torchpool.contract.rows."
+PACKAGE = "torchpool.contract."
 
 
-def lines() -> list[str]:
+class Entry(Protocol):
+    """What both registries have of an operator."""
+
+    @property
+    def function(self) -> Callable[[Any], Any]: ...
+
+
+PROOFS: dict[str, Callable[[], Mapping[str, Entry]]] = {"rows": rows.rules, "pads": pads.rules}
+
+
+def lines(rules: Mapping[str, Entry]) -> list[str]:
     """A line for each operator that has a rule."""
     found = []
-    for name, entry in sorted(rules().items()):
+    for name, entry in sorted(rules.items()):
         function = entry.function
         place = f"{function.__module__.removeprefix(PACKAGE)}.{function.__name__}"
-        found.append(f"{name:<44} {place:<36} {(function.__doc__ or '').strip().splitlines()[0]}")
+        found.append(f"{name:<44} {place:<40} {(function.__doc__ or '').strip().splitlines()[0]}")
     return found
 
 
-def pointwise() -> set[str]:
+def pointwise(known: Collection[str]) -> set[str]:
     """ATen's operators without a rule of their own that have a pointwise form, by torch's tag or by name."""
-    known = rules()
     found = set()
     for schema in torch._C._jit_get_all_schemas():
         space, _, name = schema.name.partition("::")
@@ -41,9 +56,10 @@ def pointwise() -> set[str]:
 
 
 def main() -> None:
-    table = lines()
-    print(*table, sep="\n")
-    print(f"{len(table)} operators with a rule, {len(pointwise())} more that are pointwise")
+    for proof, rules in PROOFS.items():
+        table = lines(rules())
+        print(*table, sep="\n")
+        print(f"{proof}: {len(table)} operators with a rule, {len(pointwise(rules()))} more that are pointwise")
 
 
 if __name__ == "__main__":

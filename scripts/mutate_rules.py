@@ -1,12 +1,12 @@
-"""Takes each check out of the proof that rows are independent, one at a time: some test must fail without it.
+"""Takes each check out of the proofs of rows and of padding, one at a time: some test must fail without it.
 
-    python scripts/mutate_rules.py [--every N] [--module NAME]...
+    python scripts/mutate_rules.py [--every N] [--part rows|pads]... [--module NAME]...
 
-What is taken out, in each module of torchpool.contract.rows that decides something: a statement that calls or raises
-(also one arm of a conditional expression that refuses), an `if` that returns early, and each operand of an `and` or
-`or`. The tests that come by that line are run on what is left, the module's own first; each time in a process of its
-own, forked from one that has run all of them. Prints what no test missed, and where a run neither passed nor failed
-(it came to no end, or crashed), as file:line; exits with 1 if there is any of these.
+What is taken out, in each module of torchpool.contract.rows and .pads that decides something (`rows.norms`): a
+statement that calls or raises (also one arm of a conditional expression that refuses), an `if` that returns early, and
+each operand of an `and` or `or`. The tests that come by that line are run on what is left, the module's own first; each
+time in a process of its own, forked from one that has run all of them. Prints what no test missed, and where a run
+neither passed nor failed (it came to no end, or crashed), as file:line; exits with 1 if there is any of these.
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = "torchpool.contract.rows"
-TESTS = ROOT / "tests" / "python" / "contract" / "rows"
+PACKAGE = "torchpool.contract"
+PARTS = ("rows", "pads")
+TESTS = ROOT / "tests" / "python" / "contract"
 NO_CHECKS = ("__init__", "all_rules")  # they only import
 # They run what is checked, on models and at random.
-NO_UNIT_TESTS = ("test_audit.py", "test_traps.py", "test_own_rules.py", "test_random_graphs.py")
+NO_UNIT_TESTS = frozenset(
+    {"rows/test_audit.py", "rows/test_traps.py", "rows/test_own_rules.py", "rows/test_random_graphs.py"}
+    | {"pads/test_traps.py", "pads/test_explained.py", "pads/test_zoo_padding.py"}
+)
 REFUSES = frozenset({"mixes", "unknown", "random"})
 TIMES = 10  # as long as all tests on the whole module: a mutant that takes more comes to no end
 PASSED, FAILED, INTERRUPTED, BROKEN, NONE_RAN = 0, 1, 2, 3, 5  # pytest's exit codes
@@ -44,6 +48,7 @@ class Mutant:
     """A module without one check."""
 
     module: str
+    """As "rows.norms"."""
     line: int
     statement: int
     """The line where the statement begins that it is part of."""
@@ -138,16 +143,21 @@ def folder() -> Path:
     """Where the package is installed."""
     spec = importlib.util.find_spec("torchpool")
     assert spec is not None and spec.origin is not None
-    return Path(spec.origin).parent / "contract" / "rows"
+    return Path(spec.origin).parent / "contract"
 
 
 def source_of(module: str) -> Path:
-    return folder() / f"{module}.py"
+    return folder() / f"{module.replace('.', '/')}.py"
 
 
 def modules() -> list[str]:
-    """Of the package, those that decide something."""
-    return sorted(path.stem for path in folder().glob("*.py") if path.stem not in NO_CHECKS)
+    """Those that decide something."""
+    found = {part: sorted(path.stem for path in (folder() / part).glob("*.py")) for part in PARTS}
+    return [f"{part}.{name}" for part, names in found.items() for name in names if name not in NO_CHECKS]
+
+
+def part_of(module: str) -> str:
+    return module.partition(".")[0]
 
 
 # --- tests ------------------------------------------------------------------------------------------------------------
@@ -241,7 +251,9 @@ def forget() -> None:
     """The next import of the package reads it anew, with what the tests made of it."""
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""
-        if name == PACKAGE or name.startswith(f"{PACKAGE}.") or file.startswith(str(TESTS)) or "rows_" in name:
+        own = name in (f"{PACKAGE}.{part}" for part in PARTS)
+        own = own or name.startswith(tuple(f"{PACKAGE}.{part}." for part in PARTS))
+        if own or file.startswith(str(TESTS)) or name.startswith(tuple(f"{part}_" for part in PARTS)):
             del sys.modules[name]
 
 
@@ -268,7 +280,8 @@ def missed(mutant: Mutant, visits: Visits) -> int:
     everywhere = {test for found in visits.tests.values() for test in found}
     wanted = tests or (everywhere if mutant.statement in mutant.top else set())
     files = {ROOT / test.partition("::")[0] for test in wanted}
-    own = [path for path in files if path.name.startswith(f"test_{mutant.module}")]
+    part, _, name = mutant.module.partition(".")
+    own = [path for path in files if path.parent.name == part and path.name.startswith(f"test_{name}")]
     for some in (own, sorted(files.difference(own))):
         if some and (code := run_tests(some, _Only(wanted))) not in (PASSED, NONE_RAN):
             return code
@@ -295,11 +308,12 @@ def words(code: int, what: str) -> str:
     return f"the tests {end} without {what}"
 
 
-def all_tests() -> list[Path]:
-    return [path for path in sorted(TESTS.glob("test_*.py")) if path.name not in NO_UNIT_TESTS]
+def all_tests(parts: set[str]) -> list[Path]:
+    paths = [path for part in sorted(parts) for path in sorted((TESTS / part).glob("test_*.py"))]
+    return [path for path in paths if f"{path.parent.name}/{path.name}" not in NO_UNIT_TESTS]
 
 
-def warm_up() -> Visits:
+def warm_up(parts: set[str]) -> Visits:
     """Runs all tests once, which also imports what mutants need; raises SystemExit where they fail as it is."""
     for place in (ROOT, ROOT / "tests" / "python", ROOT / "tests" / "zoo"):
         sys.path.insert(0, str(place))
@@ -314,7 +328,7 @@ def warm_up() -> Visits:
     sys.meta_path[:0] = marked  # type: ignore[arg-type]  # has all it takes
     started = time.monotonic()
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        code = run_tests(all_tests(), visits)
+        code = run_tests(all_tests(parts), visits)
     visits.limit = 60 + TIMES * int(time.monotonic() - started)
     del sys.meta_path[: len(marked)]
     if code != PASSED:
@@ -326,17 +340,19 @@ def warm_up() -> Visits:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=1, help="only each N-th")
+    parser.add_argument("--part", action="append", choices=PARTS, help="of these proofs; rows unless it is said")
     parser.add_argument("--module", action="append", choices=modules(), help="only these modules")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     options = parser.parse_args()
     started = time.monotonic()
+    parts = options.part or PARTS[:1]  # of the proof of padding not all checks have a test that misses them yet
     found = [
         mutant
-        for module in options.module or modules()
+        for module in options.module or [one for one in modules() if part_of(one) in parts]
         for mutant in mutants(module, ast.parse(source_of(module).read_text()))
     ]
     chosen = found[:: options.every]
-    visits = warm_up()
+    visits = warm_up({part_of(mutant.module) for mutant in chosen})
     first = chosen[0]
     same = Mutant(first.module, first.line, first.statement, "nothing", ast.parse(source_of(first.module).read_text()))
     if any(code != PASSED for _, code in fates([same], visits, 1)):

@@ -1,47 +1,32 @@
-"""Functions that are written to fool the proof of padding: none of them is proven, and numbers show that labels are
-right."""
+"""Functions that are written to fool the proof of padding: numbers show that their labels are right, and so is all that
+is claimed on the way."""
 
 from __future__ import annotations
 
 import functools
 from typing import Any
 
-import pads_traps_places  # noqa: F401  # enters its cases
 import pytest
 import torch
+from exported_traps import KINDS, LONG, SHORT, call, cases_of
+from exported_traps import exported as graph_of
 from pads_capture import KINDS as ROWS
-from pads_capture import Audit, PaddedLength, cut, padded_of, tables_of
-from pads_traps import CASES, PADS, Case, Model
+from pads_capture import Audit, PaddedLength, cut, padded_of
+from pads_traps import PADS, Model
 from rows_audit import close
-from rows_capture import Exported, export
-from support import build, draw
+from rows_capture import Exported
+from support import build
 from torch import Tensor
 
 from torchpool.contract.pads import registry
 from torchpool.contract.pads.domain import Kept
 from torchpool.contract.pads.op import Op
-from torchpool.contract.pads.verdict import PaddedOutput, prove_padding
-from torchpool.contract.probe.perturb import Layout
-
-SHORT, LONG = 6, 10
-KINDS = tuple(dict.fromkeys(case.kind for case in CASES))
-
-
-def cases_of(kind: str) -> list[Case]:
-    return [case for case in CASES if case.kind == kind]
-
-
-def call(length: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """x, mask and ids, without padding; the mask leaves the first place."""
-    x = draw(2, length, 8, seed=seed)
-    mask = (draw(2, length, seed=seed + 9) > -0.5).float()
-    mask[:, 0] = 1.0
-    return x, mask, (draw(2, length, seed=seed + 5).abs() * 9).long() + 1
+from torchpool.contract.pads.verdict import PaddedOutput
 
 
 @functools.cache
 def exported(kind: str) -> tuple[Exported, PaddedLength]:
-    found = export(build(lambda: Model(cases_of(kind))), [call(SHORT), call(LONG)], Layout((0, 0, 0)))
+    found = graph_of(kind)
     [padded] = padded_of(found, PADS)
     return found, padded
 
@@ -69,20 +54,14 @@ def differs(model: Model, index: int, cuts: PaddedOutput) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_none_is_proven_that_leaks(kind: str) -> None:
+def test_labels_are_right(kind: str) -> None:
     graph, length = exported(kind)
     model = build(lambda: Model(cases_of(kind)))
-    said, wrong = [], []
+    wrong = []
     for index, (case, node) in enumerate(zip(cases_of(kind), graph.outputs, strict=True)):
-        cuts = cut(node, length.proof.sizes)
-        verdict, _ = prove_padding(graph.graph, length.inputs, [(node, cuts)], None, tables_of(graph))
-        if verdict.kind != case.expect:
-            said.append(f"{case.name}: {verdict.kind}, {verdict.reason}")
-        if differs(model, index, cuts) is not (case.expect == "lost"):
+        if differs(model, index, cut(node, length.proof.sizes)) is not (case.expect == "lost"):
             wrong.append(case.name)
-        assert verdict.kind != "lost" or (verdict.reason and verdict.source), case.name
-    assert said == []
-    assert wrong == [], "labelled wrong"
+    assert wrong == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
