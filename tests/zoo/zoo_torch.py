@@ -74,7 +74,6 @@ RECURRENT = [
         "lstm, packed",
         Packed,
         lambda: [(draw(1, n, 4, seed=n), torch.tensor([max(1, n - 2)])) for n in LENGTHS],
-        expect="no graph",
     ),
     Entry("gru, both ways", lambda: nn.GRU(4, 6, bidirectional=True, batch_first=True), sequences(4)),
     Entry("gru, length first", lambda: nn.GRU(4, 6), sequences(4, dim=0)),

@@ -9,6 +9,7 @@
 #include "bindings/graph/graph_from_python.h"
 #include "predict/batch/thread_scope.h"
 #include "predict/graph/graph_backend.h"
+#include "predict/kernels/operators.h"
 
 namespace torchpool {
 
@@ -118,6 +119,7 @@ class StagedWeights {
 }  // namespace
 
 void register_graph(py::module_& module) {
+  kernels::register_operators();
   module.def(
       "trim_heap",
       [] {

@@ -22,7 +22,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, GuardOnDataDependentSymNode
 
 from torchpool.call import Call, replace_tensors, tree
-from torchpool.capture import graph_edit, grouped_op, module_copy, rnn_op
+from torchpool.capture import graph_edit, grouped_op, module_copy, packed_sequences, rnn_op
 from torchpool.capture import shapes as capture_shapes
 from torchpool.capture.pad_proof import prove_pads
 from torchpool.capture.program import CaptureError, ProvenRows
@@ -183,12 +183,13 @@ def _export(source: Source, leaves: Leaves, *, free: bool, strict: bool, all_buf
     wrapper = (_Wrapper if strict else _Traced)(
         module, source.method, source.call, _picker(source.spec) if strict else pick
     )
-    return torch.export.export(
-        wrapper,
-        tuple(cast(leaf, source.dtype) for leaf in leaves),
-        dynamic_shapes=capture_shapes.dynamic_shapes(source.contract, free=free),
-        strict=strict,
-    )
+    with packed_sequences.kept_padded():
+        return torch.export.export(
+            wrapper,
+            tuple(cast(leaf, source.dtype) for leaf in leaves),
+            dynamic_shapes=capture_shapes.dynamic_shapes(source.contract, free=free),
+            strict=strict,
+        )
 
 
 def _picker(spec: tree.TreeSpec) -> Callable[[Any], tuple[Any, ...]]:

@@ -13,6 +13,7 @@ from torchpool.capture.program import CaptureError
 
 # Operators with kernels in C++. Operators that Python registers would need the interpreter.
 _NAMESPACES = frozenset({"aten", "mkldnn", "quantized", "torchvision"})
+_KERNELS = frozenset({"torchpool::rnn", "torchpool::pack_rnn"})
 _set_grad = torch.ops.higher_order.wrap_with_set_grad_enabled
 _autocast = torch.ops.higher_order.wrap_with_autocast
 # Export writes down the dtype and device of what `.to()` is called on; both follow from the call's own.
@@ -146,7 +147,7 @@ def refuse_unsupported(graph: Graph) -> None:
     """Raises CaptureError for an operator that only runs with the interpreter."""
     for node in graph.nodes:
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
-            if node.target.namespace not in _NAMESPACES:
+            if node.target.namespace not in _NAMESPACES and node.target._schema.name not in _KERNELS:
                 raise CaptureError(f"node {node.name}: operator {node.target} may need Python and is not supported")
         elif node.op not in ("placeholder", "output", "call_function"):
             raise CaptureError(f"node {node.name}: {node.op} {node.target} is not supported")

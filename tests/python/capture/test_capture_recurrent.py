@@ -10,8 +10,6 @@ from programs import Captured, assert_near, assert_proven, run_graph
 from support import build, draw
 from torch import Tensor, nn
 
-from torchpool.capture.program import CaptureError
-
 
 def sequences(*lengths: int) -> list[Tensor]:
     return [draw(1, length, 4, seed=length) for length in lengths]
@@ -59,24 +57,6 @@ def test_lstm_from_a_given_state(projection: int) -> None:
     captured = Captured(model, *examples)
     assert captured.graph.specialised == ()
     assert "length 1" in assert_proven(captured)
-
-
-class Packs(nn.Module):
-    """Packs its input, whose rows are all of the same length."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(4, 6, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        lengths = torch.full((x.shape[0],), x.shape[1])
-        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
-        return self.lstm(packed)[1][0][-1]
-
-
-def test_packed_sequences_are_refused() -> None:
-    with pytest.raises(CaptureError, match=r"nn\.LSTM is called with a packed sequence"):
-        Captured(build(Packs), *sequences(6, 9))
 
 
 def test_bare_sequences_are_stacked_and_keep_their_length_free() -> None:

@@ -18,6 +18,7 @@ from torchpool.capture.passes import (
     merge_qkv,
     pack_convolution,
     pack_linear,
+    pack_rnn,
 )
 
 PASSES: dict[str, Callable[[GraphModule], int]] = {
@@ -28,6 +29,7 @@ PASSES: dict[str, Callable[[GraphModule], int]] = {
     "merge_qkv": merge_qkv.run,
     "pack_linear": pack_linear.run,
     "pack_convolution": pack_convolution.run,
+    "pack_rnn": pack_rnn.run,
     "fuse_unary": fuse_unary.run,
 }
 """By name, in the order in which they run; each returns how many rewrites it made."""

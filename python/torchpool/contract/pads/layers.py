@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchpool.contract.pads.domain import Claims, Kept, Lost, Odd, Pad, loses
+from torchpool.contract.pads.domain import Claims, Fill, Kept, Lost, Odd, Pad, loses
 from torchpool.contract.pads.op import Op, Operand
 from torchpool.contract.pads.products import is_zero
 from torchpool.contract.pads.registry import rule
@@ -126,3 +126,22 @@ def recurrent(op: Op) -> Claims:
         loses(f"{op.name} along places that are folded with others")
     last = Lost(f"the last state of {op.name} is that after the padded places", op.node)
     return [found, *[last] * (len(op.result) - 1)]
+
+
+@rule("torchpool::rnn")
+def kernel(op: Op) -> Claims:
+    """Our own, over rows that end at their own lengths: behind these the output is 0, and they have the last states."""
+    given = op.operand("input")
+    if any(op.operand(name).kept.pads for name in ("hidden", "cell", "packed", "lengths") if op.has(name)):
+        loses("states, weights or lengths of a packed sequence run along the length")
+    if given.kept.odd != "finite":
+        loses("a recurrent layer over what may be infinite or NaN")
+    over = given.kept.pad(1 if op.get("batch_first") else 0)
+    if over is None:
+        if given.kept.pads:
+            loses("the padded places are no steps of a packed sequence")
+        return op.each(Kept())
+    if not op.has("lengths") or not over.plain or len(given.kept.pads) > 1 or over.extra != 0:
+        loses("steps of a packed sequence that are folded with others, or more or less than the length")
+    op.conditions.append(("the lengths of packed sequences say how long a call's rows are: none is longer", op.node))
+    return [Kept((over.holding(Fill(0)),)), *[Kept()] * (len(op.result) - 1)]

@@ -29,6 +29,20 @@ def recurrent(op: Op) -> Claims:
     return [layout.at(batch), *[layout.at(1)] * len(states)]
 
 
+@rule("torchpool::rnn")
+def kernel(op: Op) -> Claims:
+    """Our own: a row ends at its own length, and begins with its own states."""
+    if not op.operand("packed").is_const:
+        mixes("weights of a recurrent layer come from rows")
+    batch = 0 if op.get("batch_first") else 1
+    places = {"input": batch, "hidden": 1, "cell": 1, "lengths": 0}
+    operands = [(op.operand(name), dim) for name, dim in places.items() if op.has(name)]
+    if all(operand.is_const for operand, _ in operands):
+        return op.each(CONST)
+    layout = _aligned(op, operands)
+    return [layout.at(batch), *[layout.at(1)] * (len(op.result) - 1)]
+
+
 @rule("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell")
 def cell(op: Op) -> Claims:
     """One step of each row."""

@@ -101,6 +101,42 @@ def test_packed_sequences_are_refused() -> None:
     assert found == "mixes: packed sequences: all rows decide together where a row's steps are"
 
 
+def _kernel(sketch: Sketch, x: Any, hidden: Any = None, cell: Any = None, lengths: Any = None, **options: Any) -> Any:
+    packed = options.get("packed") or sketch.const(100)
+    flags = ("lstm", 6, 1, False, options.get("batch_first", True), True)
+    return sketch.claim(torch.ops.torchpool.rnn.default, x, hidden, cell, packed, lengths, *flags)
+
+
+def test_our_kernel_keeps_rows_with_their_states_and_lengths() -> None:
+    sketch = Sketch()
+    state = sketch.rows(1, 6, dim=1)
+    lengths = sketch.rows(dtype=torch.int64)
+    expected = [Rows(0), Rows(1), Rows(1)]
+    assert _kernel(sketch, sketch.rows(9, 5)) == expected
+    assert _kernel(sketch, sketch.rows(9, 5), state, state, lengths) == expected
+    first = _kernel(sketch, sketch.rows(9, 5, dim=1), state, state, lengths, batch_first=False)
+    assert first == [Rows(1), Rows(1), Rows(1)]
+
+
+def test_our_kernel_along_the_rows_is_refused() -> None:
+    sketch = Sketch()
+    x, state, lengths = sketch.rows(9, 5), sketch.rows(1, 6, dim=1), sketch.rows(dtype=torch.int64)
+    shared = sketch.const(7, dtype=torch.int64)
+    refused = [
+        _kernel(sketch, sketch.rows(1, 5, dim=1)),
+        _kernel(sketch, x, sketch.const(1, 7, 6)),
+        _kernel(sketch, x, state, sketch.const(1, 7, 6)),
+        _kernel(sketch, x, state, state, shared),
+        _kernel(sketch, sketch.const(7, 9, 5), state, state, lengths),
+    ]
+    for found in refused:
+        assert _why(found) == "mixes: torchpool::rnn along the rows"
+    apart = sketch.claimed(Rows(0, outer=2), sketch.batch * 2, dtype=torch.int64)
+    folded = sketch.claimed(Rows(0, inner=2), sketch.batch * 2, 9, 5)
+    assert "is not aligned with the rows" in _why(_kernel(sketch, folded, None, None, apart))
+    assert _why(_kernel(sketch, x, packed=sketch.rows())) == "mixes: weights of a recurrent layer come from rows"
+
+
 @pytest.mark.parametrize("name", STATES)
 def test_cells(name: str) -> None:
     sketch = Sketch()

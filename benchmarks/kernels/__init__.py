@@ -1,0 +1,1 @@
+"""torchpool's own kernels beside those of the libraries."""
