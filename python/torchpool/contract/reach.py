@@ -10,14 +10,15 @@ from __future__ import annotations
 import dis
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import nn
 
 from torchpool.contract.further import Further
 from torchpool.contract.held import dict_of, is_library, own_attributes
-from torchpool.contract.reached import Reached, codes_in, functions_of, stored_in
+from torchpool.contract.reached import BY_ANY_NAME, Reached, codes_in, functions_of, stored_in
+from torchpool.contract.stores import OtherObjects
 
 THREAD_STATE = (
     "the model reads the state of the thread that calls it, so that each call runs on the thread that makes it"
@@ -27,12 +28,13 @@ _MUTATORS = frozenset(
     {"append", "appendleft", "extend", "extendleft", "insert", "add", "update", "setdefault", "remove", "discard"}
     | {"pop", "popleft", "popitem", "clear", "sort", "reverse", "rotate"}
 )
-# Code that has one of these names may write attributes whose names stand in it as text, or of any name.
+# Code that has one of these names may bind attributes whose names stand in it as text.
 _BY_TEXT = frozenset({"register_buffer", "register_parameter", "add_module", "register_module"})
-_BY_ANY_NAME = frozenset({"setattr", "delattr", "__setattr__", "__delattr__", "__dict__", "vars"})
 _ITEM_STORES = frozenset(dis.opmap[name] for name in ("STORE_SUBSCR", "DELETE_SUBSCR"))
 _CONSTRUCTORS = ("__init__", "__new__", "__post_init__")
 _MAX_FUNCTIONS = 2000
+_RENEW_LISTS = frozenset({"torch.nn.modules.rnn"})
+"""Of their weights, where one was replaced: nothing that a call leaves to the next."""
 
 
 class Reach:
@@ -68,8 +70,25 @@ class Reach:
         return self._by_any_name or name in self._written
 
     def writes_attributes(self) -> bool:
-        """Whether the code of some of them says that it may bind an attribute that a module has now."""
-        return any(self.says_writes(name) for part in self._parts for name, _ in own_attributes(part))
+        """Whether the code of some of them says that it may bind an attribute that a module has now. Who binds those of
+        another object, of a configuration say, by the same name does not."""
+        own = {name for part in self._parts for name, _ in own_attributes(part)}
+        others = OtherObjects(self._parts)
+        for reached in self._binding():
+            stored = {name for code in codes_in(reached.function.__code__) for name in stored_in(code)}
+            if "__dict__" in stored:  # two objects may share all of their attributes
+                return True
+            known = reached.home in _RENEW_LISTS
+            if not known and not all(others.take(reached.function, name) for name in stored & own):
+                return True
+            if not own.isdisjoint(_named_in_text(reached)):
+                return True
+        near = [one for one in self.functions if one.binds_by_any_name]
+        return any(
+            _may_begin(own, [text for text in one.texts if text.isidentifier()])
+            and not others.take_any(one.function, BY_ANY_NAME)
+            for one in near
+        )
 
     def changes_items(self, name: str) -> bool:
         """Whether some of the functions may change the collection in an attribute of this name in place."""
@@ -80,13 +99,12 @@ class Reach:
         that composes names a beginning counts. `items`: or changes the collection in the attribute."""
         if name in self._written or (items and name in self._mutated):
             return True
-        begins = (text for text in self._texts if name.startswith(text))
-        return any(text.endswith("_") or not name[len(text) :].strip("0123456789") for text in begins)
+        return _may_begin((name,), self._texts)
 
     @functools.cached_property
     def _texts(self) -> frozenset[str]:
         """Text constants where attributes may be bound by any name."""
-        near = (one for one in self.functions if not one.guessed and not one.names.isdisjoint(_BY_ANY_NAME))
+        near = (one for one in self.functions if one.binds_by_any_name)
         return frozenset(text for one in near for text in one.texts if text.isidentifier())
 
     def names(self, *names: str) -> bool:
@@ -95,31 +113,30 @@ class Reach:
 
     @functools.cached_property
     def _by_any_name(self) -> bool:
-        return any(not reached.guessed and not reached.names.isdisjoint(_BY_ANY_NAME) for reached in self.functions)
+        return any(reached.binds_by_any_name for reached in self.functions)
 
     @functools.cached_property
     def _written(self) -> frozenset[str]:
         found: set[str] = set()
-        for code in self._all_codes():
-            found.update(stored_in(code))
-            if not _BY_TEXT.isdisjoint(code.co_names):
-                found.update(text for text in code.co_consts if isinstance(text, str))
+        for reached in self._binding():
+            found.update(name for code in codes_in(reached.function.__code__) for name in stored_in(code))
+            found.update(_named_in_text(reached))
         return frozenset(found)
 
     @functools.cached_property
     def _mutated(self) -> frozenset[str]:
         found: set[str] = set()
-        for code in self._all_codes():
+        for code in (code for reached in self._binding() for code in codes_in(reached.function.__code__)):
             if not _ITEM_STORES.isdisjoint(code.co_code[::2]) or not _MUTATORS.isdisjoint(code.co_names):
                 found.update(code.co_names)
         return frozenset(found)
 
-    def _all_codes(self) -> Iterator[types.CodeType]:
-        """Of constructors one step away, and none further: they bind attributes of what they make."""
+    def _binding(self) -> Iterator[Reached]:
+        """Of constructors those one step away, and none further: they bind attributes of what they make."""
         near = {id(reached.function) for reached in self.functions}
         for reached in self.further.functions:
             if id(reached.function) in near or reached.function.__name__ not in _CONSTRUCTORS:
-                yield from codes_in(reached.function.__code__)
+                yield reached
 
     # Inside.
 
@@ -185,3 +202,17 @@ class Reach:
 def _values(part: nn.Module, name: str) -> list[Any]:
     found = vars(part).get(name)
     return list(found.values()) if isinstance(found, dict) else []
+
+
+def _named_in_text(reached: Reached) -> Iterator[str]:
+    """Text constants where attributes are bound by text."""
+    for code in codes_in(reached.function.__code__):
+        if not _BY_TEXT.isdisjoint(code.co_names):
+            yield from (text for text in code.co_consts if isinstance(text, str))
+
+
+def _may_begin(names: Iterable[str], texts: Iterable[str]) -> bool:
+    """Whether one of the texts may be where code begins that composes one of the names."""
+    texts = tuple(texts)
+    begun = ((name, text) for name in names for text in texts if name.startswith(text))
+    return any(text.endswith("_") or not name[len(text) :].strip("0123456789") for name, text in begun)

@@ -17,6 +17,8 @@ from torchpool.contract.held import dict_of, is_library
 _STORES = frozenset(dis.opmap[name] for name in ("STORE_ATTR", "DELETE_ATTR"))
 _IMPORTS = frozenset({dis.opmap["IMPORT_NAME"]})
 _MAX_WRAPPERS = 10
+BY_ANY_NAME = frozenset({"setattr", "delattr", "__setattr__", "__delattr__", "__dict__", "vars"})
+"""Code that has one of these names may write attributes whose names stand in it as text, or of any name."""
 _BY_TEXT = frozenset({"getattr", "attrgetter", "methodcaller", "hasattr"})
 
 
@@ -52,6 +54,11 @@ class Reached:
     def said(self) -> frozenset[str]:
         """The names in its code, and texts where it asks for attributes by text."""
         return self.names | self.texts if not self.names.isdisjoint(_BY_TEXT) else self.names
+
+    @property
+    def binds_by_any_name(self) -> bool:
+        """Whether it may bind attributes by names that its code does not tell."""
+        return not self.guessed and not self.names.isdisjoint(BY_ANY_NAME)
 
     @property
     def texts(self) -> frozenset[str]:
