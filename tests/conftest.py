@@ -90,7 +90,7 @@ def _wait_in_vain(own: graphs.Graphs, timeout: float | None) -> bool:
 
 @pytest.fixture(autouse=True)
 def _learns_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests are about what is learned, from a call or two; that calls of threads are put off has tests of its own."""
+    """Tests are about what is learned, from a call or two; that calls are put off has tests of its own."""
     monkeypatch.setattr(put_off, "WORTH_SECONDS", 0.0)
 
 

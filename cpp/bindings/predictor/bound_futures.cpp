@@ -24,7 +24,8 @@ py::object BoundPredictor::line_up(const py::tuple& args, const py::object& kwar
   if (runs_inline) {
     reader_.read(args, kwargs, call);
     if (call.mismatch) return finished_future(settle(call, args, kwargs));
-  } else if (!reader_.try_read(args, kwargs, call) || call.route == Route::kLearning || settles_here(call, options)) {
+  } else if (!reader_.try_read(args, kwargs, call) || call.learns_alone || call.route == Route::kLearning ||
+             settles_here(call, options)) {
     return py::none();
   }
   if (!runs_inline && CallTurns::apply_here()) {

@@ -151,7 +151,7 @@ bool BoundLearner::put_off(CallKind& kind, const py::tuple& args, const py::obje
   if (kind.put_off > Duration::zero()) return true;  // by another thread meanwhile
   if (!(seconds > 0) || kind.route != Route::kUnknown) return false;
   kind.put_off = from_seconds(seconds);
-  kind.spent = Duration::zero();
+  kind.spent = std::make_shared<std::atomic<std::int64_t>>(0);
   kind.route = Route::kDirect;
   kind.aliases = true;  // nobody has looked yet whether the module hands out memory that it keeps
   return true;
@@ -159,6 +159,7 @@ bool BoundLearner::put_off(CallKind& kind, const py::tuple& args, const py::obje
 
 void BoundLearner::put_off_ends(CallKind& kind) const {
   kind.put_off = Duration(-1);
+  kind.spent.reset();
   kind.aliases = false;
   kind.route = Route::kUnknown;
   learner_.attr("put_off_ends")(kind.id);

@@ -64,7 +64,7 @@ py::object BoundPredictor::call(const py::tuple& args, const py::object& kwargs,
   const InPredictor in_predictor;
   look_at_gradients();
   PreparedCall call;
-  read_in_turn(args, kwargs, options, call, std::move(turn), may_put_off && !options.deadline && !handles_signals());
+  read_in_turn(args, kwargs, options, call, std::move(turn), may_put_off);
   if (settles_here(call, options)) return settle(call, args, kwargs);
   // Nested: a worker that waited for another call could wait for itself. Torch modes and functorch cannot move.
   if (must_run_inline() || call.ambient.must_run_here) return inline_.run(call, args, kwargs);
@@ -85,11 +85,13 @@ bool BoundPredictor::settles_here(const PreparedCall& call, const CallOptions& o
 void BoundPredictor::read_in_turn(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
                                   PreparedCall& call, TurnPtr turn, bool may_put_off) {
   for (;;) {
+    const bool alone = turn && turn->alone() && turn->open();
     call.until = options.deadline.value_or(kNever);
-    reader_.read(args, kwargs, call, options.deadline, may_put_off);
+    reader_.read(args, kwargs, call, options.deadline, may_put_off && !options.deadline, alone);
     if (!CallTurns::apply_here()) return;
-    if (!turn || (call.new_sizes && !turn->alone())) turn = turns_.take(call);
-    if (turn->open()) {
+    const bool wants_alone = call.new_sizes || call.learns_alone;
+    if (!turn || (wants_alone && !turn->alone())) turn = turns_.take(call);
+    if (turn->open() && !call.learns_alone) {
       call.turn = std::move(turn);
       return;
     }
@@ -136,16 +138,17 @@ py::object BoundPredictor::run_queued(PreparedCall& call, const py::tuple& args,
 }
 
 Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
-                               const Notify& notify, Full full) {
-  return submit(args, kwargs, options, notify, full, nullptr);
+                               const Notify& notify, Full full, bool may_put_off) {
+  return submit(args, kwargs, options, notify, full, may_put_off, nullptr);
 }
 
 Pending BoundPredictor::submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options,
-                               const Notify& notify, Full full, std::shared_ptr<const Likeness>* like) {
+                               const Notify& notify, Full full, bool may_put_off,
+                               std::shared_ptr<const Likeness>* like) {
   const InPredictor in_predictor;
   look_at_gradients();
   PreparedCall call;
-  read_in_turn(args, kwargs, options, call);
+  read_in_turn(args, kwargs, options, call, nullptr, may_put_off);
   if (call.mismatch && settles_here(call, options)) return Pending(settle(call, args, kwargs));
   if (must_run_inline() || call.ambient.must_run_here || settles_here(call, options)) {
     try {
@@ -175,7 +178,7 @@ py::object BoundPredictor::start(const py::tuple& args, const py::object& kwargs
   look_at_gradients();
   PreparedCall call;
   call.until = options.deadline.value_or(kNever);
-  if (!reader_.try_read(args, kwargs, call) || call.route == Route::kLearning) return py::none();
+  if (!reader_.try_read(args, kwargs, call) || call.learns_alone || call.route == Route::kLearning) return py::none();
   if (CallTurns::apply_here()) {
     call.turn = turns_.take(call);
     const bool learns = call.new_sizes && call.mismatch && !options.deadline;
@@ -203,6 +206,9 @@ py::object BoundPredictor::start(const py::tuple& args, const py::object& kwargs
 void BoundPredictor::learn_from(const py::tuple& args, const py::object& kwargs) {
   PreparedCall call;
   reader_.read(args, kwargs, call);
+  if (!call.learns_alone) return;
+  call = {};
+  read_in_turn(args, kwargs, {}, call);
 }
 
 void BoundPredictor::settle_promise(std::int64_t id, const py::tuple& args, const py::object& kwargs, bool learn) {

@@ -31,7 +31,7 @@ class BoundPredictor final : public MeasuredPredictor {
                   bool may_put_off = false);
   // `notify`: once the request is done.
   Pending submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options, const Notify& notify,
-                 Full full);
+                 Full full, bool may_put_off = false);
   // For a map, whose look-ahead is bounded: submit(), to the end of `results`, which then has what the call's like are.
   void submit_to(MapResults& results, const py::tuple& args, const CallOptions& options);
   // The same for the tensors that `items` gives, as long as they are like the last call that was submitted to
@@ -124,7 +124,7 @@ class BoundPredictor final : public MeasuredPredictor {
   py::object run_queued(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                         const CallOptions& options);
   Pending submit(const py::tuple& args, const py::object& kwargs, const CallOptions& options, const Notify& notify,
-                 Full full, std::shared_ptr<const Likeness>* like);
+                 Full full, bool may_put_off, std::shared_ptr<const Likeness>* like);
   py::object future_of_inline(PreparedCall& call, const py::tuple& args, const py::object& kwargs);
   py::object start_new_future(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                               const CallOptions& options, const CallOwner& owner, Full full) const;

@@ -70,15 +70,16 @@ struct CallKind {
   bool mixed = false;              // the module has changed while it was learned
   // kDirect: shared with the calls that are looked at.
   std::shared_ptr<std::atomic<HasState>> has_state = std::make_shared<std::atomic<HasState>>(HasState::kUnknown);
-  // Above zero, and kDirect: not learned from before its calls have taken so much processor time on their callers'
-  // threads. Below zero: it was so.
+  // Above zero, and kDirect: not learned from before its calls have taken so much processor time. Below zero: it was
+  // so.
   Duration put_off{};
-  Duration spent{};
-  bool widening = false;  // kMerge: it is to be widened, by a promise
-  int settling = 0;       // kMerge: threads on which the learner answers calls that depart from the contract
-  bool widens = true;     // kMerge: calls that depart from the contract may still teach something
-  PyRef failure;          // what learning raised, where it was promised
+  std::shared_ptr<std::atomic<std::int64_t>> spent;  // ns of that time; null where it is not put off
+  bool widening = false;                             // kMerge: it is to be widened, by a promise
+  int settling = 0;    // kMerge: threads on which the learner answers calls that depart from the contract
+  bool widens = true;  // kMerge: calls that depart from the contract may still teach something
+  PyRef failure;       // what learning raised, where it was promised
 
+  bool put_off_still() const noexcept { return put_off > Duration::zero() && spent->load() < put_off.count(); }
   // Whether it is to be learned by a promise that is not settled yet.
   bool promised() const noexcept { return route == Route::kLearning && learning_thread == 0; }
   // Nobody will: who waits for it learns another kind.

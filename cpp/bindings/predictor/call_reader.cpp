@@ -13,7 +13,7 @@ namespace torchpool {
 
 namespace {
 
-constexpr std::uint64_t kMostPutOff = 1000;  // calls, however short, before their kind is learned
+constexpr std::uint64_t kMostPutOff = 10'000;  // calls, however short, before their kind is learned
 
 }  // namespace
 
@@ -44,7 +44,8 @@ bool CallReader::forget() {
   });
 }
 
-bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, PreparedCall& call, bool may_put_off) {
+bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, PreparedCall& call, bool may_put_off,
+                          bool alone) {
   channels_.check_open();
   GilReclaimer::instance().drain();
   // What was proven of the module as it was says nothing of what it is now. Attributes are another matter where the
@@ -78,7 +79,12 @@ bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, Prepa
     call.kind->route = Route::kUnknown;
   }
   if (call.kind->put_off > Duration::zero() && CallTurns::apply_here()) {
-    const bool still = may_put_off && call.kind->spent < call.kind->put_off && call.kind->used < kMostPutOff;
+    const bool still = may_put_off && call.kind->put_off_still() && call.kind->used < kMostPutOff;
+    if (!still && !alone && call.kind->has_state->load() == HasState::kYes) {
+      call.learns_alone = true;  // it would be probed beside calls that change what it is put back to
+      fit(call);
+      return true;
+    }
     if (!still) learner_.put_off_ends(*call.kind);
   }
   if (call.kind->route == Route::kUnknown) {
@@ -98,10 +104,11 @@ bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, Prepa
 }
 
 void CallReader::read(const py::tuple& args, const py::object& kwargs, PreparedCall& call,
-                      std::optional<TimePoint> deadline, bool may_put_off) {
+                      std::optional<TimePoint> deadline, bool may_put_off, bool alone) {
   const CallKind* promised = nullptr;
   for (;;) {
-    bool known = try_read(args, kwargs, call, may_put_off);
+    bool known = try_read(args, kwargs, call, may_put_off, alone);
+    if (call.learns_alone) return;
     // A module that turns out to be another one would be put off for ever.
     forgotten_ = forgotten_ || states_.changes() > 0;
     if (!known && may_put_off && !forgotten_ && CallTurns::apply_here()) {

@@ -20,13 +20,15 @@ class CallReader {
   CallReader(const py::list& modules, bool by_graph, BoundLearner& learner, const PredictorChannels& channels);
 
   // False when the call is of a kind that nothing is known of. `may_put_off`: or of one that is not to be learned yet.
-  bool try_read(const py::tuple& args, const py::object& kwargs, PreparedCall& call, bool may_put_off = false);
+  // `alone`: no other call of the module is under way; if not, learns_alone may be set, and nothing is learned.
+  bool try_read(const py::tuple& args, const py::object& kwargs, PreparedCall& call, bool may_put_off = false,
+                bool alone = false);
   // Learns from the call where it is of an unknown kind, which runs the model some times. With a deadline the call does
   // not wait for that: it is promised to be learned from, and answered by the module. Waits for another thread that
   // learns where calls must not disturb it, or where the user wants a proof first; throws DeadlineExceeded.
   // `may_put_off`: it need not be learned from as long as calls like it are few.
   void read(const py::tuple& args, const py::object& kwargs, PreparedCall& call,
-            std::optional<TimePoint> deadline = std::nullopt, bool may_put_off = false);
+            std::optional<TimePoint> deadline = std::nullopt, bool may_put_off = false, bool alone = false);
 
   // For a call that is to run on its caller's thread: waits while another thread has the first run of a module that is
   // not probed, by which that may turn out to have state.

@@ -18,7 +18,9 @@ class CallTurns {
   // Whether calls on this thread have turns: not inside of another call, which would wait for itself.
   static bool apply_here() noexcept;
   // That of a call that comes now; alone where the module is new to its sizes.
-  TurnPtr take(const PreparedCall& call) { return call.new_sizes ? order_.enter_alone() : order_.enter(); }
+  TurnPtr take(const PreparedCall& call) {
+    return call.new_sizes || call.learns_alone ? order_.enter_alone() : order_.enter();
+  }
   // The same of a call that changes nothing.
   TurnPtr take_shared() { return order_.enter(); }
   // Whether a call that comes now may run at once, next to others.

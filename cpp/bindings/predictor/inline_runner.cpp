@@ -25,16 +25,15 @@ thread_local int runs_of_this_thread = 0;
 class SpentTime {
  public:
   explicit SpentTime(const PreparedCall& call) noexcept
-      : kind_(call.kind && call.kind->put_off > Duration::zero() ? call.kind.get() : nullptr),
-        start_(kind_ == nullptr ? Duration::zero() : thread_time()) {}
+      : spent_(call.kind ? call.kind->spent : nullptr), start_(spent_ ? thread_time() : Duration::zero()) {}
   ~SpentTime() {
-    if (kind_ != nullptr) kind_->spent += thread_time() - start_;
+    if (spent_) spent_->fetch_add((thread_time() - start_).count(), std::memory_order_relaxed);
   }
   SpentTime(const SpentTime&) = delete;
   SpentTime& operator=(const SpentTime&) = delete;
 
  private:
-  CallKind* const kind_;
+  const std::shared_ptr<std::atomic<std::int64_t>> spent_;
   const Duration start_;
 };
 
@@ -164,7 +163,7 @@ py::object InlineRunner::run_counted(const PreparedCall& call, const py::tuple& 
   }
   if (!result) learner_.refuse(call, args, kwargs);
   count.succeeded();
-  if (call.kind && call.kind->aliases) return learner_.own(result);
+  if (call.kind && call.kind->aliases && !is_callers_own(result)) return learner_.own(result);
   return result;
 }
 

@@ -5,7 +5,8 @@ namespace torchpool {
 std::shared_ptr<const Likeness> Likeness::of(const PreparedCall& call, const CallRequest& request,
                                              const std::shared_ptr<Channel>& channel) {
   const bool plain = request.contract && request.inputs.size() == 1 && request.contract->inputs[0].batch_dim &&
-                     !call.new_sizes && !call.promise && !call.look && !request.ran && request.versions.empty();
+                     !call.new_sizes && !call.learns_alone && !call.promise && !call.look && !request.ran &&
+                     request.versions.empty();
   if (!plain) return nullptr;
   const at::Tensor& input = request.inputs[0];  // a copy, or what the caller passed
   if (!input.is_cpu()) return nullptr;

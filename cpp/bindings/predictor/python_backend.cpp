@@ -53,6 +53,15 @@ py::object take_look(const py::object& seen, std::atomic<HasState>& has_state) {
   return pair[0];
 }
 
+// An array's memory is not torch's own: its owner is not counted.
+bool is_callers_own(const py::object& result) {
+  if (!THPVariable_CheckExact(result.ptr()) || Py_REFCNT(result.ptr()) != 1) return false;
+  const at::Tensor& tensor = THPVariable_Unpack(result.ptr());
+  if (tensor.use_count() != 1 || !tensor.has_storage() || tensor.layout() != at::kStrided) return false;
+  const c10::Storage& storage = tensor.storage();
+  return storage.use_count() == 1 && storage.allocator() != nullptr && !tensor.requires_grad();
+}
+
 BackendResult flatten_python_result(const py::object& result) {
   BackendResult flat;
   if (THPVariable_CheckExact(result.ptr())) {
@@ -198,7 +207,8 @@ py::object AloneRunner::run_plain(CallRequest& request) {
 }
 
 py::object AloneRunner::run_module(CallRequest& request, const py::object& args, const py::object& kwargs) {
-  if (!request.look) return call(target_, args, kwargs);
+  // Of calls that lined up before the first one had run, one is enough to look at.
+  if (!request.look || request.has_state->load() == HasState::kNo) return call(target_, args, kwargs);
   const InsideScope inside;
   const py::object seen = call(request.look, py::make_tuple(args, kwargs), {});
   return take_look(seen, *request.has_state);
@@ -218,13 +228,13 @@ void AloneRunner::run(CallRequest& request, WorkerContext& context) noexcept {
     const AmbientScope scope(request.ambient.get());
     request.check_unwritten();
     ran = true;
-    request.object = make_ref(run_plain(request));
-    if (request.copy_result) {
-      const py::object result = borrow(request.object);
+    py::object result = run_plain(request);
+    if (request.copy_result && !is_callers_own(result)) {
       PyObject* copy = PyObject_CallOneArg(static_cast<PyObject*>(request.copy_result.get()), result.ptr());
       if (copy == nullptr) throw take_python_error();
-      request.object = make_ref(py::reinterpret_steal<py::object>(copy));
+      result = py::reinterpret_steal<py::object>(copy);
     }
+    request.object = make_ref(std::move(result));
   } catch (const py::error_already_set& raised) {
     error = std::make_exception_ptr(Error(raised.what()));
   } catch (...) {
@@ -233,8 +243,9 @@ void AloneRunner::run(CallRequest& request, WorkerContext& context) noexcept {
   running_.fetch_sub(1, std::memory_order_relaxed);
   const Duration took = clock_.now() - start;
   stats_->run_ns.record(static_cast<std::uint64_t>(took.count()));
+  const CpuTime after = CpuTime::now();
+  if (request.spent) request.spent->fetch_add((after.thread - before.thread).count(), std::memory_order_relaxed);
   if (!request.look) {
-    const CpuTime after = CpuTime::now();
     waiting_.record({took, after.thread - before.thread, after.process - before.process, beside});
   }
   if (ran && request.ran) request.ran->store(true);

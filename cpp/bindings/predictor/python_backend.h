@@ -30,6 +30,9 @@ class PyResultForm : public ResultForm {
 // Tensors and form of a model's result; tensors are as the model returned them. Requires the interpreter's lock.
 BackendResult flatten_python_result(const py::object& result);
 
+// Whether nobody but who holds the result, a tensor, can reach its memory. False where that is not known.
+bool is_callers_own(const py::object& result);
+
 // What to raise for a call without tensors that the model refused with `error`: the learner's typed error, caused by
 // it, if tensors were learned where none came; else `error`. `opaque` names the argument that cannot be taken apart.
 py::object typed_refusal(const py::object& learner, const py::object& error, const OpaqueArgument& opaque,

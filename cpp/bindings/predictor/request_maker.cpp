@@ -57,6 +57,7 @@ std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tu
   request->keep_turn(std::move(call.turn));
   if (call.new_sizes) request->ran = call.kind->expect_sizes(call.flat.leaves);
   request->ambient = call.ambient.state;
+  if (call.kind) request->spent = call.kind->spent;
   request->useful_calls = (channel.useful_rows() + info.rows - 1) / std::max<std::int64_t>(info.rows, 1);
   if (call.look) {
     request->look = learner_.look(call.kind.get());

@@ -52,6 +52,9 @@ class CallRequest : public Request {
   std::shared_ptr<void> look;
   std::shared_ptr<std::atomic<HasState>> has_state;
 
+  // Where its processor time is added up, in ns. Null where nobody asks.
+  std::shared_ptr<std::atomic<std::int64_t>> spent;
+
   // Where to note that the module has run for it, whatever came of that. Null where nobody asks.
   std::shared_ptr<std::atomic<bool>> ran;
   // How many calls like this one fill the batches that pay when they are in flight at a time, as was known when it was

@@ -1,7 +1,7 @@
 """Kinds of calls that are not learned from yet: to learn costs as much as hundreds of short calls.
 
-Only calls that a thread beside the main one waits for are put off: many programs make some dozens of them and end. Who
-submits, maps, awaits, asks for `ready()` or calls with a deadline has them learned.
+Calls that are waited for are put off, those of maps among them: many programs make some dozens of them, or some
+thousands of short ones, and end. Who submits, awaits, asks for `ready()` or calls with a deadline has them learned.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torchpool.predictor.samples import copies
 log = logging.getLogger("torchpool")
 
 WORTH_SECONDS = 0.5
-"""Of processor time that calls of a kind take on their callers' threads: to probe and to capture one takes a second and
+"""Of processor time that calls of a kind take: to probe and to capture one takes a second and
 more, beside which another half of one is little."""
 _MOST_BYTES = 4 << 20  # of the tensors of a call that is kept
 
@@ -92,5 +92,5 @@ class PutOff:
         kinds = "a kind of calls is" if count == 1 else f"{count} kinds of calls are"
         return [
             f"{kinds} not learned from yet, and run alone: that begins once they have taken {WORTH_SECONDS} s of "
-            "processor time, with submit(), map() or acall(), or with ready()"
+            "processor time, with submit() or acall(), or with ready()"
         ]

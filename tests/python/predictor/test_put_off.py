@@ -1,4 +1,4 @@
-"""Calls that threads beside the main one make are learned from once that pays."""
+"""Calls that are waited for are learned from once that pays."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support import HANG, Counter, MarkerModule, assert_close, build, eager, row, run_threads
@@ -50,14 +51,41 @@ def test_what_has_taken_long_enough_is_learned(monkeypatch: pytest.MonkeyPatch) 
 @torch.no_grad()
 def test_many_short_calls_are_learned_from() -> None:
     predict = torchpool.wrap(build(MarkerModule))
-    in_thread(lambda: [predict(row(1)) for _ in range(1100)])
+    in_thread(lambda: [predict(row(1)) for _ in range(10_001)])
+    assert [contract.mode for contract in predict.explain().contracts] == ["merge"]
+
+
+WAITING: dict[str, Callable[[torchpool.Predictor], list[torch.Tensor]]] = {
+    "main thread": lambda predict: [predict(row(number)) for number in range(20)],
+    "map": lambda predict: list(predict.map([row(number) for number in range(20)])),
+    "map of a thread": lambda predict: in_thread(lambda: list(predict.map([row(number) for number in range(20)]))),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", WAITING.values(), ids=list(WAITING))
+def test_calls_that_are_waited_for_are_put_off(way: Callable[[torchpool.Predictor], list[torch.Tensor]]) -> None:
+    predict = torchpool.wrap(build(MarkerModule))
+    for number, result in enumerate(way(predict)):
+        assert_close(result, eager(predict.model, row(number)))
+    assert predict.explain().contracts == ()
+    assert NOT_YET in str(predict.explain())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", WAITING.values(), ids=list(WAITING))
+def test_their_time_counts_wherever_they_run(
+    way: Callable[[torchpool.Predictor], list[torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(put_off, "WORTH_SECONDS", 1e-9)
+    predict = torchpool.wrap(build(MarkerModule))
+    way(predict)
+    predict(row(1))
     assert [contract.mode for contract in predict.explain().contracts] == ["merge"]
 
 
 WAYS: dict[str, Callable[[torchpool.Predictor], Any]] = {
-    "main thread": lambda predict: predict(row(2)),
     "submit": lambda predict: in_thread(lambda: predict.submit(row(2)).result()),
-    "map": lambda predict: in_thread(lambda: list(predict.map([row(2)]))),
     "deadline": lambda predict: in_thread(lambda: predict.options(deadline=60).submit(row(2)).result()),
 }
 
@@ -73,10 +101,9 @@ def test_other_calls_have_it_learned(way: Callable[[torchpool.Predictor], Any]) 
 
 
 def settle(predict: torchpool.Predictor) -> None:
-    """A call on the main thread waits for who learns behind another."""
-    predict.submit(row(0)).result()
+    """Who learns behind another call is done some time."""
     while predict._learner.kinds == {}:
-        predict(row(0))
+        predict.submit(row(0)).result()
 
 
 @torch.no_grad()
@@ -110,12 +137,75 @@ class Keeps(nn.Module):
         return self.kept["y"].copy_(x * 2)
 
 
+class OfAnArray(nn.Module):
+    """Hands out an array's memory, which it writes to in its next call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = np.zeros((1, 4), np.float32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.kept[:] = x.numpy() * 2
+        return torch.from_numpy(self.kept)
+
+
+class KeepsLast(nn.Module):
+    """Writes to its last result in its next call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for one in self.last:
+            one.zero_()
+        result = x * 2
+        self.last[:] = [result.view(-1)]
+        return result
+
+
 @torch.no_grad()
-def test_results_are_the_callers_own() -> None:
-    predict = torchpool.wrap(build(Keeps))
-    first, second = in_thread(lambda: (predict(row(1)), predict(row(2))))
-    assert_close(first, row(1) * 2)
-    assert_close(second, row(2) * 2)
+@pytest.mark.parametrize("way", ["calls", "map"])
+@pytest.mark.parametrize("model", [Keeps, OfAnArray, KeepsLast])
+def test_results_are_the_callers_own(model: type[nn.Module], way: str) -> None:
+    predict = torchpool.wrap(build(model))
+    inputs = [row(number) for number in range(1, 5)]
+    results = list(predict.map(inputs)) if way == "map" else in_thread(lambda: [predict(one) for one in inputs])
+    for result, one in zip(results, inputs, strict=True):
+        assert_close(result, one * 2)
+
+
+class CountsInABuffer(nn.Module):
+    """Gives the number of the call."""
+
+    count: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1, dtype=torch.int64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.count.add_(1)
+        return x * 0 + self.count
+
+
+@torch.no_grad()
+def test_a_model_with_state_is_learned_when_no_call_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is put back to what it was before the probes: what a call beside them counted would be lost."""
+    monkeypatch.setattr(put_off, "WORTH_SECONDS", 1e-3)
+    model = build(CountsInABuffer)
+    predict = torchpool.wrap(model)
+
+    def some(number: int) -> list[torch.Tensor]:
+        if number % 2:
+            return list(predict.map([row(1)] * 100))
+        return [predict(row(1)) for _ in range(100)]
+
+    counts = sorted(int(result[0, 0]) for part in run_threads(6, some) for result in part)
+    assert counts == list(range(1, 601))
+    assert int(model.count) == 600
+    [kind] = predict._learner.kinds.values()
+    assert kind.route == "serial"
 
 
 @torch.no_grad()
