@@ -38,7 +38,10 @@ std::ptrdiff_t run_some(const RnnBlock& block, float* scratch) {
   const std::ptrdiff_t worthwhile = Wide::kLanes > 8 ? 9 : Wide::kLanes == 8 ? 4 : 1;
   std::ptrdiff_t vectors = left / Wide::kLanes + (over >= worthwhile ? 1 : 0);
   if (vectors == 0) vectors = 1;
-  if (vectors == 4) vectors = 2;  // two and two, not three and one
+  // Two and two rather than three and one, unless the three sums of a GRU's two vectors are too few to keep the
+  // multipliers busy.
+  constexpr bool kPairs = kKind != RnnKind::kGru || Wide::kRegisters > 16;
+  if (kPairs && vectors == 4) vectors = 2;
   return run_rows<Wide, kKind>(block, vectors < kMost ? vectors : kMost, scratch);
 }
 
