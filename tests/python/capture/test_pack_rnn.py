@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import Captured, Program, assert_near
-from support import build, draw
+from support import HANG, LSTMClassifier, assert_close, build, draw, eager
 from torch import Tensor, nn
 
+import torchpool
 from torchpool.capture import passes
 from torchpool.capture.lower import lower
 
@@ -121,6 +122,27 @@ def test_dropout_between_layers_in_train_mode_stays_atens() -> None:
     node = next(n for n in captured.graph.module.graph.nodes if n.target is torch.ops.aten.lstm.input)
     node.args = (*node.args[:6], True, *node.args[7:])
     assert passes.optimise(captured.graph)[1]["pack_rnn"] == 0
+
+
+@own
+@pytest.mark.graphs
+def test_calls_of_a_predictor_run_on_it_and_follow_the_weights() -> None:
+    model = build(LSTMClassifier)
+    xs = [draw(1, 5 + seed % 4, 10, seed=seed) for seed in range(80)]
+    with torchpool.wrap(model) as predict:
+        for x in xs[:4]:
+            predict(x)
+        assert predict.ready(HANG)
+        found = predict.explain(verbose=True)
+        assert found.served_by == ("graph",)
+        assert any("torchpool::rnn(" in program for program in found.programs)
+        for _ in range(3):
+            for x, y in zip(xs, predict.map(xs), strict=True):
+                assert_close(y, eager(model, x))
+            with torch.no_grad():
+                for weight in model.parameters():
+                    weight.mul_(-0.9)
+        assert predict.stats()["fell_back"] == 0
 
 
 # The operator itself, on whatever instruction set this run has.
