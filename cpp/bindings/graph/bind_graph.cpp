@@ -9,6 +9,7 @@
 #include "bindings/graph/graph_from_python.h"
 #include "predict/batch/thread_scope.h"
 #include "predict/graph/graph_backend.h"
+#include "predict/kernels/linear_op.h"
 #include "predict/kernels/operators.h"
 
 namespace torchpool {
@@ -144,6 +145,9 @@ void register_graph(py::module_& module) {
            "Drops the packed copies where others have written weights since: those that are not staged are packed in, "
            "too.")
       .def("adopt", &StagedWeights::adopt);
+  module.def(
+      "linear_isa", [] { return kernels::name_of(kernels::present_linear_kernel().isa); },
+      "The instruction set of torchpool's own linear layers. Raises ValueError where TORCHPOOL_ISA is none.");
   module.def(
       "packed_weights",
       [] {

@@ -6,6 +6,8 @@
 #include <map>
 #include <utility>
 
+#include "predict/kernels/weight_arena.h"
+
 namespace torchpool::graph {
 
 namespace {
@@ -169,6 +171,7 @@ bool GraphBackend::upkeep_due() const noexcept {
 }
 
 GraphBackend::PackedPtr GraphBackend::packed_of(const WeightFingerprint& seen) {
+  const kernels::WeightArena arena;
   Results results;  // kept until all are there
   for (const Part& part : parts_) {
     results.push_back(part.shared->get(part.fold, part.weights, [&] { return watch_.same(seen); }));
@@ -192,6 +195,7 @@ GraphBackend::PackedPtr GraphBackend::packed_from(const Results& results) const 
 
 GraphBackend::Staged GraphBackend::pack_aside(const std::function<const at::Tensor*(const at::Tensor& live)>& staged,
                                               SharedAside& shared) const {
+  const kernels::WeightArena arena;
   Staged made;
   made.writes = writes();
   std::vector<at::Tensor> all = watch_.handles();
