@@ -24,6 +24,7 @@ from typing import NoReturn
 import torch
 
 from torchpool import _core
+from torchpool.capture import linear_choice
 from torchpool.capture.program import CaptureError, Programs, ProvenRows
 from torchpool.capture.source import Source
 from torchpool.contract import RowsVerdict, brief
@@ -92,6 +93,7 @@ def _receive(reader: Connection, child: int, wanted: Callable[[], bool]) -> Prog
     if error is not None:
         raise CaptureError(error, rows, proven)
     assert isinstance(programs, Programs)
+    linear_choice.learn(choice for choice in programs.linears if choice.times)
     return programs
 
 

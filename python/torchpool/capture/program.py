@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from torchpool.capture import module_copy
+from torchpool.capture.linear_choice import LinearChoice
 from torchpool.contract import PaddingVerdict, RowsVerdict, ShapeCheck, ShapeEqual
 
 BODY = "for each batch:"  # the title, in a listing, of the instructions that each batch runs
@@ -120,6 +121,10 @@ class Programs:
     starts_at_two: bool
     """Whether `shape_checks.from_one` may widen the checks once the programs were right at length 1."""
     rows: ProvenRows
+    linears: tuple[LinearChoice, ...] = ()
+    """The kernels that were chosen for linear layers of the packed form, for all weights of a shape."""
+    notes: tuple[str, ...] = ()
+    """What is told of the packed form, in words."""
 
     def with_checks(self, checks: list[ShapeCheck | ShapeEqual]) -> Programs:
         """For sizes that satisfy `checks`."""

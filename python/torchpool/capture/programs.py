@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from torchpool.capture import module_copy, passes
+from torchpool.capture import linear_choice, module_copy, passes
 from torchpool.capture.export import capture
 from torchpool.capture.lifted import lifted
 from torchpool.capture.lower import lower
+from torchpool.capture.passes.own_linear import CHOICES
 from torchpool.capture.program import Programs
 from torchpool.capture.source import Source
 
@@ -22,4 +23,9 @@ def programs_of(source: Source) -> Programs:
     packed, plain = (
         dataclasses.replace(program, weights=constants) for program in (lower(optimised), lower(graph, fold=False))
     )
-    return Programs(packed, plain, graph.specialised, graph.starts_at_two, graph.rows)
+    linears = optimised.module.meta.get(CHOICES, {})
+    told = linear_choice.describe(linears)
+    notes = () if told is None else (told,)
+    return Programs(
+        packed, plain, graph.specialised, graph.starts_at_two, graph.rows, linears=tuple(linears), notes=notes
+    )

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 
 from torchpool.call import tree
+from torchpool.capture.linear_choice import LinearChoice
 from torchpool.capture.program import Instruction, Lowered, OutputRows, Programs, ProvenRows, Slot
 from torchpool.contract import PaddingVerdict, RowsVerdict, ShapeCheck, ShapeEqual
 
 _RECORDS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        *(Instruction, Lowered, OutputRows, Programs, ProvenRows, Slot),
+        *(Instruction, LinearChoice, Lowered, OutputRows, Programs, ProvenRows, Slot),
         *(PaddingVerdict, RowsVerdict, ShapeCheck, ShapeEqual),
     )
 }

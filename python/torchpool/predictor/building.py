@@ -179,7 +179,8 @@ def build(
                 _refuse_slower(backend, eager, kind.samples[0], contract)
             if programs.starts_at_two and not widen:
                 contract = dataclasses.replace(contract, padding=tuple(map(_not_from_one, contract.padding)))
-            return Built(backend, backend.run, contract, source.spec, programs.specialised, difference, checked)
+            notes = (*programs.specialised, *programs.notes)
+            return Built(backend, backend.run, contract, source.spec, notes, difference, checked)
     raise CaptureError(f"the captured graph is not equal to the module: {wrong}", programs.rows.verdict)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from torchpool.call import tree
-from torchpool.capture import NotWritten, Programs, Reader, Writer, refuse_malformed
+from torchpool.capture import NotWritten, Programs, Reader, Writer, kernels_of_linear, refuse_malformed
 from torchpool.contract import Contract, RowsVerdict
 from torchpool.predictor.knowledge import Knowledge, KnownKind, Outcome, Proven, Unproven
 
@@ -43,8 +43,8 @@ class Saved:
 
 
 def machine() -> str:
-    """What programs and sizes were chosen for: the processor's instructions."""
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    """What programs and sizes were chosen for: the processor's instructions, as the kernels of all may use them."""
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {kernels_of_linear()}"
 
 
 def write(path: str | os.PathLike[str], saved: Saved) -> list[str]:

@@ -12,7 +12,7 @@ from support import HAS_BFLOAT16, SimpleCNN, build, draw
 from torch import Tensor, nn
 from zoo import pretrained, texts
 
-from torchpool.capture import passes
+from torchpool.capture import linear_choice, passes
 from torchpool.capture.export import Graph
 from torchpool.capture.lower import lower
 from torchpool.capture.passes import pack_linear
@@ -241,15 +241,19 @@ def test_convolution_is_packed(options: dict[str, Any]) -> None:
     assert "aten.conv2d.default" not in targets(graph)
 
 
-def test_all_passes_together() -> None:
+@pytest.mark.parametrize("own", [True, False])
+def test_all_passes_together(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_choice, "forced", "torchpool" if own else "library")
     bert = pretrained(
         "BertModel", vocab_size=50, hidden_size=WIDE, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512
     )
     found = Captured(build(bert), *texts((6, 9)), pad={"input_ids": 0, "attention_mask": 0})
     _, counts = apply(found, *passes.PASSES)
-    assert (counts["merge_qkv"], counts["pack_linear"]) == (2, 9)
+    assert counts["merge_qkv"] == 2
+    assert (counts["own_linear"], counts["pack_linear"]) == ((9, 0) if own else (0, 9))
+    assert counts["fuse_linear"] == 2 * 5 * own, "gelu, and two residuals with their norms, in each layer"
     _, counts = apply(Captured(build(SimpleCNN), draw(1, 1, 28, 28)), *passes.PASSES)
-    assert (counts["pack_convolution"], counts["fuse_unary"]) == (2, 3)
+    assert (counts["pack_convolution"], counts["fuse_unary"], counts["fuse_linear"]) == (2, 3 - own, own)
 
 
 def test_a_pass_that_does_not_exist_cannot_be_left_out() -> None:

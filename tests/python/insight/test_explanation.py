@@ -9,6 +9,7 @@ from support import build, draw
 from torch import nn
 
 import torchpool
+from torchpool.capture import linear_choice
 
 
 class Net(nn.Module):
@@ -37,25 +38,30 @@ def test_explain_reads_like_a_report() -> None:
     assert "output output: rows in dim 0" in text
 
 
+@pytest.fixture(params=["library", "torchpool"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of linear layers: otherwise the faster one, which another run may not find."""
+    monkeypatch.setattr(linear_choice, "forced", request.param)
+    return str(request.param)
+
+
 @pytest.mark.graphs
-def test_explain_shows_the_program() -> None:
+def test_explain_shows_the_program(kernel: str) -> None:
     with torchpool.wrap(build(Net), example=draw(1, 64), backend="graph") as predict:
         assert "once per state of the weights" not in str(predict.explain())
         text = str(predict.explain(verbose=True))
     assert "once per state of the weights" in text
-    assert "mkldnn::_linear_pointwise" in text
+    assert ("mkldnn::_linear_pointwise" in text) == (kernel == "library")
+    assert ("torchpool::linear" in text) == (kernel == "torchpool")
 
 
 @pytest.mark.graphs
-def test_explain_profiles_the_program() -> None:
+def test_explain_profiles_the_program(kernel: str) -> None:
     with torchpool.wrap(build(Net), example=draw(1, 64), backend="graph", max_batch=5) as predict:
         text = str(predict.explain(profile=True))
     assert "of sizes (5, 64)" in text
     timed = [line for line in text.splitlines() if " us  " in line]
     assert len(timed) == 3, "two linear layers, one fused with relu, and a product"
-    assert [line.split("= ")[1].split("(")[0] for line in timed] == [
-        "mkldnn::_linear_pointwise",
-        "mkldnn::_linear_pointwise",
-        "mul.Tensor",
-    ]
+    linear = "mkldnn::_linear_pointwise" if kernel == "library" else "torchpool::linear"
+    assert [line.split("= ")[1].split("(")[0] for line in timed] == [linear, linear, "mul.Tensor"]
     assert "by operator:" in text

@@ -9,8 +9,10 @@ import torch
 from torch.fx import GraphModule, Node
 
 from torchpool.capture.graph_edit import bound_arguments, calls, foldable, value_of
+from torchpool.capture.linear_choice import WORTHWHILE
 from torchpool.capture.passes.layout import may_change_strides, use_reshape
-from torchpool.capture.passes.pack_linear import WORTHWHILE, Linear, read
+from torchpool.capture.passes.onednn import supported
+from torchpool.capture.passes.pack_linear import Linear, read
 
 _aten = torch.ops.aten
 
@@ -40,7 +42,9 @@ def _is_early(node: Node) -> bool:
 
 def _is_worthwhile(group: list[tuple[Node, Linear]]) -> bool:
     weights = [value_of(found.weight) for _, found in group]
-    return bool(sum(weight.numel() for weight in weights) >= WORTHWHILE[weights[0].dtype])
+    dtype = weights[0].dtype
+    known = dtype == torch.float32 or supported(dtype)
+    return bool(known and sum(weight.numel() for weight in weights) >= WORTHWHILE[dtype])
 
 
 def _merge(graph: torch.fx.Graph, group: list[tuple[Node, Linear]]) -> None:

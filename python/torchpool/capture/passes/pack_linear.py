@@ -8,11 +8,11 @@ import torch
 from torch.fx import GraphModule, Node
 
 from torchpool.capture.graph_edit import bound_arguments, calls, foldable, is_tensor, value_of
+from torchpool.capture.linear_choice import WORTHWHILE
 from torchpool.capture.passes.onednn import supported
 
 _aten = torch.ops.aten
-# A call of oneDNN's costs about 10 us, whatever the size: smaller weights are faster through ATen.
-WORTHWHILE = {torch.float32: 1 << 16, torch.bfloat16: 1 << 14}
+TARGETS = (_aten.linear.default, _aten.addmm.default, _aten.mm.default, _aten.matmul.default)
 
 
 class Linear(NamedTuple):
@@ -29,9 +29,11 @@ def run(module: GraphModule) -> int:
     graph = module.graph
     constants = foldable(graph)
     count = 0
-    for node in calls(graph, _aten.linear.default, _aten.addmm.default, _aten.mm.default, _aten.matmul.default):
+    for node in calls(graph, *TARGETS):
         found = read(node, constants)
-        if found is None or value_of(found.weight).numel() < WORTHWHILE[value_of(found.weight).dtype]:
+        if found is None or not supported((weight := value_of(found.weight)).dtype):
+            continue
+        if weight.numel() < WORTHWHILE[weight.dtype]:
             continue
         with graph.inserting_before(node):
             weight = found.weight
@@ -50,7 +52,7 @@ def run(module: GraphModule) -> int:
 
 
 def read(node: Node, constants: set[Node]) -> Linear | None:
-    """The linear layer that a node computes, if oneDNN can."""
+    """The linear layer that a node computes, if it has a constant weight of a type that kernels are there for."""
     arguments = bound_arguments(node)
     if node.target is _aten.linear.default:
         found = Linear(arguments["input"], arguments["weight"], arguments.get("bias"), False)
@@ -66,7 +68,7 @@ def read(node: Node, constants: set[Node]) -> Linear | None:
         return None
     if found.weight not in constants or found.x in constants or weight.dim() != 2 or x.dim() < 2:
         return None
-    if not supported(weight.dtype) or x.dtype != weight.dtype or 0 in weight.shape:
+    if weight.dtype not in WORTHWHILE or x.dtype != weight.dtype or 0 in weight.shape:
         return None
     if found.bias is not None:
         bias = value_of(found.bias)
