@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "lab/fma_peak.h"
 #include "lab/open_loop.h"
 #include "lab/simulate.h"
 #include "lab/simulator/fixed_policy.h"
@@ -33,4 +34,6 @@ PYBIND11_MODULE(torchpool_lab, module) {
              "Submits calls by a schedule from a native thread, and tells what became of each.");
   module.def("set_fixed_batches", &torchpool::set_fixed_batches, py::arg("predictor"), py::arg("rows_and_delay"),
              "Batches of a fixed size after a fixed delay (seconds) instead of what is learned; None: learned again.");
+  module.def("fma_peak", &torchpool::fma_peak, py::arg("isa"), py::call_guard<py::gil_scoped_release>(),
+             "The most that one thread can compute by 'avx2' or 'avx512', in 1e9 operations a second.");
 }

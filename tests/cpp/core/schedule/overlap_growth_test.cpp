@@ -13,7 +13,7 @@ using std::chrono::milliseconds;
 constexpr int kThreads = 4;
 constexpr std::size_t kMany = 1000;  // tasks that wait
 
-class OverlapGrowthTest : public testing::Test {
+class OverlapGrowthTest : public ::testing::Test {
  protected:
   // Tasks that end at one pace, while others wait.
   void end(int count, Duration each, bool waiting = true) {
