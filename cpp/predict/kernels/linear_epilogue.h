@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <numbers>
 
 #include "predict/kernels/linear.h"
 #include "predict/kernels/vector.h"
@@ -15,9 +16,9 @@ namespace {
 template <class V>
 TP_ALWAYS_INLINE typename V::Reg exp_of(typename V::Reg x) {
   x = V::min(V::set(89.0F), V::max(V::set(-87.33F), x));
-  const auto n = V::round(V::mul(x, V::set(1.44269504F)));
+  const auto n = V::round(V::mul(x, V::set(std::numbers::log2e_v<float>)));
   // ln 2 in two parts, of which the first has few enough bits for an exact product.
-  auto r = V::fma(n, V::set(-0.693359375F), x);
+  auto r = V::fma(n, V::set(-0.693359375F), x);  // NOLINT(modernize-use-std-numbers)
   r = V::fma(n, V::set(2.12194440e-4F), r);
   auto p = V::set(1.9875691500e-4F);
   p = V::fma(p, r, V::set(1.3981999507e-3F));
@@ -132,7 +133,7 @@ TP_ALWAYS_INLINE float sum_of(typename V::Reg x) {
 // The mean of term(x) over the n values of a row; 0 beyond its end stands for no value.
 template <class V, class Term>
 TP_ALWAYS_INLINE float mean_of(const float* row, std::int64_t n, Term term) {
-  constexpr int kStep = V::kLanes;
+  constexpr std::int64_t kStep = V::kLanes;
   auto s0 = V::zero();
   auto s1 = V::zero();
   auto s2 = V::zero();

@@ -41,7 +41,7 @@ TP_ALWAYS_INLINE void compute(std::integer_sequence<int, kRow...> /*rows*/,
                               std::integer_sequence<int, kSum...> /*sums*/, const Tile& tile) {
   using Reg = typename V::Reg;
   constexpr int kRows = sizeof...(kRow);
-  constexpr int kPanel = 2 * V::kLanes;
+  constexpr std::int64_t kPanel = 2 * V::kLanes;
   // Few tiles of rows would find that the next weights have pushed the present ones out of the first-level cache.
   constexpr int kNear = kLines < kPanel / 8 ? 3 : 2;
   const std::int64_t stride = tile.x_stride;
@@ -60,7 +60,7 @@ TP_ALWAYS_INLINE void compute(std::integer_sequence<int, kRow...> /*rows*/,
   Reg sums[kRows * kVectors];
   ((sums[kSum] = V::zero()), ...);
   const auto step = [&](auto offset) TP_INLINE_LAMBDA {
-    constexpr int kStep = decltype(offset)::value;
+    constexpr std::int64_t kStep = decltype(offset)::value;
     Reg w[kVectors];
     Reg x[kRows];
     const auto fill = [&](auto place, const float* panel) TP_INLINE_LAMBDA {
@@ -85,7 +85,7 @@ TP_ALWAYS_INLINE void compute(std::integer_sequence<int, kRow...> /*rows*/,
       V::add_product(sums[kSum], x[kSum / kVectors], w[kSum % kVectors])),
      ...);
   };
-  const auto move = [&](int steps) TP_INLINE_LAMBDA {
+  const auto move = [&](std::int64_t steps) TP_INLINE_LAMBDA {
     x0 += steps;
     if constexpr (kRows > 3) x3 += steps;
     if constexpr (kRows > 6) x6 += steps;
@@ -221,7 +221,7 @@ class Chunk {
           one = tile(row, panel + j);
           if constexpr (kLines > 0) {
             one.ahead = one.weights + group * size + i * size / tiles;
-            one.ahead_step = 4 * kPanel / (kLines * tiles);
+            one.ahead_step = std::int64_t{4} * kPanel / (kLines * tiles);
           }
           compute_rows<V, kLines>(own, one);
         }
