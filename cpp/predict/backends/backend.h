@@ -75,6 +75,8 @@ class Backend {
   // Whether the module itself runs, which answers whatever it is called with. If not, the backend holds for batches of
   // one contract only.
   virtual bool runs_module() const noexcept { return false; }
+  // Whether a run comes to no code of the user's, or of anyone who might run another batch inside.
+  virtual bool runs_operators_only() const noexcept { return false; }
   // The backend's own work, done behind the calls. upkeep_due() is asked after a batch whose callers have their
   // results.
   virtual bool upkeep_due() const noexcept { return false; }

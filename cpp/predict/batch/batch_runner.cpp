@@ -8,6 +8,7 @@
 
 #include "core/sync/error.h"
 #include "predict/batch/collate.h"
+#include "predict/batch/row_lengths.h"
 #include "predict/batch/split.h"
 #include "predict/batch/thread_scope.h"
 #include "predict/graph/guard.h"
@@ -256,7 +257,11 @@ std::optional<BatchRunner::Whole> BatchRunner::run_whole(Members members, Worker
   const TimePoint start = clock_.now();
   std::vector<at::Tensor> inputs = collate(contract, parts, whole.padded_to);
   if (!holds_for(contract, inputs)) return std::nullopt;
-  whole.result = run_backend(first, std::move(inputs), context);
+  {
+    std::optional<RowLengths> lengths;
+    if (backend_of(first).runs_operators_only()) lengths.emplace(parts, whole.padded_to);
+    whole.result = run_backend(first, std::move(inputs), context);
+  }
   whole.took = clock_.now() - start;
   const bool fits = has_form_of(first, whole.result) &&
                     !misfit(contract, whole.result.outputs, whole.rows, whole.padded_to) &&

@@ -33,6 +33,7 @@ class GraphBackend : public Backend {
 
   std::string name() const override { return "graph"; }
   Lane lane() const noexcept override { return Lane::kCompute; }
+  bool runs_operators_only() const noexcept override { return true; }
   // Throws GuardFailed where the graph does not hold for the inputs.
   BackendResult run(const CallForm& form, std::vector<at::Tensor> inputs, const AmbientState* ambient,
                     WorkerContext& context) override;
