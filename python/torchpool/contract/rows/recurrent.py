@@ -37,8 +37,6 @@ def kernel(op: Op) -> Claims:
     batch = 0 if op.get("batch_first") else 1
     places = {"input": batch, "hidden": 1, "cell": 1, "lengths": 0}
     operands = [(op.operand(name), dim) for name, dim in places.items() if op.has(name)]
-    if all(operand.is_const for operand, _ in operands):
-        return op.each(CONST)
     layout = _aligned(op, operands)
     return [layout.at(batch), *[layout.at(1)] * (len(op.result) - 1)]
 
