@@ -137,7 +137,7 @@ void register_predictor(py::module_& module) {
             CallOptions asked = options(priority, deadline);
             asked.schedule = dynamic ? Schedule::kDynamic : Schedule::kGuided;
             asked.chunk = chunk;
-            return self.submit(args, kwargs, asked, {}, Full::kBlock, true);
+            return self.submit(args, kwargs, asked, {}, Full::kBlock);
           },
           py::arg("args"), py::arg("kwargs"), py::arg("priority") = 0, py::arg("deadline") = py::none(),
           py::arg("dynamic") = false, py::arg("chunk") = 0)

@@ -10,7 +10,7 @@ namespace torchpool {
 void BoundPredictor::submit_to(MapResults& results, const py::tuple& args, const CallOptions& options) {
   results.like.reset();
   std::shared_ptr<const Likeness> like;
-  Pending pending = submit(args, py::none(), options, {}, Full::kBlock, true, &like);
+  Pending pending = submit(args, py::none(), options, {}, Full::kBlock, false, &like);
   results.put(std::move(pending));
   results.like = std::move(like);
 }

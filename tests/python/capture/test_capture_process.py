@@ -235,8 +235,7 @@ def test_a_program_that_ends_while_it_captures_ends_at_once_and_takes_the_child_
         reader, writer = os.pipe()
         capture_process._let_go = lambda keep: os.write(writer, b"%d" % os.getpid())
         capture_process._answer = lambda source: threading.Event().wait()
-        predict = torchpool.wrap(build(lambda: torch.nn.Linear(4, 3)))
-        predict(draw(1, 4))
+        predict = torchpool.wrap(build(lambda: torch.nn.Linear(4, 3)), example=draw(1, 4))
         print(int(os.read(reader, 20)), flush=True)
         {end}
         """
