@@ -219,6 +219,7 @@ class Runner:
             for now, then in zip(*self._previous, strict=True):
                 change = worst(now, then)
                 if change:
+                    self.aliases = True  # wherever it keeps them
                     self.record("results stay", False, f"an earlier result changed by {change:.3g} in the next run")
                     raise Unsafe(
                         "results stay",
