@@ -55,7 +55,7 @@ void show_all_stacks() {
   closedir(tasks);
 }
 
-class TimeLimit : public testing::EmptyTestEventListener {
+class TimeLimit : public ::testing::EmptyTestEventListener {
  public:
   TimeLimit() : watcher_([this] { watch(); }) {}
   ~TimeLimit() override {

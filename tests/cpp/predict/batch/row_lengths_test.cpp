@@ -11,7 +11,7 @@ namespace {
 using Lengths = std::vector<std::int64_t>;
 
 // Calls of one row, two and one, along two symbols.
-struct RowLengthsTest : testing::Test {
+struct RowLengthsTest : ::testing::Test {
   std::vector<CallShape> shapes{{1, {3, 7}}, {2, {5, 6}}, {1, {0, 7}}};
   std::vector<Member> members{{nullptr, &shapes[0]}, {nullptr, &shapes[1]}, {nullptr, &shapes[2]}};
   std::vector<std::int64_t> padded_to{5, 7};

@@ -5,33 +5,20 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <string>
 #include <vector>
+
+#include "predict/kernels/numbers.h"
 
 namespace torchpool::kernels {
 namespace {
 
-using Floats = std::vector<float>;
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInf = std::numeric_limits<float>::infinity();
-
-// The same numbers everywhere, between -1 and 1.
-Floats numbers(std::int64_t count, std::uint32_t seed) {
-  Floats found(static_cast<std::size_t>(count));
-  std::uint32_t state = seed * 2654435761U + 1;
-  for (float& one : found) {
-    state = state * 1664525U + 1013904223U;
-    one = static_cast<float>(state >> 8U) / static_cast<float>(1U << 23U) - 1.0F;
-  }
-  return found;
-}
 
 // One head of texts that lie behind each other in [places, heads * size].
 struct Texts {
-  Texts(std::int64_t places, std::int64_t heads, std::int64_t size)
-      : size(size),
-        stride(heads * size),
+  Texts(std::int64_t places, std::int64_t heads, std::int64_t head_size)
+      : size(head_size),
+        stride(heads * head_size),
         q(numbers(places * stride, 1)),
         k(numbers(places * stride, 2)),
         v(numbers(places * stride, 3)) {
@@ -100,7 +87,7 @@ double worst(const AttentionHead& head, const Floats& wanted) {
   return most;
 }
 
-class AttentionTest : public testing::TestWithParam<Isa> {
+class AttentionTest : public ::testing::TestWithParam<Isa> {
  protected:
   void SetUp() override {
     if (GetParam() > detected()) GTEST_SKIP() << "the processor has no " << name_of(GetParam());
@@ -289,7 +276,7 @@ TEST_P(AttentionTest, AllScoresOfMinusInfinityAreNaN) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Isas, AttentionTest, testing::Values(Isa::kPortable, Isa::kAvx2, Isa::kAvx512),
-                         [](const auto& info) { return std::string(name_of(info.param)); });
+                         [](const auto& one) { return std::string(name_of(one.param)); });
 
 }  // namespace
 }  // namespace torchpool::kernels

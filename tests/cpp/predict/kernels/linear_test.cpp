@@ -5,29 +5,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <string>
 #include <vector>
+
+#include "predict/kernels/numbers.h"
 
 namespace torchpool::kernels {
 namespace {
 
-using Floats = std::vector<float>;
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr std::int64_t kMostRows = 130;
 constexpr float kEps = 1e-5F;
-
-// The same numbers everywhere, between -1 and 1.
-Floats numbers(std::int64_t count, std::uint32_t seed) {
-  Floats found(static_cast<std::size_t>(count));
-  std::uint32_t state = seed * 2654435761U + 1;
-  for (float& one : found) {
-    state = state * 1664525U + 1013904223U;
-    one = static_cast<float>(state >> 8U) / static_cast<float>(1U << 23U) - 1.0F;
-  }
-  return found;
-}
 
 struct Sizes {
   std::int64_t n;
@@ -127,7 +114,7 @@ std::string bits(const float* from, std::int64_t count) {
 }
 
 // Of an instruction set that this processor has.
-class Linear : public testing::TestWithParam<Isa> {
+class Linear : public ::testing::TestWithParam<Isa> {
  protected:
   void SetUp() override {
     if (GetParam() > detected()) GTEST_SKIP() << "this processor has no " << name_of(GetParam());

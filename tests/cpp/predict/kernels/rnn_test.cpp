@@ -63,7 +63,7 @@ bool same_bits(const float* one, const float* other, std::ptrdiff_t count) {
   return true;
 }
 
-class Kinds : public testing::TestWithParam<RnnKind> {};
+class Kinds : public ::testing::TestWithParam<RnnKind> {};
 INSTANTIATE_TEST_SUITE_P(Rnn, Kinds, testing::Values(RnnKind::kLstm, RnnKind::kGru, RnnKind::kTanh));
 
 TEST_P(Kinds, AreAsTheirDefinitionsAtSizesThatFillNoVector) {
