@@ -147,7 +147,7 @@ void BoundLearner::learn(CallKind& kind, const py::tuple& args, const py::object
 
 bool BoundLearner::put_off(CallKind& kind, const py::tuple& args, const py::object& kwargs) const {
   if (kind.put_off < Duration::zero()) return false;
-  const double seconds = learner_.attr("put_off")(kind.id, args, kwargs).cast<double>();
+  const auto seconds = learner_.attr("put_off")(kind.id, args, kwargs).cast<double>();
   if (kind.put_off > Duration::zero()) return true;  // by another thread meanwhile
   if (!(seconds > 0) || kind.route != Route::kUnknown) return false;
   kind.put_off = from_seconds(seconds);

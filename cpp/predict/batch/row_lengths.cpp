@@ -18,7 +18,7 @@ RowLengths::~RowLengths() {
 }
 
 std::vector<std::int64_t> RowLengths::of(std::int64_t symbol, std::int64_t rows, std::int64_t length) {
-  const std::vector<std::int64_t> whole(static_cast<std::size_t>(rows), length);
+  std::vector<std::int64_t> whole(static_cast<std::size_t>(rows), length);
   const auto index = static_cast<std::size_t>(symbol);
   if (current == nullptr || index >= current->padded_to_.size() || current->padded_to_[index] != length) return whole;
   std::vector<std::int64_t> found;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <numbers>
 #include <utility>
 
 #include "predict/kernels/attention.h"
@@ -173,7 +174,7 @@ TP_ALWAYS_INLINE typename V::Reg power_below_one(typename V::Reg x) {
   p = V::fma(p, r, V::set(9.618437357674640e-3F));
   p = V::fma(p, r, V::set(5.550332471162809e-2F));
   p = V::fma(p, r, V::set(2.402264791363012e-1F));
-  p = V::fma(p, r, V::set(6.931472028550421e-1F));
+  p = V::fma(p, r, V::set(6.931472028550421e-1F));  // NOLINT(modernize-use-std-numbers): fitted, not ln 2
   p = V::fma(p, r, V::set(1.0F));
   return V::mul(p, V::power_of_two(n));
 }
@@ -184,7 +185,7 @@ template <class V>
 TP_ALWAYS_INLINE float weigh(float* scores, std::int64_t count, std::int64_t end, float top, float scale) {
   using Reg = typename V::Reg;
   // As a power of 2. What rounding takes from the greatest is the same for all, and goes with their sum.
-  const Reg factor = V::set(scale * 1.44269504F);
+  const Reg factor = V::set(scale * std::numbers::log2e_v<float>);
   const Reg off = V::sub(V::zero(), V::mul(V::set(top), factor));
   Reg sum = V::zero();
   Reg other = sum;

@@ -242,7 +242,7 @@ const AttentionKernel& present_attention_kernel() {
 }
 
 at::Tensor attention_keys(const at::Tensor& mask) {
-  const at::Tensor none = at::empty({0}, at::kInt);
+  at::Tensor none = at::empty({0}, at::kInt);
   const bool is_bool = mask.scalar_type() == at::kBool;
   if (mask.dim() == 0 || mask.dim() > 4 || mask.numel() == 0 || mask.size(-1) > INT32_MAX) return none;
   if ((!is_bool && mask.scalar_type() != at::kFloat) || !mask.device().is_cpu()) return none;

@@ -29,31 +29,24 @@ struct Lanes8 {
   // a * b + c
   static TP_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 
-  // 2^v for kCount vectors, with a relative error of 2e-7. All advance together: the processor looks ahead over little
-  // more than one such chain, so that chains one after another would hardly overlap (60 cycles a cell, 37 together).
   template <int kCount>
   static TP_INLINE void exp2(Vector* v) {
-    // 2^(i/8), less i/8 of what the shift below adds to the exponent.
-    const Vector table = _mm256_castsi256_ps(_mm256_setr_epi32(
-        0x3f800000, 0x3f8b95c2 - (1 << 20), 0x3f9837f0 - (2 << 20), 0x3fa5fed7 - (3 << 20), 0x3fb504f3 - (4 << 20),
-        0x3fc5672a - (5 << 20), 0x3fd744fd - (6 << 20), 0x3feac0c7 - (7 << 20)));
-    const Vector magic = set(1572864.0F);  // 1.5 * 2^20: its last place is 1/8
-    Vector rounded[kCount];
-    Vector power[kCount];
-    // The second operand is what these two give for NaN.
-    TP_UNROLL for (int i = 0; i < kCount; ++i) v[i] = _mm256_max_ps(set(-kMostExponent), v[i]);
-    TP_UNROLL for (int i = 0; i < kCount; ++i) v[i] = _mm256_min_ps(set(kMostExponent), v[i]);
-    TP_UNROLL for (int i = 0; i < kCount; ++i) rounded[i] = add(v[i], magic);
-    TP_UNROLL for (int i = 0; i < kCount; ++i) v[i] = subtract(v[i], subtract(rounded[i], magic));
-    TP_UNROLL for (int i = 0; i < kCount; ++i) power[i] = multiply_add(set(0.0554962233F), v[i], set(0.240257636F));
-    TP_UNROLL for (int i = 0; i < kCount; ++i) power[i] = multiply_add(power[i], v[i], set(0.693147242F));
-    TP_UNROLL for (int i = 0; i < kCount; ++i) power[i] = multiply_add(power[i], v[i], set(1.0F));
-    TP_UNROLL for (int i = 0; i < kCount; ++i) {
-      const __m256i eighths = _mm256_castps_si256(rounded[i]);
-      const __m256i fraction = _mm256_castps_si256(_mm256_permutevar8x32_ps(table, eighths));
-      rounded[i] = _mm256_castsi256_ps(_mm256_add_epi32(fraction, _mm256_slli_epi32(eighths, 20)));
-    }
-    TP_UNROLL for (int i = 0; i < kCount; ++i) v[i] = multiply(power[i], rounded[i]);
+    exp2_by_eighths<Lanes8, kCount>(v);
+  }
+  // The second operand is what these two give for NaN.
+  static TP_INLINE Vector bounded(Vector v) {
+    return _mm256_min_ps(set(kMostExponent), _mm256_max_ps(set(-kMostExponent), v));
+  }
+  static TP_INLINE Vector eighths(Vector rounded) {
+    const __m256i places = _mm256_castps_si256(rounded);
+    const __m256i fraction = _mm256_castps_si256(_mm256_permutevar8x32_ps(_mm256_castsi256_ps(table()), places));
+    return _mm256_castsi256_ps(_mm256_add_epi32(fraction, _mm256_slli_epi32(places, 20)));
+  }
+  // 2^(i/8), less i/8 of what kEighths adds to the exponent.
+  static TP_INLINE __m256i table() {
+    return _mm256_setr_epi32(0x3f800000, 0x3f8b95c2 - (1 << 20), 0x3f9837f0 - (2 << 20), 0x3fa5fed7 - (3 << 20),
+                             0x3fb504f3 - (4 << 20), 0x3fc5672a - (5 << 20), 0x3fd744fd - (6 << 20),
+                             0x3feac0c7 - (7 << 20));
   }
 
   // Feature f of row r goes to `to[f * stride + r]`, for kGroup rows.
@@ -70,7 +63,7 @@ struct Lanes8 {
     TP_UNROLL for (int r = 0; r < 8; ++r) v[r] = _mm256_maskload_ps(rows[r] + f, mask);
     transpose(v);
     float left[64];
-    TP_UNROLL for (int r = 0; r < 8; ++r) store(left + 8 * r, v[r]);
+    TP_UNROLL for (std::ptrdiff_t r = 0; r < 8; ++r) store(left + 8 * r, v[r]);
     for (std::ptrdiff_t i = 0; f + i < features; ++i) store(to + (f + i) * stride, load(left + 8 * i));
   }
 
@@ -99,17 +92,17 @@ struct Lanes8 {
   static TP_INLINE void transpose(Vector* v) {
     Vector pairs[8];
     Vector quads[8];
-    TP_UNROLL for (int i = 0; i < 4; ++i) {
+    TP_UNROLL for (std::ptrdiff_t i = 0; i < 4; ++i) {
       pairs[2 * i] = _mm256_unpacklo_ps(v[2 * i], v[2 * i + 1]);
       pairs[2 * i + 1] = _mm256_unpackhi_ps(v[2 * i], v[2 * i + 1]);
     }
-    TP_UNROLL for (int i = 0; i < 2; ++i) {
+    TP_UNROLL for (std::ptrdiff_t i = 0; i < 2; ++i) {
       quads[4 * i] = _mm256_shuffle_ps(pairs[4 * i], pairs[4 * i + 2], 0x44);
       quads[4 * i + 1] = _mm256_shuffle_ps(pairs[4 * i], pairs[4 * i + 2], 0xEE);
       quads[4 * i + 2] = _mm256_shuffle_ps(pairs[4 * i + 1], pairs[4 * i + 3], 0x44);
       quads[4 * i + 3] = _mm256_shuffle_ps(pairs[4 * i + 1], pairs[4 * i + 3], 0xEE);
     }
-    TP_UNROLL for (int i = 0; i < 4; ++i) {
+    TP_UNROLL for (std::ptrdiff_t i = 0; i < 4; ++i) {
       v[i] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x20);
       v[i + 4] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x31);
     }

@@ -27,25 +27,16 @@ struct Lanes16 {
 
   template <int kCount>
   static TP_INLINE void exp2(Vector* v) {
-    const __m512 table = _mm512_castsi512_ps(_mm512_broadcast_i64x4(_mm256_setr_epi32(
-        0x3f800000, 0x3f8b95c2 - (1 << 20), 0x3f9837f0 - (2 << 20), 0x3fa5fed7 - (3 << 20), 0x3fb504f3 - (4 << 20),
-        0x3fc5672a - (5 << 20), 0x3fd744fd - (6 << 20), 0x3feac0c7 - (7 << 20))));
-    const Vector magic = set(1572864.0F);
-    Vector rounded[kCount];
-    Vector power[kCount];
-    TP_UNROLL for (int i = 0; i < kCount; ++i) v[i] = _mm512_max_ps(set(-kMostExponent), v[i]);
-    TP_UNROLL for (int i = 0; i < kCount; ++i) v[i] = _mm512_min_ps(set(kMostExponent), v[i]);
-    TP_UNROLL for (int i = 0; i < kCount; ++i) rounded[i] = add(v[i], magic);
-    TP_UNROLL for (int i = 0; i < kCount; ++i) v[i] = subtract(v[i], subtract(rounded[i], magic));
-    TP_UNROLL for (int i = 0; i < kCount; ++i) power[i] = multiply_add(set(0.0554962233F), v[i], set(0.240257636F));
-    TP_UNROLL for (int i = 0; i < kCount; ++i) power[i] = multiply_add(power[i], v[i], set(0.693147242F));
-    TP_UNROLL for (int i = 0; i < kCount; ++i) power[i] = multiply_add(power[i], v[i], set(1.0F));
-    TP_UNROLL for (int i = 0; i < kCount; ++i) {
-      const __m512i eighths = _mm512_castps_si512(rounded[i]);
-      const __m512i fraction = _mm512_castps_si512(_mm512_permutexvar_ps(eighths, table));
-      rounded[i] = _mm512_castsi512_ps(_mm512_add_epi32(fraction, _mm512_slli_epi32(eighths, 20)));
-    }
-    TP_UNROLL for (int i = 0; i < kCount; ++i) v[i] = multiply(power[i], rounded[i]);
+    exp2_by_eighths<Lanes16, kCount>(v);
+  }
+  static TP_INLINE Vector bounded(Vector v) {
+    return _mm512_min_ps(set(kMostExponent), _mm512_max_ps(set(-kMostExponent), v));
+  }
+  static TP_INLINE Vector eighths(Vector rounded) {
+    const __m512i places = _mm512_castps_si512(rounded);
+    const __m512 twice = _mm512_castsi512_ps(_mm512_broadcast_i64x4(Lanes8::table()));
+    const __m512i fraction = _mm512_castps_si512(_mm512_permutexvar_ps(places, twice));
+    return _mm512_castsi512_ps(_mm512_add_epi32(fraction, _mm512_slli_epi32(places, 20)));
   }
 
   static TP_INLINE void to_lanes(const float* const* rows, std::ptrdiff_t features, float* to, std::ptrdiff_t stride) {

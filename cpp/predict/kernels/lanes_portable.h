@@ -36,7 +36,7 @@ struct Lanes4 {
       Vector power = set(0.00132647273F) * x + set(0.00967151299F);
       power = power * x + set(0.0555073358F);
       power = power * x + set(0.240222424F);
-      power = power * x + set(0.693147004F);
+      power = power * x + set(0.693147004F);  // NOLINT(modernize-use-std-numbers): fitted, not ln 2
       power = power * x + set(1.0F);
       const Integers exponent = (Integers)rounded << 23;  // the magic number's own bits are shifted out
       v[i] = power * (Vector)(exponent + 0x3f800000);

@@ -1,13 +1,15 @@
 // From the sums of the gates to cell and state. For files of one instruction set only.
 #pragma once
 
+#include <numbers>
+
 #include "predict/kernels/lanes.h"
 #include "predict/kernels/rnn.h"
 
 namespace torchpool::kernels {
 namespace {  // NOLINT(google-build-namespaces): see Note [One file an instruction set]
 
-inline constexpr float kTanhScale = -2.0F * 1.4426950408889634F;
+inline constexpr float kTanhScale = -2.0F * std::numbers::log2e_v<float>;
 
 constexpr int weights_of(RnnKind kind) {
   return kind == RnnKind::kGru ? 3 : 4;

@@ -1,6 +1,7 @@
 #include "predict/kernels/rnn_op.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -76,7 +77,7 @@ struct Sorted {
     TORCH_CHECK_VALUE(given.sizes() == at::IntArrayRef{rows} && given.scalar_type() == at::kLong && given.is_cpu(),
                       "lengths: expected ", rows, " of int64, got ", given.sizes(), " of ", given.scalar_type());
     const at::Tensor contiguous = given.contiguous();
-    const std::int64_t* const all = contiguous.const_data_ptr<std::int64_t>();
+    const auto* const all = contiguous.const_data_ptr<std::int64_t>();
     const bool inside =
         std::all_of(all, all + rows, [&](std::int64_t length) { return length > 0 && length <= steps; });
     TORCH_CHECK_VALUE(inside, "lengths: expected 1 to ", steps, " steps in each row");
@@ -93,7 +94,7 @@ void run_on_threads(const RnnModel& model, const RnnCall& whole) {
   const std::int64_t each = (blocks + parts - 1) / parts * kRnnMostRows;
   const std::ptrdiff_t scratch = rnn_scratch(model, std::min<std::int64_t>(each, whole.rows), whole.steps);
   at::Tensor memory = at::empty({parts * scratch}, at::kFloat);
-  float* const floats_of_parts = memory.mutable_data_ptr<float>();
+  auto* const floats_of_parts = memory.mutable_data_ptr<float>();
   const auto run_part = [&](std::int64_t part) {
     RnnCall call = whole;
     const std::int64_t begin = part * each;

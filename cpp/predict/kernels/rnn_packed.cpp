@@ -1,13 +1,14 @@
 #include "predict/kernels/rnn_packed.h"
 
 #include <algorithm>
+#include <array>
+#include <numbers>
 
 namespace torchpool::kernels {
 
 namespace {
 
 constexpr std::ptrdiff_t kPanel = 8;
-constexpr double kLog2e = 1.4426950408889634;
 
 std::ptrdiff_t rounded_up(std::ptrdiff_t size, std::ptrdiff_t to) {
   return (size + to - 1) / to * to;
@@ -58,16 +59,18 @@ class Source {
 
  private:
   double scale(std::ptrdiff_t gate) const {
-    return form_.kind == RnnKind::kTanh || gate == 2 ? -2.0 * kLog2e : -kLog2e;
+    return form_.kind == RnnKind::kTanh || gate == 2 ? -2.0 * std::numbers::log2e : -std::numbers::log2e;
   }
   double of(std::ptrdiff_t which, std::ptrdiff_t gate, std::ptrdiff_t unit) const {
-    return biases_[which] == nullptr ? 0.0 : biases_[which][gate * form_.hidden + unit];
+    return bias(which) == nullptr ? 0.0 : bias(which)[gate * form_.hidden + unit];
   }
+
+  const float* bias(std::ptrdiff_t which) const { return biases_[static_cast<std::size_t>(which)]; }
 
   const Form& form_;
   const float* of_input_;
   const float* of_state_;
-  const float* biases_[2];
+  const std::array<const float*, 2> biases_;
 };
 
 void pack_direction(const Form& form, const Source& source, float* packed) {

@@ -172,40 +172,42 @@ TP_INLINE void units_panel(const RnnStep& step, const FewRows& rows, std::ptrdif
   constexpr int kWeights = weights_of(kKind);
   const std::ptrdiff_t next_panel = (step.inputs + step.hidden) * kWeights * 8;
   Vector sums[kPanels][4][kRows];
-  TP_UNROLL for (int p = 0; p < kPanels; ++p) {
-    TP_UNROLL for (int q = 0; q < 4; ++q) {
+  TP_UNROLL for (std::ptrdiff_t p = 0; p < kPanels; ++p) {
+    TP_UNROLL for (std::ptrdiff_t q = 0; q < 4; ++q) {
       const Vector bias = L::load(step.weights.panel_bias + (panel + p) * 32 + q * 8);
-      TP_UNROLL for (int m = 0; m < kRows; ++m) sums[p][q][m] = bias;
+      TP_UNROLL for (std::ptrdiff_t m = 0; m < kRows; ++m) sums[p][q][m] = bias;
     }
   }
   const float* weights = step.weights.by_panel + panel * next_panel;
   for (std::ptrdiff_t k = 0; k < step.inputs; ++k) {
     Vector x[kRows];
-    TP_UNROLL for (int m = 0; m < kRows; ++m) x[m] = L::broadcast(rows.input[m] + k);
-    TP_UNROLL for (int p = 0; p < kPanels; ++p) {
-      TP_UNROLL for (int q = 0; q < kWeights; ++q) {
+    TP_UNROLL for (std::ptrdiff_t m = 0; m < kRows; ++m) x[m] = L::broadcast(rows.input[m] + k);
+    TP_UNROLL for (std::ptrdiff_t p = 0; p < kPanels; ++p) {
+      TP_UNROLL for (std::ptrdiff_t q = 0; q < kWeights; ++q) {
         const Vector weight = L::load(weights + p * next_panel + 8 * q);
-        TP_UNROLL for (int m = 0; m < kRows; ++m) sums[p][q][m] = L::multiply_add(weight, x[m], sums[p][q][m]);
+        TP_UNROLL for (std::ptrdiff_t m = 0; m < kRows; ++m) sums[p][q][m] =
+            L::multiply_add(weight, x[m], sums[p][q][m]);
       }
     }
     weights += kWeights * 8;
   }
   for (std::ptrdiff_t k = 0; k < step.hidden; ++k) {
     Vector h[kRows];
-    TP_UNROLL for (int m = 0; m < kRows; ++m) h[m] = L::broadcast(step.before + m * rows.state + k);
-    TP_UNROLL for (int p = 0; p < kPanels; ++p) {
-      TP_UNROLL for (int q = 0; q < kWeights; ++q) {
+    TP_UNROLL for (std::ptrdiff_t m = 0; m < kRows; ++m) h[m] = L::broadcast(step.before + m * rows.state + k);
+    TP_UNROLL for (std::ptrdiff_t p = 0; p < kPanels; ++p) {
+      TP_UNROLL for (std::ptrdiff_t q = 0; q < kWeights; ++q) {
         const Vector weight = L::load(weights + p * next_panel + 8 * q);
-        const int s = sum_of_state(kKind, q);
-        TP_UNROLL for (int m = 0; m < kRows; ++m) sums[p][s][m] = L::multiply_add(weight, h[m], sums[p][s][m]);
+        const int s = sum_of_state(kKind, static_cast<int>(q));
+        TP_UNROLL for (std::ptrdiff_t m = 0; m < kRows; ++m) sums[p][s][m] =
+            L::multiply_add(weight, h[m], sums[p][s][m]);
       }
     }
     weights += kWeights * 8;
   }
   alignas(64) float held[kPanels * kRows * 4 * 8];
-  TP_UNROLL for (int p = 0; p < kPanels; ++p) {
-    TP_UNROLL for (int m = 0; m < kRows; ++m) {
-      TP_UNROLL for (int q = 0; q < 4; ++q) L::store(held + ((p * kRows + m) * 4 + q) * 8, sums[p][q][m]);
+  TP_UNROLL for (std::ptrdiff_t p = 0; p < kPanels; ++p) {
+    TP_UNROLL for (std::ptrdiff_t m = 0; m < kRows; ++m) {
+      TP_UNROLL for (std::ptrdiff_t q = 0; q < 4; ++q) L::store(held + ((p * kRows + m) * 4 + q) * 8, sums[p][q][m]);
     }
   }
   units_stage<L, kKind, kPanels * kRows, 0>(held, UnitPlaces<kRows, kKind>{step, rows, panel});
