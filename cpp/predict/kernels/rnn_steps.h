@@ -169,7 +169,7 @@ TP_INLINE void units_stage(float* held, const Places& at) {
 template <typename L, RnnKind kKind, int kRows, int kPanels>
 TP_INLINE void units_panel(const RnnStep& step, const FewRows& rows, std::ptrdiff_t panel) {
   using Vector = typename L::Vector;
-  constexpr int kWeights = weights_of(kKind);
+  constexpr std::ptrdiff_t kWeights = weights_of(kKind);
   const std::ptrdiff_t next_panel = (step.inputs + step.hidden) * kWeights * 8;
   Vector sums[kPanels][4][kRows];
   TP_UNROLL for (std::ptrdiff_t p = 0; p < kPanels; ++p) {
