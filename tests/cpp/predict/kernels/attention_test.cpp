@@ -13,7 +13,6 @@
 namespace torchpool::kernels {
 namespace {
 
-
 // One head of texts that lie behind each other in [places, heads * size].
 struct Texts {
   Texts(std::int64_t places, std::int64_t heads, std::int64_t head_size)
