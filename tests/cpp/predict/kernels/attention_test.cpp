@@ -10,7 +10,7 @@
 
 #include "predict/kernels/numbers.h"
 
-namespace torchpool::kernels {
+namespace torchpool::kernels::attention_tests {
 namespace {
 
 // One head of texts that lie behind each other in [places, heads * size].
@@ -278,4 +278,4 @@ INSTANTIATE_TEST_SUITE_P(Isas, AttentionTest, testing::Values(Isa::kPortable, Is
                          [](const auto& one) { return std::string(name_of(one.param)); });
 
 }  // namespace
-}  // namespace torchpool::kernels
+}  // namespace torchpool::kernels::attention_tests
