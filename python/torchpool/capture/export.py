@@ -24,7 +24,7 @@ from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, Guar
 from torchpool.call import Call, replace_tensors, tree
 from torchpool.capture import graph_edit, grouped_op, module_copy, packed_sequences, rnn_op
 from torchpool.capture import shapes as capture_shapes
-from torchpool.capture.pad_proof import prove_pads
+from torchpool.capture.pad_proof import PADDED, prove_pads
 from torchpool.capture.program import CaptureError, ProvenRows
 from torchpool.capture.row_proof import prove_rows
 from torchpool.capture.shapes import NotExpressible
@@ -256,6 +256,7 @@ def graph_of(source: Source, program: ExportedProgram, *, free: bool) -> Graph:
         results = user_outputs(flat, signature.output_specs)
         padding = prove_pads(flat, given, results, source.contract, shortest, *_held(source, program, flat))
         rows = dataclasses.replace(rows, padding=padding)
+        _mark_padded(given, source.contract, {one.symbol for one in padding if one.kind != "numbers"})
     _keep_user_outputs(flat, signature.output_specs)
     graph_edit.simplify(flat)
     weights = _bind_weights(source, program, flat)
@@ -270,6 +271,17 @@ def graph_of(source: Source, program: ExportedProgram, *, free: bool) -> Graph:
     graph_edit.protect_inputs(module)
     module.recompile()
     return Graph(module, list(weights.values()), checks, tuple(frozen), starts_at_two, rows, program, free)
+
+
+def _mark_padded(given: Sequence[torch.fx.Node], contract: Contract, proven: set[str]) -> None:
+    """For passes: the dims of the call's tensors whose padding reaches nothing that is kept. Symbols are numbered as
+    the extension numbers them."""
+    symbols = [size for spec in contract.inputs for size in spec.sizes if isinstance(size, str) and size != "batch"]
+    numbers = {symbol: number for number, symbol in enumerate(dict.fromkeys(symbols))}
+    for node, spec in zip(given, contract.inputs, strict=True):
+        for dim, size in enumerate(capture_shapes.sizes_of(spec)):
+            if size in proven:
+                node.meta[PADDED] = (spec.batch_dim, dim, numbers[str(size)])
 
 
 def user_outputs(flat: torch.fx.Graph, specs: Sequence[Any]) -> list[Any]:

@@ -14,6 +14,10 @@ from torchpool.contract.pads.verdict import PaddedInput, PaddedOutput, PadVerdic
 
 log = logging.getLogger("torchpool")
 
+PADDED = "padded"
+"""Of the meta of a call's tensor: its batch dim, and the dim and number of a symbol whose padding reaches nothing that
+is kept, as is proven on the graph."""
+
 
 def prove_pads(
     flat: Graph,

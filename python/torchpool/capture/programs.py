@@ -8,6 +8,7 @@ from torchpool.capture import linear_choice, module_copy, passes
 from torchpool.capture.export import capture
 from torchpool.capture.lifted import lifted
 from torchpool.capture.lower import lower
+from torchpool.capture.passes import own_attention, pack_places
 from torchpool.capture.passes.own_linear import CHOICES
 from torchpool.capture.program import Programs
 from torchpool.capture.source import Source
@@ -25,7 +26,8 @@ def programs_of(source: Source) -> Programs:
     )
     linears = optimised.module.meta.get(CHOICES, {})
     told = linear_choice.describe(linears)
-    notes = () if told is None else (told,)
+    attention = (*own_attention.describe(optimised.module), *pack_places.describe(optimised.module))
+    notes = (*(() if told is None else (told,)), *attention)
     return Programs(
         packed, plain, graph.specialised, graph.starts_at_two, graph.rows, linears=tuple(linears), notes=notes
     )

@@ -17,9 +17,11 @@ from torchpool.capture.passes import (
     fuse_linear,
     fuse_unary,
     merge_qkv,
+    own_attention,
     own_linear,
     pack_convolution,
     pack_linear,
+    pack_places,
     pack_rnn,
 )
 
@@ -28,6 +30,8 @@ PASSES: dict[str, Callable[[GraphModule], int]] = {
     "drop_no_ops": drop_no_ops.run,
     "drop_in_place": drop_in_place.run,
     "fold_batch_norm": fold_batch_norm.run,
+    "own_attention": own_attention.run,
+    "pack_places": pack_places.run,
     "merge_qkv": merge_qkv.run,
     "own_linear": own_linear.run,
     "fuse_linear": fuse_linear.run,
