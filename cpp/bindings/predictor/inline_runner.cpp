@@ -17,7 +17,7 @@ namespace torchpool {
 namespace {
 
 // From one thread to another and back takes 20 to 50 us on an AMD EPYC.
-constexpr Duration kHandOver = std::chrono::microseconds(20);
+constexpr Duration kHandOver = std::chrono::microseconds(30);
 
 thread_local int runs_of_this_thread = 0;
 
@@ -114,7 +114,7 @@ void InlineRunner::keep_up(const std::shared_ptr<graph::GraphBackend>& graph) co
 }
 
 // Null when the graph cannot serve it: then the module itself says what is wrong.
-py::object InlineRunner::try_graph(const PreparedCall& call, Channel& channel, InlineKind kind) const {
+py::object InlineRunner::try_graph(const PreparedCall& call, Channel& channel, bool one_core, bool tiny) const {
   std::vector<at::Tensor> outputs;
   BatchSize size;
   size.rows = call.shape.rows;
@@ -126,7 +126,8 @@ py::object InlineRunner::try_graph(const PreparedCall& call, Channel& channel, I
   try {
     // Two threads that both let go of the lock for a few microseconds hand it to and fro, by the kernel, in every call.
     std::optional<GilRelease> release;
-    if (kind != InlineKind::kTiny) release.emplace();
+    if (!tiny) release.emplace();
+    const IntraOpScope scope(one_core ? 1 : 0);
     const TimePoint start = Clock::steady().now();
     outputs = run_one(*call.graph, *call.contract, *call.kind->form, call.flat.leaves, call.shape);
     took = Clock::steady().now() - start;
@@ -136,7 +137,7 @@ py::object InlineRunner::try_graph(const PreparedCall& call, Channel& channel, I
     return {};
   }
   running.fetch_sub(1, std::memory_order_relaxed);
-  channel.record_inline(size, took, kind);
+  channel.record_inline(size, took, one_core);
   keep_up(call.graph);
   return static_cast<const PyResultForm&>(*call.contract->result_form).rebuild(outputs);
 }
@@ -174,14 +175,16 @@ py::object InlineRunner::run_if_idle(const PreparedCall& call, Channel& channel,
   if (!runtime_->inline_allowed() || !gate_->try_enter()) return {};
   const GateEntry entry(gate_);
   const InGate in_gate(gate_.get());
-  const Duration learned = channel.cost().estimate_alone(call.shape.rows, call.shape.extent());
-  const bool tiny = call.graph && learned > Duration::zero() && learned < kHandOver;
-  const InlineKind kind = tiny ? InlineKind::kTiny : InlineKind::kAllCores;
-  InlineLease lease = runtime_->core().try_inline(channel, kind);
+  const std::int64_t rows = call.shape.rows;
+  const std::int64_t length = call.shape.extent();
+  const bool one_core = call.graph && !channel.cost().gains_by_cores(rows, length);
+  const Duration learned = one_core ? channel.cost().measured_on_one_core(rows, length) : Duration::zero();
+  const bool tiny = learned > Duration::zero() && learned < kHandOver;
+  InlineLease lease = runtime_->core().try_inline(channel, tiny ? InlineKind::kTiny : InlineKind::kAllCores);
   if (!lease) return {};
   InlineCount count(*stats_);
   if (call.graph) {
-    if (py::object result = try_graph(call, channel, kind)) {
+    if (py::object result = try_graph(call, channel, one_core, tiny)) {
       count.succeeded();
       return result;
     }

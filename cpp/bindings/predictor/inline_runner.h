@@ -44,7 +44,8 @@ class InlineRunner {
   py::object try_plain(const py::object& target, const py::tuple& args, const py::object& kwargs) const;
   py::object run_counted(const PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                          InlineCount& count) const;
-  py::object try_graph(const PreparedCall& call, Channel& channel, InlineKind kind) const;
+  // `tiny`: it is over before another thread could be told, so that this one keeps the interpreter's lock.
+  py::object try_graph(const PreparedCall& call, Channel& channel, bool one_core, bool tiny) const;
 
   std::shared_ptr<BoundRuntime> runtime_;
   py::object target_;

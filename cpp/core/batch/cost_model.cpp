@@ -10,6 +10,10 @@ int ceil_log2(std::int64_t value) noexcept {
   return value <= 1 ? 0 : static_cast<int>(std::bit_width(static_cast<std::uint64_t>(value - 1)));
 }
 
+// A parallel region costs 2 us where one thread of the process opens all of them, and 60 to 100 us where several do:
+// libgomp then lets their helpers sleep between two regions.
+constexpr Duration kTooShort = std::chrono::microseconds(30);
+
 }  // namespace
 
 int CostModel::row_class(std::int64_t rows) noexcept {
@@ -78,6 +82,35 @@ Duration CostModel::estimate(std::int64_t rows, std::int64_t length) const noexc
   return Duration(static_cast<Duration::rep>(per_cell * cells));
 }
 
+Duration CostModel::measured(const Table& table, std::int64_t rows, std::int64_t length) noexcept {
+  const auto& mean =
+      table[static_cast<std::size_t>(row_class(rows))][static_cast<std::size_t>(length_class(length))].per_cell;
+  if (mean.samples.load(std::memory_order_relaxed) < kEnough) return Duration::zero();
+  const auto cells = static_cast<double>(std::max<std::int64_t>(1, rows) * std::max<std::int64_t>(1, length));
+  return Duration(static_cast<Duration::rep>(mean.value.load(std::memory_order_relaxed) * cells));
+}
+
+Duration CostModel::measured_on_one_core(std::int64_t rows, std::int64_t length) const noexcept {
+  return measured(tables_[0], rows, length);
+}
+
+bool CostModel::gains_by_cores(std::int64_t rows, std::int64_t length) const noexcept {
+  constexpr Duration kLong = std::chrono::milliseconds(1);  // gains, without a try on one core
+  constexpr std::uint32_t kLookAgain = 256;                 // batches
+  const Duration one = measured_on_one_core(rows, length);
+  const Duration all = measured(tables_[1], rows, length);
+  if (one == Duration::zero()) return all == Duration::zero() || all > kLong;
+  if (all == Duration::zero()) return one > kTooShort;
+  const auto class_of_rows = static_cast<std::size_t>(row_class(rows));
+  const auto class_of_length = static_cast<std::size_t>(length_class(length));
+  const bool gains = all < one;
+  std::uint32_t seen = 0;
+  for (const Table& table : tables_) {
+    seen += table[class_of_rows][class_of_length].per_cell.samples.load(std::memory_order_relaxed);
+  }
+  return seen % kLookAgain == 0 ? !gains : gains;
+}
+
 bool CostModel::better_together(std::int64_t rows, std::int64_t share, std::int64_t length) const noexcept {
   const auto at = [&](const Table& table, std::int64_t of) -> const Mean& {
     return table[static_cast<std::size_t>(row_class(of))][static_cast<std::size_t>(length_class(length))].per_cell;
@@ -85,22 +118,19 @@ bool CostModel::better_together(std::int64_t rows, std::int64_t share, std::int6
   const Mean& together = at(tables_[1], rows);
   const Mean& apart = at(tables_[0], share);
   if (apart.samples.load(std::memory_order_relaxed) < kEnough) return false;
-  if (together.samples.load(std::memory_order_relaxed) < kEnough) return true;
+  if (together.samples.load(std::memory_order_relaxed) < kEnough)
+    return measured(tables_[0], share, length) > kTooShort;
   return together.value.load(std::memory_order_relaxed) * static_cast<float>(rows) <
          apart.value.load(std::memory_order_relaxed) * static_cast<float>(share);
 }
 
 Duration CostModel::estimate_alone(std::int64_t rows, std::int64_t length) const noexcept {
-  const auto cells = static_cast<double>(std::max<std::int64_t>(1, rows) * std::max<std::int64_t>(1, length));
-  double least = 0;
+  Duration least{};
   for (const Table& table : tables_) {
-    const auto& mean =
-        table[static_cast<std::size_t>(row_class(rows))][static_cast<std::size_t>(length_class(length))].per_cell;
-    if (mean.samples.load(std::memory_order_relaxed) < kEnough) continue;
-    const double found = mean.value.load(std::memory_order_relaxed);
-    least = least == 0 ? found : std::min(least, found);
+    const Duration found = measured(table, rows, length);
+    if (found > Duration::zero()) least = least == Duration::zero() ? found : std::min(least, found);
   }
-  return Duration(static_cast<Duration::rep>(least * cells));
+  return least;
 }
 
 double CostModel::ns_per_item(int row_class, int length_class, std::uint32_t samples) const noexcept {

@@ -44,11 +44,16 @@ class CostModel {
   // Time of a batch on one core; zero where nothing is known. Reads the batch's own class, else the next smaller known
   // class of rows, else the next larger one, in the nearest known length.
   Duration estimate(std::int64_t rows, std::int64_t length) const noexcept;
+  // Whether a batch runs faster on all cores than on one: below some hundred microseconds it mostly does not. What is
+  // not known yet is found out by a few batches each way, the other way is looked at again now and then.
+  bool gains_by_cores(std::int64_t rows, std::int64_t length) const noexcept;
   // Whether one batch of `rows` on all cores is better than batches of `share` rows, one a core. Also true while too
-  // few batches on all cores have been seen.
+  // few batches on all cores have been seen, unless shares are too short to be divided.
   bool better_together(std::int64_t rows, std::int64_t share, std::int64_t length) const noexcept;
   // Time of a batch of this request alone, on one core or on several, whichever has proven faster.
   Duration estimate_alone(std::int64_t rows, std::int64_t length) const noexcept;
+  // Time of a batch of this size on one core; zero while too few have been seen.
+  Duration measured_on_one_core(std::int64_t rows, std::int64_t length) const noexcept;
   // Cost of an item on one core, from batches that filled their limit to 7/8 at least, or the class to 3/4 where they
   // had no limit. 0 while there are fewer than `samples` such batches.
   double ns_per_item(int row_class, int length_class, std::uint32_t samples = kEnough) const noexcept;
@@ -78,6 +83,8 @@ class CostModel {
   using Table = std::array<Row, kRowClasses>;
 
   double ns_per_cell(const Table& table, int row_class, int length_class) const noexcept;
+  // Of the very class; zero while too few have been seen.
+  static Duration measured(const Table& table, std::int64_t rows, std::int64_t length) noexcept;
 
   std::array<Table, 2> tables_;  // on one core, on several
   void record_fitting(std::int64_t cells) noexcept;

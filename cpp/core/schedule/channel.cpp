@@ -98,8 +98,8 @@ const CostModel& Channel::cost() const noexcept {
   return *state_->cost;
 }
 
-void Channel::record_inline(const BatchSize& size, Duration took, InlineKind kind) noexcept {
-  state_->cost->record(size, took, kind == InlineKind::kTiny || state_->scheduler->cores() == 1);
+void Channel::record_inline(const BatchSize& size, Duration took, bool one_core) noexcept {
+  state_->cost->record(size, took, one_core || state_->scheduler->cores() == 1);
 }
 
 std::shared_ptr<const CostModel> Channel::shared_cost() const noexcept {

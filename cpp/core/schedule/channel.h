@@ -64,8 +64,8 @@ class Channel {
   void set_rows(std::int64_t first, std::int64_t most) noexcept;
   void set_policy(std::unique_ptr<BatchPolicy> policy);
   const CostModel& cost() const noexcept;
-  // Tells the cost model how long an inline call took.
-  void record_inline(const BatchSize& size, Duration took, InlineKind kind) noexcept;
+  // Tells the cost model how long an inline call took, on one core or on all.
+  void record_inline(const BatchSize& size, Duration took, bool one_core) noexcept;
   std::shared_ptr<const CostModel> shared_cost() const noexcept;
   std::int64_t waiting_rows() const noexcept;
   // How many rows in flight fill the batches that pay, as far as has been learned: see AdmissionQueue::useful_rows. A

@@ -169,14 +169,14 @@ bool Scheduler::pick(WorkerSlot& worker, Assignment& assignment) {
   return true;
 }
 
-void Scheduler::started(WorkerSlot& worker, Assignment& assignment) {
+void Scheduler::started(WorkerSlot& worker, Assignment& assignment, bool gains_by_cores) {
   Wake wake;
   {
     MutexLock lock(mutex_);
     LaneState& lane = lane_locked(worker.lane);
     if (assignment.run.channel != nullptr) enter_rotation_locked(assignment.run.channel);
     if (std::exchange(worker.woken, false)) lane.waking = false;
-    if (lanes_[0].rotation.empty() && lanes_[1].rotation.empty()) {
+    if (gains_by_cores && lanes_[0].rotation.empty() && lanes_[1].rotation.empty()) {
       const int idle = idle_cores_locked();
       leased_ += idle;
       assignment.leased += idle;

@@ -113,8 +113,8 @@ class Scheduler : public std::enable_shared_from_this<Scheduler> {
   bool stopping() const noexcept { return stopping_.load(std::memory_order_acquire); }
   bool pick(WorkerSlot& worker, Assignment& assignment) TP_EXCLUDES(mutex_);
   // After the batch was taken: puts the channel back into the rotation. Leases the remaining cores if nothing else
-  // waits, else wakes the next worker.
-  void started(WorkerSlot& worker, Assignment& assignment) TP_EXCLUDES(mutex_);
+  // waits and the step gains by them, else wakes the next worker.
+  void started(WorkerSlot& worker, Assignment& assignment, bool gains_by_cores = true) TP_EXCLUDES(mutex_);
   // No batch was taken: the channel's policy waits for more requests until `until`.
   void hold(WorkerSlot& worker, Assignment& assignment, TimePoint until) TP_EXCLUDES(mutex_);
   // Ends a hold, because the channel closes.

@@ -75,11 +75,11 @@ class Worker {
       scheduler_.hold(slot_, assignment, taken.hold_until);
       return false;
     }
-    scheduler_.started(slot_, assignment);
+    if (!taken.batch.empty()) size = taken.batch.cost_size();
+    size.limit = taken.limit;
+    scheduler_.started(slot_, assignment, size.rows > 0 && run.channel->cost->gains_by_cores(size.rows, size.length));
     if (taken.batch.empty()) return true;
     run.started = assignment.step_began;
-    size = taken.batch.cost_size();
-    size.limit = taken.limit;
     run.channel->stats->record_batch(size);
     BatchRescue rescue;
     try {

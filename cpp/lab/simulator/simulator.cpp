@@ -185,7 +185,9 @@ class Simulator {
       scheduler_->hold(*worker.slot, assignment, taken.hold_until);
       return false;
     }
-    scheduler_->started(*worker.slot, assignment);
+    const BatchSize size = taken.batch.empty() ? BatchSize{0} : taken.batch.cost_size();
+    scheduler_->started(*worker.slot, assignment,
+                        size.rows > 0 && channel->cost->gains_by_cores(size.rows, size.length));
     if (taken.batch.empty()) {
       scheduler_->finished(*worker.slot, assignment);
       return false;

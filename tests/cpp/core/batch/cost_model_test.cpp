@@ -181,17 +181,74 @@ TEST(CostModelTest, AloneTakesTheCoresThatAreFastest) {
 TEST(CostModelTest, TogetherIsTriedOnceSharesAreKnownAndKeptWhereItIsFaster) {
   CostModel model;
   EXPECT_FALSE(model.better_together(8, 4, 1));
-  record(model, of_rows(4), 4'000, CostModel::kEnough - 1);
+  record(model, of_rows(4), 40'000, CostModel::kEnough - 1);
   EXPECT_FALSE(model.better_together(8, 4, 1));
-  record(model, of_rows(4), 4'000);
+  record(model, of_rows(4), 40'000);
   EXPECT_TRUE(model.better_together(8, 4, 1));  // not known yet
-  record(model, of_rows(8), 4'400, CostModel::kEnough, kAllCores);
+  record(model, of_rows(8), 44'000, CostModel::kEnough, kAllCores);
   EXPECT_FALSE(model.better_together(8, 4, 1));
   CostModel other;
-  record(other, of_rows(4), 4'000, CostModel::kEnough);
-  record(other, of_rows(8), 3'600, CostModel::kEnough, kAllCores);
+  record(other, of_rows(4), 40'000, CostModel::kEnough);
+  record(other, of_rows(8), 36'000, CostModel::kEnough, kAllCores);
   EXPECT_TRUE(other.better_together(8, 4, 1));
   EXPECT_FALSE(other.better_together(8, 4, 64));  // of that length nothing is known
+}
+
+TEST(CostModelTest, SharesThatAreShortAreNotTriedTogether) {
+  CostModel model;
+  record(model, of_rows(4), 4'000, CostModel::kEnough);
+  EXPECT_FALSE(model.better_together(8, 4, 1));
+}
+
+TEST(CostModelTest, BothWaysAreTriedBeforeOneIsTaken) {
+  CostModel model;
+  EXPECT_TRUE(model.gains_by_cores(1, 1));
+  record(model, of_rows(1), 100'000, CostModel::kEnough, kAllCores);
+  EXPECT_FALSE(model.gains_by_cores(1, 1));
+  record(model, of_rows(1), 150'000, CostModel::kEnough - 1);
+  EXPECT_FALSE(model.gains_by_cores(1, 1));
+  record(model, of_rows(1), 150'000);
+  EXPECT_TRUE(model.gains_by_cores(1, 1));
+  record(model, of_rows(2), 150'000, CostModel::kEnough, kAllCores);
+  record(model, of_rows(2), 100'000, CostModel::kEnough);
+  EXPECT_FALSE(model.gains_by_cores(2, 1));
+}
+
+TEST(CostModelTest, WhatIsLongGainsByCoresAndWhatIsShortDoesNotUntilMeasured) {
+  CostModel model;
+  record(model, of_rows(1), 2'000'000, CostModel::kEnough, kAllCores);
+  EXPECT_TRUE(model.gains_by_cores(1, 1));
+  record(model, of_rows(2), 20'000, CostModel::kEnough);
+  EXPECT_FALSE(model.gains_by_cores(2, 1));
+  record(model, of_rows(4), 200'000, CostModel::kEnough);
+  EXPECT_TRUE(model.gains_by_cores(4, 1));
+}
+
+TEST(CostModelTest, TheOtherWayIsLookedAtAgainNowAndThen) {
+  CostModel model;
+  record(model, of_rows(1), 90'000, CostModel::kEnough, kAllCores);
+  record(model, of_rows(1), 20'000, CostModel::kEnough);
+  int looks = 0;
+  for (int batch = 0; batch < 1'024; ++batch) {
+    const bool gains = model.gains_by_cores(1, 1);
+    looks += gains ? 1 : 0;
+    record(model, of_rows(1), gains ? 90'000 : 20'000, 1, gains ? kAllCores : kOneCore);
+  }
+  EXPECT_EQ(looks, 4);
+  for (int batch = 0; batch < 32'768; ++batch) {  // by now all cores are faster
+    const bool gains = model.gains_by_cores(1, 1);
+    record(model, of_rows(1), gains ? 5'000 : 20'000, 1, gains ? kAllCores : kOneCore);
+  }
+  EXPECT_TRUE(model.gains_by_cores(1, 1));
+}
+
+TEST(CostModelTest, OnOneCoreIsOfTheClassItself) {
+  CostModel model;
+  record(model, of_rows(1), 1'000, CostModel::kEnough, kAllCores);
+  EXPECT_EQ(model.measured_on_one_core(1, 1), Duration::zero());
+  record(model, of_rows(1), 3'000, CostModel::kEnough);
+  EXPECT_EQ(model.measured_on_one_core(1, 1), Duration(3'000));
+  EXPECT_EQ(model.measured_on_one_core(2, 1), Duration::zero());
 }
 
 TEST(CostModelTest, WhatMemoryHoldsShrinks) {

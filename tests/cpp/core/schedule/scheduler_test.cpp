@@ -130,6 +130,20 @@ TEST_F(SchedulerTest, NobodyIsWokenWhereNoCoreIsIdle) {
   end(1, assignment);
 }
 
+TEST_F(SchedulerTest, ABatchThatDoesNotGainByCoresLeavesThemIdle) {
+  const Opened opened = open();
+  for (const bool gains : {false, true}) {
+    submit(opened);
+    Assignment assignment = pick(0);
+    const Taken taken = assignment.run.channel->queue->take(assignment.limits);
+    scheduler_->started(worker(0), assignment, gains);
+    succeed_all(taken.batch);
+    EXPECT_EQ(assignment.cores, gains ? 4 : 1);
+    EXPECT_EQ(assignment.leased, gains ? 4 : 1);
+    end(0, assignment);
+  }
+}
+
 TEST_F(SchedulerTest, AHoldCostsItsChannelNothing) {
   const Opened opened = open_held();
   submit(opened);
