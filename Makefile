@@ -241,7 +241,13 @@ lint-tidy: lint-locks
 
 .PHONY: tidy-files
 tidy-files: $(TIDY)
-build/tidy/%.ok: %.cpp $(shell find cpp -name '*.h') .clang-tidy
+ifneq ($(filter tidy-files,$(MAKECMDGOALS)),)
+-include build/tidy/headers.mk
+endif
+build/tidy/headers.mk: $(shell find cpp -name '*.h' -o -name '*.cpp') scripts/header_rules.py | $(BIN)/python
+	@mkdir -p $(@D)
+	@$(BIN)/python scripts/header_rules.py build/tidy/ .ok $(TIDY:build/tidy/%.ok=%.cpp) > $@
+build/tidy/%.ok: %.cpp .clang-tidy
 	@mkdir -p $(@D)
 	clang-tidy-19 --quiet -p build/lint $< 2> >(grep -vE 'warnings? generated|Suppressed|Use -' >&2 || true)
 	@touch $@
