@@ -15,6 +15,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torchpool_lab
@@ -29,7 +30,7 @@ WANTED = {"avx2": {1: 1.7, 4: 1.7, 13: 1.3, 104: 1.15, 464: 1.1}, "avx512": dict
 WANTED_OF_PEAK = {"avx2": 0.75, "avx512": math.nan}
 COLD_BYTES = 64 << 20
 CONTENDERS = ("own", "oneDNN", "addmm")
-Run = Callable[[torch.Tensor], object]
+Run = Callable[[Any], object]
 
 
 def _layers(n: int, k: int, copies: int) -> dict[str, list[Run]]:
@@ -46,7 +47,7 @@ def _layers(n: int, k: int, copies: int) -> dict[str, list[Run]]:
     return layers
 
 
-def _best(runs: dict[str, list[Run]], x: torch.Tensor, rounds: int) -> dict[str, float]:
+def best_times(runs: dict[str, list[Run]], x: Any, rounds: int) -> dict[str, float]:
     """Seconds of the fastest call of each. All alternate, a copy of the weights at a time."""
     best = dict.fromkeys(runs, math.inf)
     for _ in range(rounds + 1):  # the first has oneDNN compile
@@ -90,7 +91,7 @@ def measure(rounds: int, rows: Sequence[int]) -> tuple[dict[tuple[str, int], lis
             cells = []
             for count in rows:
                 enough = max(2, rounds * 24 // copies) if count < 104 else max(2, rounds * 12 // copies)
-                best = _best(layers, torch.randn(count, k), enough)
+                best = best_times(layers, torch.randn(count, k), enough)
                 gflops = {name: 2e-9 * count * n * k / seconds for name, seconds in best.items()}
                 faster.setdefault((heat, count), []).append(best["oneDNN"] / best["own"])
                 if heat == "cold" and count == 104:
@@ -99,15 +100,15 @@ def measure(rounds: int, rows: Sequence[int]) -> tuple[dict[tuple[str, int], lis
             print(f"  {f'{n}x{k}':12}" + "".join(f"{cell:>20}" for cell in cells), flush=True)
     extra: dict[str, list[float]] = {}
     for n, k in SHAPES:
-        best = _best(_epilogues(n, k), torch.randn(104, k), rounds * 40)
+        best = best_times(_epilogues(n, k), torch.randn(104, k), rounds * 40)
         for name, seconds in best.items():
             extra.setdefault(name, []).append(seconds / best["none"])
     peak = max(peak, torchpool_lab.fma_peak(isa))
     print(f"\nfused products of registers: {peak:.0f} GFLOP/s")
-    return faster, {name: _mean(values) for name, values in extra.items()}, _mean(speeds) / peak
+    return faster, {name: mean(values) for name, values in extra.items()}, mean(speeds) / peak
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan
 
 
@@ -125,7 +126,7 @@ def main() -> int:
     figures = [
         Figure(
             f"{heat}, {count} rows: own / oneDNN, mean over the shapes",
-            _mean(values),
+            mean(values),
             wanted.get(count, math.nan) if heat == "cold" else math.nan,
             at_least=True,
         )

@@ -16,7 +16,7 @@ namespace torchpool::kernels {
 // In rising order: each can do what those before it can.
 enum class Isa : std::uint8_t {
   kPortable,
-  kAvx2,    // AVX2 and FMA
+  kAvx2,    // AVX2, FMA and F16C
   kAvx512,  // AVX512 F, BW, DQ and VL
 };
 

@@ -28,6 +28,36 @@ Norm norm_of(std::string_view name) {
   TORCH_CHECK(false, "torchpool::linear: norm '", name, "': expected none, layer or rms");
 }
 
+Storage storage_of(std::string_view name) {
+  if (name == "fp32") return Storage::kFp32;
+  if (name == "bf16") return Storage::kBf16;
+  if (name == "fp16") return Storage::kFp16;
+  if (name == "int8") return Storage::kInt8;
+  TORCH_CHECK(false, "torchpool::pack_linear: storage '", name, "': expected fp32, bf16, fp16 or int8");
+}
+
+at::ScalarType dtype_of(Storage storage) {
+  switch (storage) {
+    case Storage::kFp32:
+      return at::kFloat;
+    case Storage::kBf16:
+      return at::kBFloat16;
+    case Storage::kFp16:
+      return at::kHalf;
+    case Storage::kInt8:
+      break;
+  }
+  return at::kChar;
+}
+
+Storage storage_of(const at::Tensor& packed) {
+  for (const Storage storage : {Storage::kFp32, Storage::kBf16, Storage::kFp16, Storage::kInt8}) {
+    if (packed.scalar_type() == dtype_of(storage)) return storage;
+  }
+  TORCH_CHECK(false, "torchpool::linear: expected the packed weight to be what torchpool::pack_linear gives, got ",
+              packed.scalar_type());
+}
+
 void check_fp32(const at::Tensor& tensor, const char* name) {
   TORCH_CHECK(tensor.scalar_type() == at::kFloat && tensor.device().is_cpu() && tensor.layout() == c10::kStrided,
               "torchpool::linear: expected ", name, " to be a strided tensor of float32 on the CPU, got ",
@@ -99,7 +129,8 @@ const LinearKernel& present_linear_kernel() {
   return kernel;
 }
 
-at::Tensor pack_linear(const at::Tensor& weight, const std::optional<at::Tensor>& bias, bool transposed) {
+at::Tensor pack_linear(const at::Tensor& weight, const std::optional<at::Tensor>& bias, bool transposed,
+                       std::string_view storage) {
   check_fp32(weight, "the weight");
   TORCH_CHECK(weight.dim() == 2, "torchpool::pack_linear: expected a matrix, got ", weight.sizes());
   const int output_dim = transposed ? 1 : 0;
@@ -108,20 +139,22 @@ at::Tensor pack_linear(const at::Tensor& weight, const std::optional<at::Tensor>
   at::Tensor kept;
   const float* added = vector_of(bias, n, "the bias", kept);
   const LinearKernel& kernel = present_linear_kernel();
-  at::Tensor packed = WeightArena::allocate(kernel.packed_size(n, k));
+  const Storage stored = storage_of(storage);
+  const at::Tensor memory = WeightArena::allocate(kernel.packed_size(n, k, stored) / std::int64_t{sizeof(float)});
   kernel.pack(weight.const_data_ptr<float>(), weight.stride(output_dim), weight.stride(1 - output_dim), added, n, k,
-              packed.mutable_data_ptr<float>());
-  return packed;
+              stored, memory.mutable_data_ptr());
+  return stored == Storage::kFp32 ? memory : memory.view(dtype_of(stored));
 }
 
 at::Tensor linear(const at::Tensor& input, const at::Tensor& packed, std::int64_t outputs, std::string_view activation,
                   const std::optional<at::Tensor>& residual, std::string_view norm,
                   const std::optional<at::Tensor>& gain, const std::optional<at::Tensor>& shift, double eps) {
   check_fp32(input, "the input");
-  check_fp32(packed, "the packed weight");
+  const Storage storage = storage_of(packed);
   const LinearKernel& kernel = present_linear_kernel();
-  TORCH_CHECK(input.dim() > 0 && packed.dim() == 1 && packed.is_contiguous() && outputs > 0 &&
-                  packed.numel() == kernel.packed_size(outputs, input.size(-1)),
+  TORCH_CHECK(input.dim() > 0 && packed.device().is_cpu() && packed.dim() == 1 && packed.is_contiguous() &&
+                  outputs > 0 &&
+                  packed.numel() * packed.element_size() == kernel.packed_size(outputs, input.size(-1), storage),
               "torchpool::linear: an input of ", input.sizes(), " does not fit a weight of ", outputs,
               " outputs that was packed to ", packed.sizes());
   std::vector<std::int64_t> sizes = input.sizes().vec();
@@ -134,7 +167,8 @@ at::Tensor linear(const at::Tensor& input, const at::Tensor& packed, std::int64_
   LinearCall call;
   call.x = x.data();
   call.x_stride = x.stride;
-  call.packed = packed.const_data_ptr<float>();
+  call.packed = packed.const_data_ptr();
+  call.storage = storage;
   call.k = input.size(-1);
   call.n = outputs;
   call.y = output.mutable_data_ptr<float>();
@@ -160,7 +194,7 @@ at::Tensor linear(const at::Tensor& input, const at::Tensor& packed, std::int64_
 }
 
 TORCH_LIBRARY_FRAGMENT(torchpool, library) {
-  library.def("pack_linear(Tensor weight, Tensor? bias=None, bool transposed=False) -> Tensor");
+  library.def("pack_linear(Tensor weight, Tensor? bias=None, bool transposed=False, str storage=\"fp32\") -> Tensor");
   library.def(
       "linear(Tensor input, Tensor packed, int outputs, str activation=\"none\", Tensor? residual=None, "
       "str norm=\"none\", Tensor? gain=None, Tensor? shift=None, float eps=0.0) -> Tensor");

@@ -14,8 +14,10 @@ namespace torchpool::kernels {
 // What linear() computes with: the kernel of chosen().
 const LinearKernel& present_linear_kernel();
 
-// The weight, [outputs, k], or [k, outputs] where `transposed`, and the bias, if any, for this process's kernel. fp32.
-at::Tensor pack_linear(const at::Tensor& weight, const std::optional<at::Tensor>& bias, bool transposed);
+// The weight, [outputs, k], or [k, outputs] where `transposed`, and the bias, if any, for this process's kernel. Both
+// are fp32. `storage`: fp32, bf16, fp16 or int8, how the weight is stored; the result's dtype tells which.
+at::Tensor pack_linear(const at::Tensor& weight, const std::optional<at::Tensor>& bias, bool transposed,
+                       std::string_view storage = "fp32");
 
 // [..., k] -> [..., outputs], by packed weights. `activation`: none, relu, silu, gelu or gelu_tanh; `residual` is
 // added after it and has the result's sizes; `norm`: none, layer or rms, over the outputs of a row, with `gain` and

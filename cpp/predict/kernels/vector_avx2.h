@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <cstdint>
+
 #include "predict/kernels/vector.h"
 
 namespace torchpool::kernels {
@@ -16,6 +18,18 @@ struct Vector8 {
   static TP_ALWAYS_INLINE Reg set(float x) { return _mm256_set1_ps(x); }
   static TP_ALWAYS_INLINE Reg load(const float* from) { return _mm256_loadu_ps(from); }
   static TP_ALWAYS_INLINE void store(float* to, Reg x) { _mm256_storeu_ps(to, x); }
+  // Stored numbers as fp32. Of bf16 two vectors, that lie entry by entry side by side.
+  static TP_ALWAYS_INLINE void widen_bf16(const std::uint16_t* from, Reg& first, Reg& second) {
+    const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    first = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+    second = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-65536)));
+  }
+  static TP_ALWAYS_INLINE Reg widen_fp16(const std::uint16_t* from) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  static TP_ALWAYS_INLINE Reg widen_int8(const std::int8_t* from) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+  }
   // Of `count` lanes, which may be none, or more than there are; others are 0.
   static TP_ALWAYS_INLINE Reg load_part(const float* from, int count) { return _mm256_maskload_ps(from, mask(count)); }
   static TP_ALWAYS_INLINE void store_part(float* to, Reg x, int count) { _mm256_maskstore_ps(to, mask(count), x); }

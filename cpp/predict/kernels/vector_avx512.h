@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <cstdint>
+
 #include "predict/kernels/vector.h"
 
 namespace torchpool::kernels {
@@ -16,6 +18,18 @@ struct Vector16 {
   static TP_ALWAYS_INLINE Reg set(float x) { return _mm512_set1_ps(x); }
   static TP_ALWAYS_INLINE Reg load(const float* from) { return _mm512_loadu_ps(from); }
   static TP_ALWAYS_INLINE void store(float* to, Reg x) { _mm512_storeu_ps(to, x); }
+  // See Vector8.
+  static TP_ALWAYS_INLINE void widen_bf16(const std::uint16_t* from, Reg& first, Reg& second) {
+    const __m512i pairs = _mm512_loadu_si512(from);
+    first = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    second = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-65536)));
+  }
+  static TP_ALWAYS_INLINE Reg widen_fp16(const std::uint16_t* from) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  }
+  static TP_ALWAYS_INLINE Reg widen_int8(const std::int8_t* from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+  }
   // Of `count` lanes, which may be none, or more than there are; others are 0.
   static TP_ALWAYS_INLINE Reg load_part(const float* from, int count) {
     return _mm512_maskz_loadu_ps(mask(count), from);

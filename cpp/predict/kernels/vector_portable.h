@@ -20,6 +20,27 @@ struct Vector4 {
   static TP_ALWAYS_INLINE void store(float* to, Reg x) {
     for (int i = 0; i < kLanes; ++i) to[i] = x[i];
   }
+  // See Vector8.
+  static TP_ALWAYS_INLINE void widen_bf16(const std::uint16_t* from, Reg& first, Reg& second) {
+    Bits pairs;
+    for (int i = 0; i < kLanes; ++i) pairs[i] = static_cast<std::int32_t>(from[2 * i] | (from[2 * i + 1] * 65536U));
+    first = __builtin_bit_cast(Reg, pairs << 16);
+    second = __builtin_bit_cast(Reg, pairs & -65536);
+  }
+  static TP_ALWAYS_INLINE Reg widen_fp16(const std::uint16_t* from) {
+    Bits bits;
+    for (int i = 0; i < kLanes; ++i) bits[i] = from[i];
+    const Bits magnitude = (bits & 0x7fff) << 13;
+    // What the narrow exponent leaves out is multiplied in, which makes normal what was subnormal, too.
+    const Bits finite = __builtin_bit_cast(Bits, __builtin_bit_cast(Reg, magnitude) * set(0x1p112F));
+    const Bits special = magnitude | 0x7f800000;
+    const Bits is_special = (bits & 0x7c00) == 0x7c00;
+    return __builtin_bit_cast(Reg, (is_special & special) | (~is_special & finite) | ((bits & 0x8000) << 16));
+  }
+  static TP_ALWAYS_INLINE Reg widen_int8(const std::int8_t* from) {
+    return Reg{static_cast<float>(from[0]), static_cast<float>(from[1]), static_cast<float>(from[2]),
+               static_cast<float>(from[3])};
+  }
   // Of `count` lanes, which may be none, or more than there are; others are 0.
   static TP_ALWAYS_INLINE Reg load_part(const float* from, int count) {
     Reg x{};

@@ -7,6 +7,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "predict/kernels/weight_arena.h"
@@ -86,6 +87,26 @@ TEST(LinearOp, ThreadsChangeNoBit) {
   }
 }
 
+TEST(LinearOp, TheStorageIsToldByTheDtypeOfWhatWasPacked) {
+  const at::Tensor weight = at::randn({40, 100});
+  const at::Tensor bias = at::randn({40});
+  const at::Tensor x = at::randn({17, 100});
+  const at::Tensor exact = at::linear(x, weight, bias);
+  const std::tuple<const char*, at::ScalarType, double> kinds[] = {
+      {"fp32", at::kFloat, 1e-6}, {"bf16", at::kBFloat16, 1e-2}, {"fp16", at::kHalf, 1e-3}, {"int8", at::kChar, 2e-2}};
+  for (const auto& [storage, dtype, bound] : kinds) {
+    const at::Tensor packed = pack_linear(weight, bias, false, storage);
+    EXPECT_EQ(packed.scalar_type(), dtype);
+    const at::Tensor turned = pack_linear(weight.t(), bias, true, storage);
+    EXPECT_TRUE(at::equal(packed.view(at::kByte), turned.view(at::kByte))) << storage;
+    const at::Tensor y = plain(x, packed, 40);
+    EXPECT_LT((y - exact).norm().item<double>(), bound * exact.norm().item<double>()) << storage;
+    if (dtype == at::kBFloat16 || dtype == at::kHalf) {
+      EXPECT_TRUE(at::allclose(y, at::linear(x, weight.to(dtype).to(at::kFloat), bias), 1e-5, 1e-5)) << storage;
+    }
+  }
+}
+
 std::string error_of(const std::function<void()>& run) {
   try {
     run();
@@ -108,6 +129,10 @@ TEST(LinearOp, WhatDoesNotFitIsSaid) {
   said(error_of([&] { plain(x, packed, 40, {}, "batch"); }), "norm 'batch': expected none, layer or rms");
   said(error_of([&] { linear(x, packed, 40, "swish", {}, "none", {}, {}, 0); }), "activation 'swish'");
   said(error_of([&] { linear(x, packed, 40, "none", {}, "rms", at::ones({39}), {}, 0); }), "of [40], got [39]");
+  said(error_of([&] { plain(x, at::ones({960}, at::kLong), 40); }),
+       "to be what torchpool::pack_linear gives, got Long");
+  said(error_of([&] { plain(x, packed.to(at::kHalf), 40); }), "does not fit a weight of 40");
+  said(error_of([] { pack_linear(at::randn({4, 4}), {}, false, "int4"); }), "expected fp32, bf16, fp16 or int8");
   said(error_of([] { pack_linear(at::randn({4}), {}, false); }), "expected a matrix, got [4]");
 }
 

@@ -36,8 +36,8 @@ struct Layer {
   }
 
   Floats packed(const LinearKernel& kernel) const {
-    Floats packed(static_cast<std::size_t>(kernel.packed_size(n, k)), kNaN);
-    kernel.pack(weight.data(), k, 1, bias.data(), n, k, packed.data());
+    Floats packed(static_cast<std::size_t>(kernel.packed_size(n, k, Storage::kFp32)) / sizeof(float), kNaN);
+    kernel.pack(weight.data(), k, 1, bias.data(), n, k, Storage::kFp32, packed.data());
     return packed;
   }
 
@@ -273,10 +273,10 @@ TEST_P(Linear, PackingTakesAnyStridesAndNoBias) {
   for (std::size_t j = 0; j < 50; ++j) {
     for (std::size_t i = 0; i < 400; ++i) turned[i * 50 + j] = layer.weight[j * 400 + i];
   }
-  Floats packed(static_cast<std::size_t>(kernel().packed_size(50, 400)));
-  kernel().pack(turned.data(), 1, 50, layer.bias.data(), 50, 400, packed.data());
+  Floats packed(static_cast<std::size_t>(kernel().packed_size(50, 400, Storage::kFp32)) / sizeof(float));
+  kernel().pack(turned.data(), 1, 50, layer.bias.data(), 50, 400, Storage::kFp32, packed.data());
   EXPECT_EQ(packed, layer.packed(kernel()));
-  kernel().pack(turned.data(), 1, 50, nullptr, 50, 400, packed.data());
+  kernel().pack(turned.data(), 1, 50, nullptr, 50, 400, Storage::kFp32, packed.data());
   Floats y(50);
   LinearCall call = layer.call(packed, y.data());
   const Floats zeros(400);
