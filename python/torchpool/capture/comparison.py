@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from torchpool import _core
+from torchpool.capture import storage
 from torchpool.contract import (
     Contract,
     Leaves,
@@ -30,6 +32,23 @@ _TOLERANCE = 1e-5
 _TOLERANCES = {torch.bfloat16: 5e-2, torch.float16: 5e-3}
 
 
+@dataclass(frozen=True)
+class Tolerance:
+    """How far the two forms of a graph may be from the module, as parts of the largest value of an output."""
+
+    packed: float
+    plain: float
+
+    @staticmethod
+    def of(dtype: torch.dtype | None, weights: str | None) -> Tolerance:
+        """Of graphs that compute in `dtype` (None: the module's own); or in fp32, with such weights in the packed form
+        only."""
+        if weights is not None:
+            return Tolerance(storage.TOLERANCES[weights], _TOLERANCE)
+        both = _TOLERANCE if dtype is None else _TOLERANCES.get(dtype, _TOLERANCE)
+        return Tolerance(both, both)
+
+
 @dataclass
 class Difference:
     """How far a graph's outputs are from the module's, as parts of the largest value of each output."""
@@ -37,6 +56,13 @@ class Difference:
     largest: float = 0.0
     total: float = 0.0
     values: int = 0
+    squares: float = 0.0
+    expected_squares: float = 0.0
+
+    @property
+    def root_mean_square(self) -> float:
+        """As a part of the outputs' own."""
+        return math.sqrt(self.squares / self.expected_squares) if self.expected_squares else 0.0
 
     @property
     def mean(self) -> float:
@@ -62,17 +88,27 @@ class Difference:
         self.largest = max(self.largest, float(off.max()))
         self.total += float(off.sum())
         self.values += off.numel()
+        self.squares += float((found - wanted).square().sum())
+        self.expected_squares += float(wanted.square().sum())
         return None if float(off.max()) <= tolerance else f"is off by {float(off.max()):.1e} of its largest value"
+
+
+def _added(
+    difference: Difference, plain: bool, ours: torch.Tensor, reference: torch.Tensor, tolerance: Tolerance
+) -> str | None:
+    if plain:
+        return Difference().add(ours, reference, tolerance.plain)
+    return difference.add(ours, reference, tolerance.packed)
 
 
 def compare(
     backend: _core.GraphBackend,
     samples: Sequence[ProofSample],
-    dtype: torch.dtype | None,
+    tolerance: Tolerance,
 ) -> tuple[Difference, str | None]:
-    """The differences over all samples, with packed weights and without; and the first that is too large, in words."""
+    """The differences over all samples with packed weights; and the first that is too large, with these or without, in
+    words."""
     difference = Difference()
-    tolerance = _TOLERANCE if dtype is None else _TOLERANCES.get(dtype, _TOLERANCE)
     for sample in samples:
         for plain in (True, False):
             try:
@@ -82,7 +118,7 @@ def compare(
             if len(found) != (count := len(sample.expected)):
                 return difference, f"it gives {len(found)} tensors with {sample.label}, the module {count}"
             for index, (ours, reference) in enumerate(zip(found, sample.expected, strict=True)):
-                wrong = difference.add(ours, reference, tolerance)
+                wrong = _added(difference, plain, ours, reference, tolerance)
                 if wrong is not None:
                     return difference, f"with {sample.label}, output {index} {wrong}"
     return difference, None
@@ -98,11 +134,10 @@ def compare_calls(
     samples: Sequence[Leaves],
     contract: Contract,
     checks: Sequence[ShapeCheck | ShapeEqual],
-    dtype: torch.dtype | None,
+    tolerance: Tolerance,
 ) -> tuple[Difference, str | None]:
     """As `compare`, for a graph in which calls do not meet though their rows do: eager runs each call alone."""
     difference = Difference()
-    tolerance = _TOLERANCE if dtype is None else _TOLERANCES.get(dtype, _TOLERANCE)
     rows = contract.call_rows or 1
     others = [one for one in samples[1:] if lengths_of(one, contract) != lengths_of(samples[0], contract)][:1]
     shorter = {symbol: max(1, length - 3) for symbol, length in lengths_of(samples[0], contract).items()}
@@ -123,7 +158,7 @@ def compare_calls(
                     return difference, f"it gives {len(found)} tensors for a call, the module {len(expected[number])}"
                 for index, reference in enumerate(expected[number]):
                     ours = part_of(found[index], contract.outputs[index], number, count)
-                    wrong = difference.add(ours, reference, tolerance)
+                    wrong = _added(difference, plain, ours, reference, tolerance)
                     if wrong is not None:
                         return difference, f"call {number} of {count}: output {index} {wrong}"
     return difference, None

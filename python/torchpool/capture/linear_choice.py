@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from torchpool import _core
+from torchpool.capture.storage import FP32
 
 OWN, ONEDNN, ATEN = "torchpool", "oneDNN", "ATen"
 FEWEST_OUTPUTS = 16  # below, most of a panel would be computed in vain
@@ -41,13 +42,20 @@ class LinearChoice:
     """torchpool, oneDNN or ATen."""
     times: tuple[tuple[int, float], ...] = ()
     """Per number of rows the time of torchpool's kernel, as a part of the other's. Empty where none was measured."""
+    asked: str = FP32
+    """In what weights were to be stored: fp32, bf16, fp16 or int8."""
 
     @property
     def shape(self) -> Shape:
         return self.outputs, self.inputs
 
+    @property
+    def storage(self) -> str:
+        """In what weights are stored: the library takes fp32 only."""
+        return self.asked if self.kernel == OWN else FP32
 
-_known: dict[Shape, LinearChoice] = {}
+
+_known: dict[tuple[Shape, str], LinearChoice] = {}
 """What this process has measured, or was told by the children in which its models were captured."""
 forced: str | None = os.environ.get("TORCHPOOL_LINEAR") or None
 """The kernel of all layers that it can compute: "torchpool", or "library" for oneDNN and ATen."""
@@ -62,21 +70,25 @@ def library_kernel(shape: Shape) -> str:
 def learn(choices: Iterable[LinearChoice]) -> None:
     """Later captures of this process need not measure these shapes again."""
     if forced is None:
-        _known.update((choice.shape, choice) for choice in choices)
+        _known.update(((choice.shape, choice.asked), choice) for choice in choices)
 
 
-def choose(shapes: Mapping[Shape, int]) -> dict[Shape, LinearChoice]:
-    """The kernels of fp32 layers, by shape; given is how many layers have it. Raises ValueError where TORCHPOOL_LINEAR
+def choose(shapes: Mapping[Shape, int], storage: str = FP32) -> dict[Shape, LinearChoice]:
+    """The kernels of fp32 layers, by shape; given is how many layers have it, and in what their weights are to be
+    stored, which they are where our own kernel serves them. Raises ValueError where TORCHPOOL_LINEAR
     or TORCHPOOL_ISA is none of what it may be."""
     fit = {shape: count for shape, count in shapes.items() if shape[0] >= FEWEST_OUTPUTS}
     if forced is not None:
         if forced not in (OWN, "library"):
             raise ValueError(f"TORCHPOOL_LINEAR is {forced!r}: expected 'torchpool' or 'library', or leave it unset")
-        return {shape: _fixed(shape, forced == OWN and shape in fit) for shape in shapes}
-    unknown = {shape: count for shape, count in fit.items() if shape not in _known}
+        return {shape: _fixed(shape, forced == OWN and shape in fit, storage) for shape in shapes}
+    unknown = {shape: count for shape, count in fit.items() if (shape, storage) not in _known}
     if unknown:
-        learn(_measured(unknown))
-    return {shape: _known[shape] if shape in fit else _fixed(shape, False) for shape in shapes}
+        learn(_measured(unknown, storage))
+    found = {shape: _known[shape, storage] if shape in fit else _fixed(shape, False) for shape in shapes}
+    if storage != FP32 and (left := {shape: count for shape, count in fit.items() if found[shape].kernel != OWN}):
+        found |= choose(left)  # as if nothing had been asked for
+    return found
 
 
 def kernels_of_linear() -> str:
@@ -84,8 +96,8 @@ def kernels_of_linear() -> str:
     return f"{forced or 'measured'} {_core.linear_isa()}"
 
 
-def _fixed(shape: Shape, own: bool) -> LinearChoice:
-    return LinearChoice(*shape, OWN if own else library_kernel(shape))
+def _fixed(shape: Shape, own: bool, storage: str = FP32) -> LinearChoice:
+    return LinearChoice(*shape, OWN if own else library_kernel(shape), asked=storage)
 
 
 def describe(counts: Mapping[LinearChoice, int]) -> str | None:
@@ -94,9 +106,8 @@ def describe(counts: Mapping[LinearChoice, int]) -> str | None:
         return None
     by_kernel: dict[str, int] = defaultdict(int)
     for choice, count in counts.items():
-        by_kernel[choice.kernel] += count
-    isa = _core.linear_isa()
-    texts = [f"{count} by {kernel}{f' ({isa})' * (kernel == OWN)}" for kernel, count in sorted(by_kernel.items())]
+        by_kernel[_named(choice)] += count
+    texts = [f"{count} by {kernel}" for kernel, count in sorted(by_kernel.items())]
     times = [dict(choice.times) for choice in counts if choice.times]
     means = {
         rows: math.exp(sum(math.log(time[rows]) for time in times) / len(times))
@@ -107,12 +118,19 @@ def describe(counts: Mapping[LinearChoice, int]) -> str | None:
     return f"linear layers: {', '.join(texts)}" + (f"; measured, of the library's time: {shares}" if means else "")
 
 
-def _measured(shapes: Mapping[Shape, int]) -> list[LinearChoice]:
+def _named(choice: LinearChoice) -> str:
+    if choice.kernel != OWN:
+        return choice.kernel
+    stored = "" if choice.storage == FP32 else f", {choice.storage} weights"
+    return f"{OWN} ({_core.linear_isa()}{stored})"
+
+
+def _measured(shapes: Mapping[Shape, int], storage: str = FP32) -> list[LinearChoice]:
     """Both kernels over many layers in turn: one that is called again and again would find its weights in a cache."""
     end = time.thread_time() + _SECONDS
     best: dict[tuple[Shape, int, bool], float] = defaultdict(lambda: math.inf)
     with torch.inference_mode():
-        layers = _layers(shapes)
+        layers = _layers(shapes, storage)
         inputs = {(k, rows): torch.full((rows, k), 0.5) for _, k in shapes for rows in _ROWS}
         for _ in range(_ROUNDS):
             for rows in _ROWS:
@@ -123,28 +141,29 @@ def _measured(shapes: Mapping[Shape, int]) -> list[LinearChoice]:
                         key = shape, rows, own
                         best[key] = min(best[key], time.thread_time() - start)
                 if time.thread_time() > end:
-                    return [_decided(shape, best) for shape in shapes]
-    return [_decided(shape, best) for shape in shapes]
+                    return [_decided(shape, best, storage) for shape in shapes]
+    return [_decided(shape, best, storage) for shape in shapes]
 
 
-def _decided(shape: Shape, best: Mapping[tuple[Shape, int, bool], float]) -> LinearChoice:
+def _decided(shape: Shape, best: Mapping[tuple[Shape, int, bool], float], storage: str = FP32) -> LinearChoice:
     times = tuple(
         (rows, best[shape, rows, True] / best[shape, rows, False])
         for rows in sorted(_ROWS)
         if (shape, rows, True) in best
     )
     ratios = [ratio for _, ratio in times]
-    own = max(ratios) <= _NOISE and math.prod(ratios) <= 1
-    return LinearChoice(*shape, OWN if own else library_kernel(shape), times)
+    # int8 is asked for to save memory, too: it need only be no slower on the whole.
+    own = (storage == "int8" or max(ratios) <= _NOISE) and math.prod(ratios) <= 1
+    return LinearChoice(*shape, OWN if own else library_kernel(shape), times, storage)
 
 
 _Layers = list[tuple[Shape, Callable[[torch.Tensor], torch.Tensor]]]
 
 
-def _layers(shapes: Mapping[Shape, int]) -> dict[bool, _Layers]:
+def _layers(shapes: Mapping[Shape, int], storage: str) -> dict[bool, _Layers]:
     """Layers of all shapes in turn, as a model has them, with our own kernel and with the library's."""
     left = dict(shapes)
-    makers = {shape: _makers(shape) for shape in shapes}
+    makers = {shape: _makers(shape, storage) for shape in shapes}
     found: dict[bool, _Layers] = {True: [], False: []}
     size = 0
     while left and size < _BYTES:
@@ -164,12 +183,12 @@ def _measured_outputs(shape: Shape) -> int:
     return min(outputs, max(64, _LARGEST // (4 * k) // 32 * 32))
 
 
-def _makers(shape: Shape) -> dict[bool, Callable[[], Callable[[torch.Tensor], torch.Tensor]]]:
+def _makers(shape: Shape, storage: str) -> dict[bool, Callable[[], Callable[[torch.Tensor], torch.Tensor]]]:
     """What makes a layer of the shape with our own kernel and with the library's, each with a weight of its own."""
     own, other = torch.ops.torchpool.linear.default, torch.ops.mkldnn._linear_pointwise.default
     n = _measured_outputs(shape)
     weight, bias = torch.full((n, shape[1]), 0.01), torch.full((n,), 0.5)
-    packed = torch.ops.torchpool.pack_linear(weight, bias)
+    packed = torch.ops.torchpool.pack_linear(weight, bias, False, storage)
 
     def make_own() -> Callable[[torch.Tensor], torch.Tensor]:
         copy = packed.clone()

@@ -125,6 +125,10 @@ class Programs:
     """The kernels that were chosen for linear layers of the packed form, for all weights of a shape."""
     notes: tuple[str, ...] = ()
     """What is told of the packed form, in words."""
+    weights: str | None = None
+    """In what the packed form stores weights of linear layers, to compute in fp32; None: as they are."""
+    stored: tuple[int, int] = (0, 0)
+    """How many linear layers have such weights, and how many there are."""
 
     def with_checks(self, checks: list[ShapeCheck | ShapeEqual]) -> Programs:
         """For sizes that satisfy `checks`."""

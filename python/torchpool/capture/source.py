@@ -31,6 +31,8 @@ class Source:
     contract: Contract
     dtype: torch.dtype | None
     """What to compute in instead of the module's own."""
+    weights: str | None
+    """In what to store weights of linear layers, and to compute in fp32; beside a dtype: the faster of the two."""
     spec: tree.TreeSpec
     """Of the module's result."""
     result_dtypes: tuple[torch.dtype, ...]
@@ -48,6 +50,7 @@ class Source:
         contract: Contract,
         dtype: torch.dtype | None = None,
         *,
+        weights: str | None = None,
         proof_needed: bool = False,
         rows: int = 1,
     ) -> Source:
@@ -57,7 +60,7 @@ class Source:
         with torch.no_grad():
             results, spec = tree.flatten(target(*args, **kwargs))
         dtypes = tuple(leaf.dtype for leaf in results)
-        return Source(module, method, call, samples, contract, dtype, spec, dtypes, proof_needed, rows)
+        return Source(module, method, call, samples, contract, dtype, weights, spec, dtypes, proof_needed, rows)
 
     def copy(self, *, all_buffers: bool) -> nn.Module:
         """The module to export, which shares its tensors; in `dtype` if there is one."""

@@ -21,6 +21,7 @@ from torchpool.capture import (
     Programs,
     ProvenRows,
     Source,
+    Tolerance,
     capture_elsewhere,
     compare,
     compare_calls,
@@ -108,6 +109,7 @@ def build(
     kind: CapturedKind,
     dtype: torch.dtype | None,
     *,
+    weights: str | None = None,
     proof_needed: bool,
     wanted: Callable[[], bool],
     gate: _core.UpdateGate,
@@ -154,6 +156,7 @@ def build(
             kind.samples,
             kind.contract,
             dtype,
+            weights=weights,
             proof_needed=proof_needed,
             rows=kind.rows,
         )
@@ -213,17 +216,17 @@ def _rebuild(
     def eager(leaves: Leaves) -> Leaves:
         return gate.run(lambda: tree.flatten(kind.context.copy().run(run, leaves))[0])
 
-    programs, backend = outcome.programs, None
+    programs, backend, difference = outcome.programs, None, Difference()
     if programs is not None:
         serves(target, module, kind.samples, outcome.contract, dtype)
         try:
-            backend = _backend_of(outcome, programs, module, kind, dtype, eager, wanted)
+            backend, difference = _backend_of(outcome, programs, module, kind, dtype, eager, wanted)
         except (ValueError, RuntimeError) as error:  # of an operator that is not registered here, say
             if not outcome.from_file:
                 raise
             raise _Stale(f"its program cannot be used: {error}") from error
     by = run if backend is None else backend.run
-    return Built(backend, by, outcome.contract, outcome.spec, outcome.notes, Difference(), programs, outcome.batch)
+    return Built(backend, by, outcome.contract, outcome.spec, outcome.notes, difference, programs, outcome.batch)
 
 
 def _backend_of(
@@ -234,15 +237,15 @@ def _backend_of(
     dtype: torch.dtype | None,
     eager: Callable[[Leaves], Leaves],
     wanted: Callable[[], bool],
-) -> _core.GraphBackend:
+) -> tuple[_core.GraphBackend, Difference]:
     bound = programs.bound(module)
     if not outcome.from_file:
-        return _core.GraphBackend(bound.packed, bound.plain)
+        return _core.GraphBackend(bound.packed, bound.plain), Difference()
     # A fingerprint cannot tell all that a model depends on: numbers show whether the graph is this one's.
-    backend, _, wrong = _compared(bound, outcome.contract, kind, eager, dtype, False, wanted)
+    backend, difference, wrong = _compared(bound, outcome.contract, kind, eager, dtype, False, wanted)
     if wrong is not None:
         raise _Stale(f"its graph is not equal to the module: {wrong}")
-    return backend
+    return backend, difference
 
 
 def measured_batch(built: Built, kind: CapturedKind, max_batch: int | None) -> tuple[int, int]:
@@ -262,15 +265,15 @@ def _compared(
 ) -> tuple[_core.GraphBackend, Difference, str | None]:
     """A backend, and how far it is from the module. Weights that are written meanwhile make a difference of their own:
     it is then compared again. Raises RestlessWeights where they never rest for as long as that takes."""
-    pause = _FIRST_PAUSE
+    pause, tolerance = _FIRST_PAUSE, Tolerance.of(dtype, bound.weights)
     while True:
         watch = _core.WeightWatch([weight for weight in bound.plain.weights if weight is not None])
         backend = _core.GraphBackend(bound.packed, bound.plain)
         if bound.rows.call_rows is None:
             samples = samples_for_proof(eager, kind.samples, contract, bound.plain.checks, widen=widen)
-            difference, wrong = compare(backend, samples, dtype)
+            difference, wrong = compare(backend, samples, tolerance)
         else:
-            difference, wrong = compare_calls(backend, eager, kind.samples, contract, bound.plain.checks, dtype)
+            difference, wrong = compare_calls(backend, eager, kind.samples, contract, bound.plain.checks, tolerance)
         if wrong is None or watch.look() == "same":
             return backend, difference, wrong
         if pause > _LONGEST_PAUSE or not wanted():

@@ -56,6 +56,8 @@ class Served:
     """What a call runs."""
     dtype: torch.dtype | None
     """What graphs compute in; None: what the module does."""
+    weights: str | None
+    """In what they store the weights of linear layers; beside a dtype: the faster of the two."""
     max_batch: int | None
     """Rows, where the user has bounded them."""
     proof_needed: bool
@@ -70,6 +72,8 @@ class Served:
     """Keeps what is known for other processes, where the user wants that."""
     pause_of: Callable[[int], float | None]
     """In how many seconds a kind of calls, by id, that met weights that never rest is to be tried again."""
+    rounds: Callable[[str], None]
+    """Is told how far the results of a graph are from the module's, in words."""
     stays_alone: Callable[[int, str], None]
     """Is told of a kind of calls, by id, that there is no proof for, and why."""
 

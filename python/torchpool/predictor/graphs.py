@@ -23,6 +23,7 @@ from torchpool.insight import program_listing
 from torchpool.predictor.building import Built, CapturedKind, RestlessWeights, build, measured_batch, timed
 from torchpool.predictor.captured import Captured, Served
 from torchpool.predictor.knowledge import Outcomes, Proven, Unproven
+from torchpool.predictor.precision import notes_of, rounding_of
 from torchpool.runtime import Child, in_child
 
 log = logging.getLogger("torchpool")
@@ -355,12 +356,14 @@ class Graphs:
             return None
         if written := served.runner.volatile_attributes:
             raise CaptureError(f"the module writes to itself when it runs, which a graph would not do: {written[0]}")
-        target, dtype, needed = served.target, served.dtype, served.proof_needed or kind.proof_needed
-        gate = served.runner.gate
+        target, needed, gate = served.target, served.proof_needed or kind.proof_needed, served.runner.gate
+        dtype, weights, rounds = served.dtype, served.weights, served.rounds
         by_module = served.by_module or kind.ambient
         del served
         wanted, known = functools.partial(self._wanted, kind), self.known.get(kind.contract)
-        built = build(target, module, kind, dtype, proof_needed=needed, wanted=wanted, gate=gate, known=known)
+        built = build(
+            target, module, kind, dtype, weights=weights, proof_needed=needed, wanted=wanted, gate=gate, known=known
+        )
         rows = built.contract.rows
         proven = rows is not None and rows.allows
         if not proven and kind.contradicted is not None:
@@ -369,11 +372,9 @@ class Graphs:
             text = f"{rows.text}; the module is called" if rows else "the module is called"
             found = rows and replace(rows, kind="mixes", text=text)
             raise CaptureError(f"{text}, which keeps rows of a batch apart only where they are proven to be", found)
-        captured.rows, captured.contract, captured.notes = built.contract.rows, built.contract, built.notes
-        if dtype is not None and built.backend is not None and built.difference.values:
-            off = built.difference
-            text = f"computed in {dtype}: differs by {off.largest:.1e} of the largest value, {off.mean:.1e} on average"
-            captured.notes = (text, *captured.notes)
+        captured.rows, captured.contract, captured.notes = built.contract.rows, built.contract, notes_of(built, dtype)
+        if (told := rounding_of(captured.notes)) is not None:
+            rounds(told)
         return built
 
     def _serve(self, kind: CapturedKind, captured: Captured, built: Built | None) -> None:

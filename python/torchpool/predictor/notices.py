@@ -1,4 +1,4 @@
-"""Log lines about calls that share no batches: one for each kind of them."""
+"""Log lines about calls that share no batches, one for each kind of them, and about results that are rounded."""
 
 from __future__ import annotations
 
@@ -36,6 +36,12 @@ class Notices:
     def runs_opaque(self, argument: object) -> None:
         """Calls have an argument that cannot be taken apart, as many do that are meant to."""
         self._tell(logging.INFO, argument, f"calls where {argument}", "it cannot be merged")
+
+    def rounds(self, text: str) -> None:
+        """Results are not quite the module's, since that was asked for. Of the first kind of call."""
+        mine = object()
+        if self._told.setdefault("rounding", mine) is mine:
+            log.warning("%s: %s", self._name, text)
 
     def _tell(self, level: int, key: object, calls: str, reason: str) -> None:
         mine = object()

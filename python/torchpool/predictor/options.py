@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +31,7 @@ class Options:
     merging: bool
     pad: Mapping[str, float | int | bool]
     dtype: torch.dtype | None
+    weights: str | None
     backend: str
     max_batch: int | None
     max_delay: float
@@ -63,6 +63,7 @@ def read_options(
     batch: Batch,
     pad: Any,
     dtype: torch.dtype | None,
+    weights: str | None = None,
     backend: str,
     max_batch: int | None,
     max_delay: float,
@@ -90,6 +91,7 @@ def read_options(
         merging=merging,
         pad=_read_pad(model, pad),
         dtype=_read_dtype(model, dtype, backend),
+        weights=_read_weights(model, weights, dtype, backend),
         backend=_read_backend(model, backend),
         max_batch=_at_least_one("max_batch", max_batch),
         max_delay=_seconds("max_delay", max_delay),
@@ -223,12 +225,27 @@ def _read_dtype(model: Callable[..., Any], dtype: torch.dtype | None, backend: s
         raise TypeError("dtype= needs an nn.Module that is not scripted, and backend='auto' or 'graph'")
     if all(p.dtype == dtype for p in module.parameters() if p.is_floating_point()):
         return None
-    if dtype == torch.bfloat16 and not torch.cpu._is_avx512_bf16_supported():
-        warnings.warn(
-            "this processor has no bfloat16 instructions (avx512_bf16): computing in it is emulated, and slower",
-            stacklevel=4,  # where wrap() is called
-        )
     return dtype
+
+
+def _read_weights(
+    model: Callable[..., Any], weights: str | None, dtype: torch.dtype | None, backend: str
+) -> str | None:
+    if weights is None:
+        return None
+    _one_of("weights", weights, ("bf16", "int8"))
+    if dtype in (torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"weights={weights!r} contradicts dtype={dtype}: it stores weights, and computes in float32, where dtype= "
+            "chooses both by itself. Give one of them"
+        )
+    module = module_of(model)
+    if module is None or isinstance(module, torch.jit.ScriptModule) or backend not in ("auto", "graph"):
+        raise TypeError(
+            f"weights={weights!r} needs an nn.Module that is not scripted, or a method of one, and backend='auto' or "
+            f"'graph', which store weights; got {type(model).__name__} and backend={backend!r}"
+        )
+    return weights
 
 
 def _read_batch(batch: object) -> tuple[Mapping[str, int] | None, tuple[Contract, ...], bool]:

@@ -28,6 +28,7 @@ from torchpool.predictor.notices import Notices
 from torchpool.predictor.options import Options, check_options, method_of, module_of
 from torchpool.predictor.patience import Patience
 from torchpool.predictor.portable import Portable
+from torchpool.predictor.precision import precision_of
 from torchpool.predictor.typed import P, R
 from torchpool.runtime import Child, Runtime, default_runtime, in_child
 
@@ -349,9 +350,11 @@ def _served(ref: weakref.ref[Predictor]) -> Callable[[], Served | None]:
         if predictor is None:
             return None
         options = predictor._options
+        dtype, weights = precision_of(options, predictor._module)
         return Served(
             target=predictor._model,
-            dtype=options.dtype,
+            dtype=dtype,
+            weights=weights,
             max_batch=options.max_batch,
             closed=predictor._closed,
             proof_needed=options.proof_needed,
@@ -360,6 +363,7 @@ def _served(ref: weakref.ref[Predictor]) -> Callable[[], Served | None]:
             grow_batch=predictor._grow_batch,
             keep=functools.partial(_keep, ref),
             pause_of=predictor._learner.retries.pause_of,
+            rounds=predictor._learner.notices.rounds,
             stays_alone=functools.partial(predictor._learner.notices.stays_alone, predictor._learner.kinds),
         )
 

@@ -50,6 +50,7 @@ class WrapOptions(LoadOptions, total=False):
     batch: Batch
     pad: Any
     dtype: torch.dtype | None
+    weights: Literal["bf16", "int8"] | None
     backend: Literal["auto", "graph", "python", "torchscript"]
     prove: Literal["auto", "required", "verify", "trust"]
     cache: bool

@@ -31,6 +31,7 @@ def wrap(
     batch: Batch = None,
     pad: Any = None,
     dtype: torch.dtype | None = None,
+    weights: Literal["bf16", "int8"] | None = None,
     backend: Literal["auto", "graph", "python", "torchscript"] = "auto",
     max_batch: int | None = None,
     max_delay: float = 0.0,
@@ -55,8 +56,13 @@ def wrap(
         rows), and is taken on trust unless probing refutes it; an Explanation (or its `to_dict()`) skips probing; False
         turns merging off.
     pad: {input name: value} for right-padding calls of different lengths, or a tokenizer; used only where proven.
-    dtype: what graphs compute in, such as torch.bfloat16; inputs and outputs keep theirs. explain() says how far the
-        results are from the module's own, which serves in its own dtype where there is no graph.
+    dtype: what graphs compute in, such as torch.bfloat16; inputs and outputs keep theirs. Where the processor has no
+        products of it, or they are measured to be slower, graphs compute in float32 with weights of linear layers that
+        are stored in it. explain() says which, and how far the results are from the module's own, which serves in its
+        own dtype where there is no graph.
+    weights: in what graphs store the weights of linear layers of float32: "bf16", or "int8" with a scale for each
+        output and 64 inputs. They compute in float32: small batches wait less for memory. Layers that are measured to
+        be slower so keep theirs. explain() and a line in the log say how far the results are from the module's.
     backend: "auto" captures a module as a graph (torch.export, in a forked child) that runs in C++ without the
         interpreter's lock; the module itself serves until the graph is proven equal, and where there can be none:
         explain() says which and why, ready() waits for it. A graph runs no Python: what the module does beside its
@@ -96,6 +102,7 @@ def wrap(
         batch=batch,
         pad=pad,
         dtype=dtype,
+        weights=weights,
         backend=backend,
         max_batch=max_batch,
         max_delay=max_delay,

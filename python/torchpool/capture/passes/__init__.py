@@ -43,8 +43,11 @@ PASSES: dict[str, Callable[[GraphModule], int]] = {
 """By name, in the order in which they run; each returns how many rewrites it made."""
 
 
-def optimise(graph: Graph, *, without: Collection[str] = ()) -> tuple[Graph, dict[str, int]]:
-    """A rewritten copy of the graph, and the number of rewrites of each pass.
+def optimise(
+    graph: Graph, *, without: Collection[str] = (), weights: str | None = None
+) -> tuple[Graph, dict[str, int]]:
+    """A rewritten copy of the graph, and the number of rewrites of each pass. `weights`: in what those of linear layers
+    are to be stored, if not in fp32.
 
     It computes with packed copies of the weights; the graph itself stays as it is, for weights that keep changing.
     """
@@ -52,6 +55,8 @@ def optimise(graph: Graph, *, without: Collection[str] = ()) -> tuple[Graph, dic
     if unknown:
         raise ValueError(f"no such passes: {unknown} (there are: {list(PASSES)})")
     module = copy_of(graph.module)
+    if weights is not None:
+        module.meta[own_linear.STORAGE] = weights
     counts = {name: run(module) for name, run in PASSES.items() if name not in without}
     module.graph.lint()
     module.recompile()

@@ -10,11 +10,14 @@ from torch.fx import Graph, GraphModule, Node
 from torchpool.capture import linear_choice
 from torchpool.capture.graph_edit import bound_arguments, calls, foldable, value_of
 from torchpool.capture.passes.pack_linear import TARGETS, Linear, read
+from torchpool.capture.storage import FP32
 
 LINEAR = torch.ops.torchpool.linear.default
 _PACK = torch.ops.torchpool.pack_linear.default
 CHOICES = "torchpool.linear_choices"
 """Of a graph module's meta: how many layers each kernel computes, by LinearChoice."""
+STORAGE = "torchpool.storage"
+"""Of a graph module's meta: in what weights are to be stored, if not in fp32."""
 
 
 def run(module: GraphModule) -> int:
@@ -27,11 +30,11 @@ def run(module: GraphModule) -> int:
         if found is not None and value_of(found.weight).dtype == torch.float32:
             layers.append((node, found))
     shapes = Counter(_shape(layer) for _, layer in layers)
-    choices = linear_choice.choose(shapes)
+    choices = linear_choice.choose(shapes, module.meta.get(STORAGE, FP32))
     module.meta[CHOICES] = {choices[shape]: count for shape, count in shapes.items()}
     own = [(node, layer) for node, layer in layers if choices[_shape(layer)].kernel == linear_choice.OWN]
     for node, layer in own:
-        _replace(graph, node, layer)
+        _replace(graph, node, layer, choices[_shape(layer)].storage)
     return len(own)
 
 
@@ -40,12 +43,13 @@ def _shape(layer: Linear) -> linear_choice.Shape:
     return (columns, rows) if layer.transposed else (rows, columns)
 
 
-def _replace(graph: Graph, node: Node, layer: Linear) -> None:
+def _replace(graph: Graph, node: Node, layer: Linear, storage: str) -> None:
     outputs, k = _shape(layer)
     given = bound_arguments(node)  # as they are now: the layer before may have been replaced
     x = next(given[name] for name in ("input", "mat1", "self") if name in given)  # addmm's self is the bias
     with graph.inserting_before(node):
-        packed = graph.call_function(_PACK, (layer.weight, layer.bias, layer.transposed))
+        stored = () if storage == FP32 else (storage,)
+        packed = graph.call_function(_PACK, (layer.weight, layer.bias, layer.transposed, *stored))
         linear = graph.call_function(LINEAR, (x, packed, outputs))
     packed.meta["val"] = value_of(layer.weight).new_empty(outputs * k)
     linear.meta["val"] = value_of(node)
