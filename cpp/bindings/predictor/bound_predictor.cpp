@@ -281,6 +281,7 @@ std::optional<MeasuredPredictor::RepeatedCall> BoundPredictor::repeated(const py
   RepeatedCall one;
   one.info = call.contract->request_info(call.flat.leaves, call.shape,
                                          call.graph ? 0 : merge_key(call.ambient, call.kind->context));
+  one.info.padding_is_free = call.graph && call.graph->padding_is_free();
   one.contract = call.contract;
   one.backend = call.graph;
   one.form = call.kind->form;

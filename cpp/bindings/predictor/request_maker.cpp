@@ -31,6 +31,7 @@ std::shared_ptr<CallRequest> RequestMaker::make(PreparedCall& call, const py::tu
   if (merges) {
     const std::uint64_t ambient = call.graph ? 0 : merge_key(call.ambient, call.kind->context);
     info = call.contract->request_info(call.flat.leaves, call.shape, ambient);
+    info.padding_is_free = call.graph && call.graph->padding_is_free();
   } else {
     info.key = unmergeable_key();
     for (const at::Tensor& leaf : call.flat.leaves) info.bytes += static_cast<std::int64_t>(leaf.nbytes());

@@ -23,12 +23,15 @@ void abandon(const std::vector<RequestPtr>& requests) noexcept {
 thread_local BatchRescue* BatchRescue::current_ = nullptr;
 
 Batch::Batch(std::vector<RequestPtr> requests) : requests_(std::move(requests)) {
+  bool padding_is_free = true;
   for (const RequestPtr& request : requests_) {
     const RequestInfo& info = request->info;
+    padding_is_free = padding_is_free && info.padding_is_free;
     size_.rows += info.rows;
     size_.items += info.rows * info.extent;
     size_.length = std::max(size_.length, info.extent);
   }
+  if (padding_is_free && size_.rows > 0) size_.length = mean_length(size_.items, size_.rows);
 }
 
 Batch::Batch(Batch&& other) noexcept

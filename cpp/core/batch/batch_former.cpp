@@ -17,6 +17,8 @@ class Fill {
   void add(const RequestInfo& info) {
     rows_ += info.rows;
     extent_ = std::max(extent_, info.extent);
+    items_ += info.rows * info.extent;
+    padding_is_free_ = padding_is_free_ && info.padding_is_free;
     deadline_ = std::min(deadline_, info.deadline);
     if (info.length == 0) return;
     padded_rows_ += info.rows;
@@ -33,6 +35,7 @@ class Fill {
 
  private:
   bool may_be_padded() const {
+    if (padding_is_free_) return true;
     const std::int64_t area = padded_rows_ * longest_;
     const std::int64_t padding = area - used_;
     return padding <= padded_rows_ * limits_.free_padding ||
@@ -40,7 +43,8 @@ class Fill {
   }
   bool finishes_in_time() const {
     if (deadline_ == kNever || outlook_.cost == nullptr) return true;
-    return outlook_.now + with_margin(outlook_.cost->estimate(rows_, extent_)) <= deadline_;
+    const std::int64_t length = padding_is_free_ ? mean_length(items_, rows_) : extent_;
+    return outlook_.now + with_margin(outlook_.cost->estimate(rows_, length)) <= deadline_;
   }
 
  public:
@@ -53,6 +57,8 @@ class Fill {
   std::int64_t max_rows_;
   std::int64_t rows_ = 0;
   std::int64_t extent_ = 1;
+  std::int64_t items_ = 0;
+  bool padding_is_free_ = true;  // for all of them
   TimePoint deadline_ = kNever;
   std::int64_t padded_rows_ = 0;
   std::int64_t used_ = 0;

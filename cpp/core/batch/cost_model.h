@@ -13,10 +13,15 @@ namespace torchpool {
 // The size of a batch: all that its cost depends on.
 struct BatchSize {
   std::int64_t rows = 1;
-  std::int64_t length = 1;  // of the longest row, padding included; 1 where no dim varies
+  std::int64_t length = 1;  // of the longest row, or the mean where padding is free; 1 where no dim varies
   std::int64_t items = 1;   // sum of the rows' own lengths: what the callers asked for
   std::int64_t limit = 0;   // most rows that the policy allowed; 0: the batch was smaller for another reason
 };
+
+// Of rows that have so many positions between them.
+constexpr std::int64_t mean_length(std::int64_t items, std::int64_t rows) noexcept {
+  return (items + rows - 1) / rows;
+}
 
 // A table of size classes, powers of two of rows and of length, for batches that ran on one core and on several. Class
 // k holds sizes in (2^(k-1), 2^k]. Estimates are means that forget. Each sample is clipped to between half and twice
@@ -36,7 +41,7 @@ class CostModel {
     std::int64_t length = 0;  // upper edge of the class
     bool one_core = true;
     std::uint32_t samples = 0;
-    double ns_per_cell = 0;  // of rows x longest length, padding included
+    double ns_per_cell = 0;  // of rows x length, with the padding that is computed
     double ns_per_item = 0;  // of what was asked for, in batches that fill the class or a limit in it; 0: none yet
   };
 

@@ -36,10 +36,11 @@ enum class Schedule : std::uint8_t {
 struct RequestInfo {
   MergeKey key;
   std::int64_t rows = 1;
-  std::int64_t length = 0;    // the size that padding grows to the batch's longest; 0 where nothing is padded
-  std::int64_t extent = 1;    // size of one row along its ragged dims, padded or not: the row's cost grows with it
-  std::int64_t bytes = 0;     // of its inputs
-  std::int32_t priority = 0;  // higher first
+  std::int64_t length = 0;       // the size that padding grows to the batch's longest; 0 where nothing is padded
+  std::int64_t extent = 1;       // size of one row along its ragged dims, padded or not: the row's cost grows with it
+  bool padding_is_free = false;  // nothing is computed for padding: a batch costs what its rows' own extents sum up to
+  std::int64_t bytes = 0;        // of its inputs
+  std::int32_t priority = 0;     // higher first
   Schedule schedule = Schedule::kGuided;
   std::int64_t chunk = 0;  // kGuided: least rows of a batch; kDynamic: most rows, whatever is learned; 0: as learned
   TimePoint deadline = kNever;

@@ -83,6 +83,10 @@ class GraphBackend : public Backend {
   // Requires that nothing runs it.
   void drop_packed();
 
+  // Whether a batch costs what its calls' own lengths sum up to, whatever they are padded to. For as long as weights
+  // that have changed are not packed, runs cost more than that.
+  bool padding_is_free() const noexcept { return packed_->padding_is_free; }
+
   // Whether a run would read packed copies, as far as the weights were looked at.
   bool is_packed() const TP_EXCLUDES(mutex_);
 

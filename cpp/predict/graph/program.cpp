@@ -62,9 +62,11 @@ void Program::finish() {
   for (const SlotIndex slot : output_slots) kept[static_cast<std::size_t>(slot)] = true;
   find_last_uses(body, kept);
   const c10::OperatorName packed_linear("mkldnn::_linear_pointwise", "");
+  const c10::OperatorName packing("torchpool::pack_rows", "");
   const auto buckets = std::make_shared<RowBuckets>();
   for (Instruction& instruction : body) {
     if (instruction.op && instruction.op->operator_name() == packed_linear) instruction.row_buckets = buckets;
+    if (instruction.op && instruction.op->operator_name() == packing) padding_is_free = true;
   }
 }
 

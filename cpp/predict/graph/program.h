@@ -57,11 +57,12 @@ struct Program {
   std::vector<Instruction> prologue;  // instructions that depend on weights only
   std::vector<Instruction> body;
   std::vector<SlotIndex> constant_slots;  // weights and results of the prologue that the body reads
+  bool padding_is_free = false;           // what its calls are padded by is left out before it costs anything
   Guards guards;
   std::string text;
 
-  // Finds last uses, and which instructions have their rows in buckets. Called once, after all members above but
-  // constant_slots are set.
+  // Finds last uses, which instructions have their rows in buckets, and whether padding is free. Called once, after all
+  // members above but constant_slots and padding_is_free are set.
   void finish();
 };
 

@@ -114,6 +114,38 @@ TEST(FormBatchTest, WithoutLengthsThereIsNoPadding) {
   EXPECT_EQ(waiting.form({.max_rows = 8, .max_padding = 0.0}), (Places{0, 1, 2}));
 }
 
+TEST(FormBatchTest, WherePaddingIsFreeItLimitsNothing) {
+  const Spec lengths[] = {{.length = 10}, {.length = 200}, {.length = 11}, {.length = 100}};
+  std::vector<RequestInfo> infos;
+  for (const Spec& spec : lengths) infos.push_back(make_info(spec));
+  std::vector<const RequestInfo*> waiting;
+  for (RequestInfo& info : infos) {
+    info.padding_is_free = true;
+    waiting.push_back(&info);
+  }
+  const BatchLimits limits{.max_rows = 8, .max_padding = 0.0, .free_padding = 0};
+  EXPECT_EQ(form_batch(waiting, limits), (Places{0, 1, 2, 3}));
+  EXPECT_EQ(form_batch(waiting, {.max_rows = 2, .max_padding = 0.0}), (Places{0, 2}));  // the nearest all the same
+  infos[1].padding_is_free = false;  // of a batch with this one the padding is computed
+  EXPECT_EQ(form_batch(waiting, limits), (Places{0, 2, 3}));
+}
+
+TEST(FormBatchTest, WherePaddingIsFreeTimeFollowsFromTheSumOfExtents) {
+  CostModel cost;
+  for (int i = 0; i < 8; ++i) cost.record({.rows = 2, .length = 64, .items = 128}, milliseconds(128), true);
+  RequestInfo infos[] = {make_info({.length = 10}), make_info({.length = 118})};
+  std::vector<const RequestInfo*> waiting;
+  for (RequestInfo& info : infos) {
+    info.extent = info.length;
+    info.deadline = kStart + milliseconds(150);  // one of each: 128 positions take 128 ms; 2 x 118 would take 236
+    waiting.push_back(&info);
+  }
+  const BatchLimits limits{.max_rows = 8, .max_padding = 1.0};
+  EXPECT_EQ(form_batch(waiting, limits, {kStart, &cost, 2}), (Places{0}));
+  for (RequestInfo& info : infos) info.padding_is_free = true;
+  EXPECT_EQ(form_batch(waiting, limits, {kStart, &cost, 2}), (Places{0, 1}));
+}
+
 TEST(FormBatchTest, EveryRequestIsTakenOnceWhateverTheMix) {
   std::mt19937 random(7);
   for (int round = 0; round < 50; ++round) {

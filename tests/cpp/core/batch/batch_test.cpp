@@ -24,6 +24,21 @@ TEST(BatchTest, AddsUpRows) {
   succeed_all(batch);
 }
 
+TEST(BatchTest, CostsByTheLongestRowOrByTheSumWherePaddingIsFree) {
+  for (const int free : {0, 1, 2}) {  // how many of two
+    auto requests = started(2);
+    for (int i = 0; i < 2; ++i) {
+      RequestInfo& info = requests[static_cast<std::size_t>(i)]->info;
+      info.extent = i == 0 ? 10 : 101;
+      info.padding_is_free = i < free;
+    }
+    const Batch batch(requests);
+    EXPECT_EQ(batch.cost_size().items, 111);
+    EXPECT_EQ(batch.cost_size().length, free == 2 ? 56 : 101);  // half of 111, rounded up
+    succeed_all(batch);
+  }
+}
+
 TEST(BatchTest, AbandonsWhatNobodyResolved) {
   const auto requests = started(2);
   {
