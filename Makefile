@@ -200,9 +200,10 @@ $(STAMPS)/serving: benchmarks/requirements-serving.txt $(STAMPS)/deps
 bench-serving: build $(STAMPS)/serving
 	$(BIN)/python -m benchmarks.serving $(BENCH_ARGS)
 
-# Beside other engines; BENCH_ARGS as above, e.g. '--models lstm short'.
+# Beside other engines, in about a quarter of an hour; BENCH_ARGS as above, e.g. '--models lstm short --rounds 3'. The
+# figures are kept, and README.md gets the table.
 bench-peers: build $(STAMPS)/peers
-	$(BIN)/python -m benchmarks.peers $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.peers --write $(BENCH_ARGS)
 
 # Loops as their authors write them; BENCH_ARGS as above, e.g. '--only lstm'.
 bench-listings: build
@@ -219,6 +220,7 @@ lint: lint-layout lint-python lint-format lint-locks lint-tidy
 lint-layout: | $(BIN)/python
 	$(BIN)/python scripts/check_layout.py
 	$(BIN)/python -m benchmarks.harness.chart --check
+	$(BIN)/python -m benchmarks.peers.table --check
 
 lint-python: $(STAMPS)/deps
 	$(BIN)/ruff check .

@@ -44,7 +44,7 @@ FONT = "font-family=\"system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sa
 def newest_with(workloads: Mapping[str, str]) -> Path:
     """The newest file of results that has all of the workloads; names begin with their dates."""
     for path in sorted(RESULTS.glob("*.json"), reverse=True):
-        if set(workloads) <= set(json.loads(path.read_text())["workloads"]):
+        if set(workloads) <= set(json.loads(path.read_text()).get("workloads", ())):
             return path
     raise SystemExit(f"no file under {RESULTS.relative_to(ROOT)} has all of {', '.join(workloads)}")
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchmarks.harness import data, models
 
 Item = tuple[Tensor, ...]
+_MANY, _FEW = (8, 32, 128, 512), (1, 4, 16)  # of quick items and of slow ones
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,14 @@ class Model:
     items: list[Item]
     names: tuple[str, ...]
     """Of the tensors."""
+    rows: tuple[int, ...] = (1, 8, 32)
+    """Sizes of batches that engines try which want batches."""
     lengths: bool = False
     """Dim 1 of the tensors is a length that varies; zeros pad it."""
+    alone: bool = False
+    """One item at a time: the next comes when the last has its result."""
+    encoder: Callable[[], Any] | None = None
+    """The module as transformers saves and loads it, where it is a BERT: for engines that read such folders."""
 
 
 class _LastStep(nn.Module):
@@ -39,16 +46,26 @@ class _LastStep(nn.Module):
         return self.fc(self.rnn(x)[0][:, -1])
 
 
-class _Field(nn.Module):
-    """One field of a transformer's output."""
+class _Logits(nn.Module):
+    """A transformers model of images, to its logits."""
 
-    def __init__(self, inner: nn.Module, field: str) -> None:
+    def __init__(self, inner: nn.Module) -> None:
         super().__init__()
-        self.inner, self.field = inner, field
+        self.inner = inner
 
-    def forward(self, *tensors: Tensor) -> Tensor:
-        names = ("input_ids", "attention_mask") if len(tensors) == 2 else ("pixel_values",)
-        return self.inner(**dict(zip(names, tensors, strict=True)))[self.field]
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.inner(pixel_values=pixel_values)["logits"]
+
+
+class _Pooled(nn.Module):
+    """A transformers model of texts, to the pooler's output."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.inner(input_ids=input_ids, attention_mask=attention_mask)["pooler_output"]
 
 
 def _seeded(make: Callable[[], nn.Module]) -> nn.Module:
@@ -64,24 +81,24 @@ def _draws(count: int, *shape: int) -> list[Item]:
 
 def _lstm() -> Model:
     module = _seeded(lambda: _LastStep(nn.LSTM, 10, 20, 3))
-    return Model("LSTM, 3 layers of 20, 50 steps", module, _draws(1_000, 50, 10), ("x",))
+    return Model("LSTM, 3 layers of 20, 50 steps", module, _draws(1_024, 50, 10), ("x",), rows=_MANY)
 
 
 def _gru() -> Model:
     module = _seeded(lambda: _LastStep(nn.GRU, 10, 20, 3))
-    return Model("GRU, 3 layers of 20, 50 steps", module, _draws(1_000, 50, 10), ("x",))
+    return Model("GRU, 3 layers of 20, 50 steps", module, _draws(1_024, 50, 10), ("x",), rows=_MANY)
 
 
 def _mlp() -> Model:
     def make() -> nn.Module:
         return nn.Sequential(nn.Linear(128, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
 
-    return Model("MLP, 128-512-512-10", _seeded(make), _draws(2_000, 128), ("x",))
+    return Model("MLP, 128-512-512-10", _seeded(make), _draws(2_048, 128), ("x",), rows=_MANY)
 
 
 def _cnn() -> Model:
-    items = [(image,) for image in data.digit_images(600)]
-    return Model("SimpleCNN, 28 x 28", _seeded(models.SimpleCNN), items, ("x",))
+    items = [(image,) for image in data.digit_images(640)]
+    return Model("SimpleCNN, 28 x 28", _seeded(models.SimpleCNN), items, ("x",), rows=(8, 32, 128))
 
 
 def _resnet() -> Model:
@@ -89,7 +106,7 @@ def _resnet() -> Model:
 
     sizes = {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "embedding_size": 64}
     made = _seeded(lambda: ResNetForImageClassification(ResNetConfig(layer_type="basic", **sizes)))
-    return Model("ResNet-18, 96 x 96", _Field(made, "logits"), _draws(64, 3, 96, 96), ("x",))
+    return Model("ResNet-18, 96 x 96", _Logits(made), _draws(64, 3, 96, 96), ("x",), rows=_FEW)
 
 
 def _vit() -> Model:
@@ -97,15 +114,15 @@ def _vit() -> Model:
 
     sizes = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
     made = _seeded(lambda: ViTForImageClassification(ViTConfig(image_size=224, patch_size=16, **sizes)))
-    return Model("ViT tiny, 224 x 224", _Field(made, "logits"), _draws(32, 3, 224, 224), ("x",))
+    return Model("ViT tiny, 224 x 224", _Logits(made), _draws(32, 3, 224, 224), ("x",), rows=_FEW)
 
 
-def _texts(title: str, texts: list[str]) -> Model:
+def _texts(title: str, texts: list[str], alone: bool = False) -> Model:
     tokenizer, model = models.load_minilm()
     encoded = [tokenizer(text, truncation=True, max_length=256, return_tensors="pt") for text in texts]
     items = [(one["input_ids"], one["attention_mask"]) for one in encoded]
-    module = _Field(model.requires_grad_(False), "pooler_output")
-    return Model(title, module, items, ("input_ids", "attention_mask"), lengths=True)
+    module = _Pooled(model.requires_grad_(False))
+    return _encoder(title, module, items, alone)
 
 
 def _bert() -> Model:
@@ -115,8 +132,12 @@ def _bert() -> Model:
     generator = torch.Generator().manual_seed(1)
     ids = [torch.randint(1_000, 30_000, (1, 13), generator=generator) for _ in range(32)]
     items = [(one, torch.ones_like(one)) for one in ids]
-    module = _Field(made, "pooler_output")
-    return Model("BERT base, 13 tokens", module, items, ("input_ids", "attention_mask"), lengths=True)
+    return _encoder("BERT base, 13 tokens", _Pooled(made), items, False)
+
+
+def _encoder(title: str, module: _Pooled, items: list[Item], alone: bool) -> Model:
+    names, rows = ("input_ids", "attention_mask"), (1,) if alone else (1, 8, 32)
+    return Model(title, module, items, names, rows, lengths=True, alone=alone, encoder=lambda: module.inner)
 
 
 MODELS: dict[str, Callable[[], Model]] = {
@@ -127,6 +148,7 @@ MODELS: dict[str, Callable[[], Model]] = {
     "documents": lambda: _texts("MiniLM, documents", data.documents(128)),
     "short": lambda: _texts("MiniLM, first sentences", data.short_texts(256)),
     "mixed": lambda: _texts("MiniLM, both mixed", [x for pair in _pairs() for x in pair]),
+    "lone": lambda: _texts("MiniLM, one first sentence after the other", data.short_texts(64), alone=True),
     "bert": _bert,
     "vit": _vit,
     "mlp": _mlp,
