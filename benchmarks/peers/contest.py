@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness.standing import Standing
-from benchmarks.peers.engines import ENCODERS_ONLY, ENGINES, READ_ONNX, Pass, export_onnx
+from benchmarks.peers.engines import BATCHES_ONLY, ENCODERS_ONLY, ENGINES, READ_ONNX, Pass, export_onnx
 from benchmarks.peers.models import MODELS
 
 PREPARING = 120.0  # seconds that an engine may take, until it has chosen its best setting
@@ -86,7 +86,8 @@ def _same(got: Any, wanted: Any) -> bool:
 def measure(name: str, engines: Sequence[str], rounds: int, told: Callable[[str], None]) -> dict[str, Outcome]:
     """What each engine reaches; all results must be those of the plain loop, which always runs."""
     engines = [*engines, *({"loop"} - set(engines))]
-    encodes = MODELS[name]().encoder is not None
+    model = MODELS[name]()
+    encodes, alone = model.encoder is not None, model.alone
     failed: dict[str, Outcome] = {}
     times: dict[str, list[float]] = {engine: [] for engine in engines}
     settings: dict[str, str] = {}
@@ -102,6 +103,9 @@ def measure(name: str, engines: Sequence[str], rounds: int, told: Callable[[str]
         for engine in engines:
             if no_file and engine in READ_ONNX:
                 failed[engine] = no_file
+                continue
+            if alone and engine in BATCHES_ONLY:
+                failed[engine] = Outcome(failure="does not apply: one item at a time makes no batches")
                 continue
             if not encodes and engine in ENCODERS_ONLY:
                 failed[engine] = Outcome(failure="does not apply: it runs transformers only, of kinds that it knows")

@@ -232,5 +232,6 @@ ENGINES: dict[str, Callable[[Model, Path], Settings]] = {
     "eager batches": eager,
     "loop": loop,
 }
+BATCHES_ONLY = frozenset({"eager batches"})
 ENCODERS_ONLY = frozenset({"CTranslate2"})
 READ_ONNX = frozenset({"ONNX Runtime", "OpenVINO"})
