@@ -36,10 +36,11 @@ def _stand(prepare: Prepare, args: tuple[Any, ...], parent: Connection) -> None:
             start = time.perf_counter()
             result = run()
             parent.send(Pass(time.perf_counter() - start, result))
-    except EOFError:
+    except (EOFError, BrokenPipeError):  # nobody listens any more
         return
     except BaseException:
-        parent.send(traceback.format_exc())  # which is raised there
+        with contextlib.suppress(BrokenPipeError):
+            parent.send(traceback.format_exc())  # which is raised there
 
 
 class Standing:
