@@ -157,6 +157,7 @@ class Predictor(MeasuredPredictor):
         method: str = "forward",
         by_graph: bool = False,
         verify: float = 0.01,
+        invariant: bool = False,
     ) -> None: ...
     def call(
         self,

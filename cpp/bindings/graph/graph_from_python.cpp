@@ -44,6 +44,7 @@ class Reader {
     if (!overload_name.empty()) instruction.name += "." + overload_name;
     instruction.op = c10::Dispatcher::singleton().findSchema({op, overload_name});
     if (!instruction.op) throw py::value_error("operator " + instruction.name + " is not registered");
+    instruction.by_row = described.attr("by_row").cast<std::vector<std::int32_t>>();
     const auto kwargs = described.attr("kwargs").cast<py::dict>();
     const auto& expected = instruction.op->schema().arguments();
     for (std::size_t i = 0; i < expected.size(); ++i) {
@@ -61,6 +62,12 @@ class Reader {
       } catch (const std::exception& error) {
         throw py::value_error("argument '" + expected[i].name() + "' of " + instruction.name + ": " + error.what());
       }
+    }
+    if (!instruction.by_row.empty()) {
+      if (instruction.by_row.size() != instruction.outputs.size()) {
+        throw py::value_error(instruction.name + " runs by row: expected a dim of rows for each result");
+      }
+      mark_rows(instruction.arguments, described.attr("row_dims").cast<RowDims>());
     }
     return instruction;
   }
@@ -80,6 +87,15 @@ class Reader {
   }
 
   bool is_slot(const py::handle& value) const { return py::isinstance(value, slot_type_); }
+
+  using RowDims = std::unordered_map<SlotIndex, std::int32_t>;
+
+  static void mark_rows(std::vector<Argument>& arguments, const RowDims& dims) {
+    for (Argument& argument : arguments) {
+      if (const auto found = dims.find(argument.slot); found != dims.end()) argument.row_dim = found->second;
+      mark_rows(argument.items, dims);
+    }
+  }
 
   static Argument slot(const py::handle& value) {
     return {.kind = Argument::Kind::kSlot, .slot = value.attr("index").cast<SlotIndex>()};
@@ -147,6 +163,7 @@ std::shared_ptr<const graph::Program> program_from_python(const py::object& lowe
   program->output_slots = lowered.attr("output_slots").cast<std::vector<SlotIndex>>();
   program->text = lowered.attr("text").cast<std::string>();
   program->guards = guards_from(lowered.attr("checks"));
+  program->invariant = lowered.attr("invariant").cast<bool>();
   const Reader reader;
   for (const py::handle described : lowered.attr("prologue")) program->prologue.push_back(reader.read(described));
   for (const py::handle described : lowered.attr("body")) program->body.push_back(reader.read(described));

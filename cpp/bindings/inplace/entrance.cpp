@@ -98,21 +98,30 @@ Passing by_result(Entrance* own, PyObject* result) {
   return found ? Passing::kResult : Passing::kNo;
 }
 
-// By the module itself, watched.
+// By the module itself, watched. `seen`: what its result says of calls of its structure.
 PyObject* call_first(Entrance* own, Door door, PyObject* module, PyObject* args, PyObject* kwargs,
-                     std::uint64_t structure) {
+                     std::uint64_t structure, Passing& seen) {
   const InPredictor in_predictor;
   const ArgumentsWatch watch(args, kwargs);
   const InsideScope inside;  // of accelerated modules in one another the outermost learns, too
   PyObject* result = call_plain(own, door, module, args, kwargs);
   if (result == nullptr) return nullptr;
-  const Passing seen = watch.written() ? Passing::kWritten : by_result(own, result);
+  seen = watch.written() ? Passing::kWritten : by_result(own, result);
   if (seen == Passing::kMost) {
     Py_DECREF(result);
     return nullptr;
   }
   own->known->first[structure] = seen;
   return result;
+}
+
+// Whether a call that only told what calls like it are is to have the bits of these.
+bool serves_first(Entrance* own) {
+  PyObject* answer = ask(own, "serves_first", nullptr);
+  if (answer == nullptr && PyErr_ExceptionMatches(PyExc_Exception) != 0) PyErr_Clear();  // an interrupt stays
+  const bool serves = answer == Py_True;
+  Py_XDECREF(answer);
+  return serves;
 }
 
 // A new reference. Null without an error where there can be none now; with one where an interrupt came.
@@ -181,7 +190,16 @@ PyObject* enter(Entrance* own, Door door, PyObject* module, PyObject* args, PyOb
   const Passing found = changed ? Passing::kClass : why_passed(own, door, module, args, kwargs, structure, weights);
   if (found == Passing::kNo) return serve(own, door, module, args, kwargs);
   count_call(own, found);
-  if (found == Passing::kFirst) return call_first(own, door, module, args, kwargs, structure);
+  if (found == Passing::kFirst) {
+    Passing seen = Passing::kMost;
+    PyObject* result = call_first(own, door, module, args, kwargs, structure, seen);
+    if (result == nullptr || seen != Passing::kNo) return result;
+    const bool again = serves_first(own);
+    if (!again && PyErr_Occurred() == nullptr) return result;
+    Py_DECREF(result);
+    if (!again) return nullptr;
+    return serve(own, door, module, args, kwargs);
+  }
   return call_plain(own, door, module, args, kwargs);
 }
 

@@ -13,7 +13,8 @@ std::shared_ptr<BoundPredictor> make_predictor(std::shared_ptr<BoundRuntime> run
                                                std::int64_t queue_rows, std::int64_t queue_bytes, bool reject,
                                                std::int64_t first_batch, std::int64_t max_batch, double max_delay,
                                                double weight, const py::list& modules, const py::object& script,
-                                               const std::string& method, bool by_graph, double verify) {
+                                               const std::string& method, bool by_graph, double verify,
+                                               bool invariant) {
   BoundPredictorOptions options;
   options.name = name;
   options.limits.rows = queue_rows;
@@ -25,6 +26,7 @@ std::shared_ptr<BoundPredictor> make_predictor(std::shared_ptr<BoundRuntime> run
   options.weight = weight;
   options.by_graph = by_graph;
   options.verify = verify;
+  options.invariant = invariant;
   std::shared_ptr<Backend> backend;
   if (!script.is_none()) {
     const auto module = torch::jit::as_module(script);
@@ -69,7 +71,7 @@ void register_predictor(py::module_& module) {
            py::arg("name"), py::arg("queue_rows"), py::arg("queue_bytes"), py::arg("reject"), py::arg("first_batch"),
            py::arg("max_batch"), py::arg("max_delay"), py::arg("weight"), py::arg("modules"),
            py::arg("script") = py::none(), py::arg("method") = "forward", py::arg("by_graph") = false,
-           py::arg("verify") = 0.01)
+           py::arg("verify") = 0.01, py::arg("invariant") = false)
       .def(
           "call",
           [options](BoundPredictor& self, const py::tuple& args, const py::object& kwargs, int priority,

@@ -60,7 +60,10 @@ void BoundLearner::install(CallKind& kind, const py::tuple& learned) {
   kind.route = route;
   const py::object seconds = learner_.attr("again_in")(kind.id);
   kind.learn_again = seconds.is_none() ? kNever : after_seconds(seconds.cast<double>());
-  if (by_graph_) learner_.attr("installed")(kind.id, number);  // its graph may be captured now
+  if (by_graph_) {
+    const SettlingThread here(kind);
+    learner_.attr("installed")(kind.id, number);  // its graph may be captured now
+  }
 }
 
 void BoundLearner::learn_again(std::int64_t id, std::int64_t number, double seconds) const {

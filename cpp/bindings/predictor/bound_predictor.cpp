@@ -40,12 +40,13 @@ BoundPredictor::BoundPredictor(std::shared_ptr<BoundRuntime> runtime, const py::
     : runtime_(std::move(runtime)),
       stats_(std::make_shared<ChannelStats>()),
       learner_(learner, options.by_graph, options.verify, stats_),
-      channels_(runtime_, options, backend ? std::move(backend) : std::make_shared<PythonBackend>(target),
+      channels_(runtime_, options,
+                backend ? std::move(backend) : std::make_shared<PythonBackend>(target, options.invariant),
                 std::make_shared<AloneRunner>(target, learner, stats_, runtime_->core().clock(), options.gate,
-                                              runtime_->call_threads(), !learner_.looks_for_state()),
+                                              runtime_->call_threads(), !learner_.looks_for_state(), options.invariant),
                 stats_),
-      reader_(modules, options.by_graph, learner_, channels_),
-      inline_(runtime_, target, learner_, stats_, options.gate),
+      reader_(modules, options.by_graph, options.invariant, learner_, channels_),
+      inline_(runtime_, target, learner_, stats_, options.gate, options.invariant),
       requests_(runtime_, learner_, channels_.unnotified(), options.reject),
       turns_(stats_) {}
 

@@ -92,7 +92,10 @@ std::shared_ptr<CallKind> CallKinds::find_or_add(const FlatCall& call, std::uint
       return kind;
     }
   }
-  if (count_ >= kMaxKinds && !(evicted = evict())) return nullptr;
+  if (count_ >= kMaxKinds) {
+    evicted = evict();
+    if (!evicted) return nullptr;
+  }
   auto kind = std::make_shared<CallKind>();
   kind->used = 1;
   kind->used_at = uses_;

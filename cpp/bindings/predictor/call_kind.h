@@ -75,6 +75,7 @@ struct CallKind {
   Duration put_off{};
   std::shared_ptr<std::atomic<std::int64_t>> spent;  // ns of that time; null where it is not put off
   bool widening = false;                             // kMerge: it is to be widened, by a promise
+  unsigned long settling_thread = 0;                 // kMerge: that widens it, or puts its graph in place; 0: none
   int settling = 0;    // kMerge: threads on which the learner answers calls that depart from the contract
   bool widens = true;  // kMerge: calls that depart from the contract may still teach something
   PyRef failure;       // what learning raised, where it was promised
@@ -95,6 +96,20 @@ struct CallKind {
  private:
   static constexpr std::size_t kMaxSizes = 256;
   std::map<std::vector<std::int64_t>, std::shared_ptr<std::atomic<bool>>> sizes_;  // null: it has run
+};
+
+// This thread settles how calls of a kind are served; within it may do so once more.
+class SettlingThread {
+ public:
+  explicit SettlingThread(CallKind& kind) noexcept
+      : kind_(kind), before_(std::exchange(kind.settling_thread, PyThread_get_thread_ident())) {}
+  ~SettlingThread() { kind_.settling_thread = before_; }
+  SettlingThread(const SettlingThread&) = delete;
+  SettlingThread& operator=(const SettlingThread&) = delete;
+
+ private:
+  CallKind& kind_;
+  const unsigned long before_;
 };
 
 // Bounded: a value argument that is new in every call must not grow it for ever.

@@ -17,8 +17,14 @@ constexpr std::uint64_t kMostPutOff = 10'000;  // calls, however short, before t
 
 }  // namespace
 
-CallReader::CallReader(const py::list& modules, bool by_graph, BoundLearner& learner, const PredictorChannels& channels)
-    : by_graph_(by_graph), learner_(learner), channels_(channels), watch_(modules), states_(learner) {}
+CallReader::CallReader(const py::list& modules, bool by_graph, bool invariant, BoundLearner& learner,
+                       const PredictorChannels& channels)
+    : by_graph_(by_graph),
+      invariant_(invariant),
+      learner_(learner),
+      channels_(channels),
+      watch_(modules),
+      states_(learner) {}
 
 void CallReader::refuse_grad(const FlatCall& flat, const py::tuple& args, PyObject* kwargs) const {
   if (!at::GradMode::is_enabled()) return;
@@ -52,7 +58,7 @@ bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, Prepa
   // module itself is called: many modules write some of theirs in forward, and nearly none decide how rows mix.
   // A module that sets hooks for a run of its own is looked at between runs; no graph serves it.
   const bool known_state =
-      channels_.gate()->model_in_flux() || states_.follow(watch_, by_graph_, channels_.gate()->closed());
+      channels_.gate()->model_in_flux() || states_.follow(watch_, by_graph_, channels_.gate()->closed()) || invariant_;
   PyObject* named = kwargs.is_none() ? nullptr : kwargs.ptr();
   flatten_call(args.ptr(), named, call.flat);
   refuse_grad(call.flat, args, named);
@@ -78,6 +84,7 @@ bool CallReader::try_read(const py::tuple& args, const py::object& kwargs, Prepa
     call.kind->learn_again = kNever;
     call.kind->route = Route::kUnknown;
   }
+  if (invariant_ && lost_its_graph(*call.kind)) call.kind->route = Route::kUnknown;
   if (call.kind->put_off > Duration::zero() && CallTurns::apply_here()) {
     const bool still = may_put_off && call.kind->put_off_still() && call.kind->used < kMostPutOff;
     if (!still && !alone && call.kind->has_state->load() == HasState::kYes) {
@@ -135,13 +142,15 @@ void CallReader::read(const py::tuple& args, const py::object& kwargs, PreparedC
     }
     if (!call.kind || call.kind->route != Route::kLearning) {
       if (!known) fit(call);
-      return;
+      if (!invariant_ || !call.kind || call.route != Route::kLearning) return;
+      settle(call, args, kwargs, deadline);
+      continue;
     }
     const bool own = call.kind->learning_thread == PyThread_get_thread_ident();
-    if (own || must_run_inline()) return;
+    if (own || (must_run_inline() && !invariant_)) return;
     // A module with buffers must not be run while another thread probes it, or its state would be lost; nor any before
     // its first run has told what it does, or it is known that calls stay on their threads.
-    const bool to_the_end = promised == call.kind.get() || reads_thread_state();
+    const bool to_the_end = invariant_ || promised == call.kind.get() || reads_thread_state();
     if (!to_the_end && !learner_.may_have_state()) return;
     wait_until_learned(*call.kind, deadline.value_or(kNever), to_the_end);
     if (to_the_end && call.kind->failure) {
@@ -186,6 +195,10 @@ void CallReader::fit(PreparedCall& call) const {
   const bool by_module = call.mismatch || call.route == Route::kParallel;
   call.new_sizes = by_module && call.kind->has_new_sizes(call.flat.leaves);
   if (call.look) call.kind->note_sizes(call.flat.leaves);  // it runs in order as it is
+  if (invariant_ && is_unsettled(call)) {
+    call.route = Route::kLearning;
+    call.new_sizes = false;
+  }
 }
 
 void CallReader::find_route(PreparedCall& call) const {
@@ -258,6 +271,34 @@ bool CallReader::takes(CallKind& kind, const PreparedCall& call) const {
   kind.graph.reset();
   learner_.weights_moved(kind);
   return false;
+}
+
+bool CallReader::is_unsettled(const PreparedCall& call) const {
+  const CallKind& kind = *call.kind;
+  if (kind.settling_thread != 0) return kind.settling_thread != PyThread_get_thread_ident();
+  return call.mismatch && call.mismatch->kind == Mismatch::Kind::kFixedDim && kind.widens;
+}
+
+void CallReader::settle(PreparedCall& call, const py::tuple& args, const py::object& kwargs,
+                        std::optional<TimePoint> deadline) {
+  CallKind& kind = *call.kind;
+  if (deadline && Clock::steady().now() >= *deadline) {
+    throw DeadlineExceeded("the deadline of the call passed while it was learned how to serve calls of its size");
+  }
+  if (kind.settling_thread == 0 && deadline && !must_run_inline()) {
+    if (auto promise = LearnPromise::to_widen(learner_, call)) promise->keep(py::none());
+  }
+  if (kind.settling_thread != 0 || (deadline && !must_run_inline())) return sleep_a_moment();
+  const SettlingThread here(kind);
+  learner_.widen(call, args, kwargs);
+  if (watch_.look()) kind.mixed = true;
+}
+
+bool CallReader::lost_its_graph(CallKind& kind) {
+  if (kind.route != Route::kMerge || !kind.graph || kind.graph->form_change() == WeightChange::kSame) return false;
+  kind.graph->retire();
+  kind.graph.reset();
+  return true;
 }
 
 bool CallReader::merges(CallKind& kind, const PreparedCall& call) const {

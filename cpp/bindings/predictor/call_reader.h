@@ -16,8 +16,9 @@ namespace torchpool {
 class CallReader {
  public:
   // `modules` are those that the target is made of. `by_graph`: a graph may serve calls, which sees no plain attribute
-  // change.
-  CallReader(const py::list& modules, bool by_graph, BoundLearner& learner, const PredictorChannels& channels);
+  // change. `invariant`: a call waits for what it is learned to be served by, so that all calls like it are served so.
+  CallReader(const py::list& modules, bool by_graph, bool invariant, BoundLearner& learner,
+             const PredictorChannels& channels);
 
   // False when the call is of a kind that nothing is known of. `may_put_off`: or of one that is not to be learned yet.
   // `alone`: no other call of the module is under way; if not, learns_alone may be set, and nothing is learned.
@@ -61,11 +62,19 @@ class CallReader {
   void find_direct_route(PreparedCall& call, const std::shared_ptr<std::atomic<HasState>>& has_state) const;
   bool merges(CallKind& kind, const PreparedCall& call) const;
   bool takes(CallKind& kind, const PreparedCall& call) const;
+  // Whether the weights of the kind's graph lie elsewhere now: then it is to be learned anew.
+  static bool lost_its_graph(CallKind& kind);
+  // Whether it is still to be seen what serves such calls, which all of them wait for: another thread settles it, or
+  // the kind may be widened by the call.
+  bool is_unsettled(const PreparedCall& call) const;
+  // Widens the kind, or waits a moment for the thread that does; with a deadline another thread does it.
+  void settle(PreparedCall& call, const py::tuple& args, const py::object& kwargs, std::optional<TimePoint> deadline);
   static void sleep_a_moment();
   // `to_the_end`: also while others may run the model.
   void wait_until_learned(const CallKind& kind, TimePoint deadline, bool to_the_end) const;
 
   const bool by_graph_;
+  const bool invariant_;
   BoundLearner& learner_;
   const PredictorChannels& channels_;
   ModuleWatch watch_;

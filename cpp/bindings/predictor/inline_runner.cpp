@@ -59,12 +59,13 @@ class UpkeepTask : public Task {
 }  // namespace
 
 InlineRunner::InlineRunner(std::shared_ptr<BoundRuntime> runtime, py::object target, const BoundLearner& learner,
-                           std::shared_ptr<ChannelStats> stats, std::shared_ptr<UpdateGate> gate)
+                           std::shared_ptr<ChannelStats> stats, std::shared_ptr<UpdateGate> gate, bool invariant)
     : runtime_(std::move(runtime)),
       target_(std::move(target)),
       learner_(learner),
       stats_(std::move(stats)),
-      gate_(std::move(gate)) {}
+      gate_(std::move(gate)),
+      invariant_(invariant) {}
 
 bool InlineRunner::runs_here() noexcept {
   return runs_of_this_thread > 0 || CallThreads::on_call_thread();
@@ -76,7 +77,7 @@ py::object InlineRunner::try_plain(const py::object& target, const py::tuple& ar
   std::atomic<int>& running = runtime_->running_here();
   const int others = running.fetch_add(1, std::memory_order_relaxed);
   // A forked child's first OpenMP region on a thread that had one before the fork waits for threads that are gone.
-  const int threads = !runtime_->inline_allowed() ? 1 : runs_here() ? 0 : share_of_cores(others + 1);
+  const int threads = invariant_ || !runtime_->inline_allowed() ? 1 : runs_here() ? 0 : share_of_cores(others + 1);
   const IntraOpScope scope(threads);
   ++runs_of_this_thread;
   PyObject* result = PyObject_Call(target.ptr(), args.ptr(), kwargs.is_none() ? nullptr : kwargs.ptr());
@@ -114,7 +115,7 @@ void InlineRunner::keep_up(const std::shared_ptr<graph::GraphBackend>& graph) co
 }
 
 // Null when the graph cannot serve it: then the module itself says what is wrong.
-py::object InlineRunner::try_graph(const PreparedCall& call, Channel& channel, bool one_core, bool tiny) const {
+py::object InlineRunner::try_graph(const PreparedCall& call, Channel* channel, bool one_core, bool tiny) const {
   std::vector<at::Tensor> outputs;
   BatchSize size;
   size.rows = call.shape.rows;
@@ -137,7 +138,7 @@ py::object InlineRunner::try_graph(const PreparedCall& call, Channel& channel, b
     return {};
   }
   running.fetch_sub(1, std::memory_order_relaxed);
-  channel.record_inline(size, took, one_core);
+  if (channel != nullptr) channel->record_inline(size, took, one_core);
   keep_up(call.graph);
   return static_cast<const PyResultForm&>(*call.contract->result_form).rebuild(outputs);
 }
@@ -146,6 +147,13 @@ py::object InlineRunner::run(const PreparedCall& call, const py::tuple& args, co
   const GateEntry entry = enter_gate(gate_, call.until);
   const InGate in_gate(gate_.get());
   InlineCount count(*stats_);
+  if (invariant_ && call.graph && !call.mismatch && !call.ambient.must_run_here) {
+    // This thread may be a worker: it keeps the lock, for which it would have to wait.
+    if (py::object result = try_graph(call, nullptr, /*one_core=*/false, /*tiny=*/true)) {
+      count.succeeded();
+      return result;
+    }
+  }
   return run_counted(call, args, kwargs, count);
 }
 
@@ -184,7 +192,7 @@ py::object InlineRunner::run_if_idle(const PreparedCall& call, Channel& channel,
   if (!lease) return {};
   InlineCount count(*stats_);
   if (call.graph) {
-    if (py::object result = try_graph(call, channel, one_core, tiny)) {
+    if (py::object result = try_graph(call, &channel, one_core, tiny)) {
       count.succeeded();
       return result;
     }

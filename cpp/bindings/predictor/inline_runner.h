@@ -14,8 +14,9 @@ namespace torchpool {
 // Every method requires the interpreter's lock.
 class InlineRunner {
  public:
+  // `invariant`: what a graph serves it serves here, too, and the module runs on one thread.
   InlineRunner(std::shared_ptr<BoundRuntime> runtime, py::object target, const BoundLearner& learner,
-               std::shared_ptr<ChannelStats> stats, std::shared_ptr<UpdateGate> gate);
+               std::shared_ptr<ChannelStats> stats, std::shared_ptr<UpdateGate> gate, bool invariant);
 
   // Whether the module runs on this thread for a call of it: a call that the module makes of its own must not wait for
   // that one.
@@ -44,14 +45,16 @@ class InlineRunner {
   py::object try_plain(const py::object& target, const py::tuple& args, const py::object& kwargs) const;
   py::object run_counted(const PreparedCall& call, const py::tuple& args, const py::object& kwargs,
                          InlineCount& count) const;
-  // `tiny`: it is over before another thread could be told, so that this one keeps the interpreter's lock.
-  py::object try_graph(const PreparedCall& call, Channel& channel, bool one_core, bool tiny) const;
+  // `channel`: whose time is learned; null: nobody's. `tiny`: it is over before another thread could be told, so that
+  // this one keeps the interpreter's lock.
+  py::object try_graph(const PreparedCall& call, Channel* channel, bool one_core, bool tiny) const;
 
   std::shared_ptr<BoundRuntime> runtime_;
   py::object target_;
   const BoundLearner& learner_;
   std::shared_ptr<ChannelStats> stats_;
   std::shared_ptr<UpdateGate> gate_;
+  const bool invariant_;
 };
 
 }  // namespace torchpool

@@ -22,6 +22,7 @@ struct BoundPredictorOptions {
   Duration max_delay{};           // longest that a batch is held for more calls
   double weight = 1.0;            // share of the runtime's time, beside other predictors
   double verify = 0;              // share of batches' time for comparing them with the same calls alone
+  bool invariant = false;         // a call's bits depend neither on other calls nor on when it comes
   bool by_graph = false;          // a captured graph may serve calls; it must then see plain attributes change, too
   std::shared_ptr<UpdateGate> gate = std::make_shared<UpdateGate>();  // keeps its runs and updates of weights apart
 };

@@ -96,6 +96,7 @@ BackendResult PythonBackend::run(const CallForm& form, std::vector<at::Tensor> i
   const AmbientScope scope(ambient);
   auto [args, kwargs] = static_cast<const PyCallForm&>(form).build(inputs);
   inputs.clear();
+  const IntraOpScope threads(one_thread_ ? 1 : 0);
   BackendResult result = flatten_python_result(call(target_, args, kwargs));
   // Detached, they have no Python object: dropping them needs no lock, and the split may run without it.
   for (at::Tensor& output : result.outputs) output = output.detach();
@@ -226,6 +227,7 @@ void AloneRunner::run(CallRequest& request, WorkerContext& context) noexcept {
   try {
     at::NoGradGuard no_grad;
     const AmbientScope scope(request.ambient.get());
+    const IntraOpScope threads(one_thread_ ? 1 : 0);
     request.check_unwritten();
     ran = true;
     py::object result = run_plain(request);

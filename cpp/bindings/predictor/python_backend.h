@@ -43,7 +43,9 @@ py::object take_look(const py::object& seen, std::atomic<HasState>& has_state);
 
 class PythonBackend : public Backend {
  public:
-  explicit PythonBackend(py::object target) : target_(make_ref(std::move(target))) {}
+  // `one_thread`: the module's operators are not split among threads, which would round otherwise.
+  explicit PythonBackend(py::object target, bool one_thread = false)
+      : target_(make_ref(std::move(target))), one_thread_(one_thread) {}
   std::string name() const override { return "python"; }
   Lane lane() const noexcept override { return Lane::kInterpreter; }
   bool runs_module() const noexcept override { return true; }
@@ -54,6 +56,7 @@ class PythonBackend : public Backend {
 
  private:
   PyRef target_;
+  const bool one_thread_;
 };
 
 // Runs calls one at a time through the module itself, with what the caller passed. Owned by a shared_ptr.
@@ -61,14 +64,15 @@ class PythonBackend : public Backend {
 class AloneRunner : public BatchHandler, public std::enable_shared_from_this<AloneRunner> {
  public:
   AloneRunner(py::object target, py::object learner, std::shared_ptr<ChannelStats> stats, Clock& clock,
-              std::shared_ptr<UpdateGate> gate, std::shared_ptr<CallThreads> threads, bool waits)
+              std::shared_ptr<UpdateGate> gate, std::shared_ptr<CallThreads> threads, bool waits, bool one_thread)
       : target_(make_ref(std::move(target))),
         learner_(make_ref(std::move(learner))),
         stats_(std::move(stats)),
         clock_(clock),
         gate_(std::move(gate)),
         threads_(std::move(threads)),
-        waiting_(waits) {}
+        waiting_(waits),
+        one_thread_(one_thread) {}
   std::unique_ptr<Task> make_task(Batch batch) override;
   void run(CallRequest& request, WorkerContext& context) noexcept;
   const std::shared_ptr<UpdateGate>& gate() const noexcept { return gate_; }
@@ -92,6 +96,7 @@ class AloneRunner : public BatchHandler, public std::enable_shared_from_this<Alo
   const std::shared_ptr<UpdateGate> gate_;
   const std::shared_ptr<CallThreads> threads_;
   WaitEstimate waiting_;
+  const bool one_thread_;
   std::atomic<int> running_{0};
 };
 

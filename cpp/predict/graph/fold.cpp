@@ -126,8 +126,9 @@ class Numbering {
 };
 
 Fold make_fold(const std::vector<const Instruction*>& instructions, const std::map<SlotIndex, std::size_t>& weights,
-               const std::vector<SlotIndex>& read) {
+               const std::vector<SlotIndex>& read, bool invariant) {
   Fold fold;
+  fold.program.invariant = invariant;
   Numbering numbering;
   Writer writer;
   for (const Instruction* whole : instructions) {
@@ -152,6 +153,7 @@ Fold make_fold(const std::vector<const Instruction*>& instructions, const std::m
       writer.number(-own);
     }
   }
+  writer.number(invariant ? 1 : 0);
   fold.program.finish();
   fold.text = std::move(writer).text();
   return fold;
@@ -175,7 +177,7 @@ std::vector<Fold> split_prologue(const Program& program) {
   for (std::size_t i = 0; i < program.prologue.size(); ++i) parts[sets.find(i)].push_back(&program.prologue[i]);
   std::vector<Fold> folds;
   for (const auto& [first, instructions] : parts) {
-    Fold fold = make_fold(instructions, weights, program.constant_slots);
+    Fold fold = make_fold(instructions, weights, program.constant_slots, program.invariant);
     if (!fold.results.empty()) folds.push_back(std::move(fold));
   }
   return folds;

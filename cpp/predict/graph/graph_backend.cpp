@@ -97,8 +97,15 @@ std::optional<GraphBackend::Pinned> GraphBackend::present_constants() {
 std::vector<at::Tensor> GraphBackend::run_with(const std::optional<Pinned>& pinned, std::vector<at::Tensor> inputs,
                                                Profile* profile) const {
   const c10::InferenceMode inference;
-  return pinned ? graph::run(*packed_, pinned->packed->constants, std::move(inputs), profile)
-                : graph::run(*plain_, plain_refs_, std::move(inputs), profile);
+  if (pinned) return graph::run(*packed_, pinned->packed->constants, std::move(inputs), profile);
+  return graph::run(*plain_, plain_refs_, std::move(inputs), profile);
+}
+
+// The plain form's kernels round differently.
+std::vector<at::Tensor> GraphBackend::run_packed_now(std::vector<at::Tensor> inputs) const {
+  const c10::InferenceMode inference;
+  const Constants constants = prepare(*packed_, watch_.handles());
+  return graph::run(*packed_, refs_to(constants), std::move(inputs));
 }
 
 std::vector<at::Tensor> GraphBackend::run_leaves(std::vector<at::Tensor> inputs, bool plain, Profile* profile) const {
@@ -161,7 +168,9 @@ BackendResult GraphBackend::run(const CallForm& /*form*/, std::vector<at::Tensor
                                 const AmbientState* /*ambient*/, WorkerContext& /*context*/) {
   if (retired_.load(std::memory_order_acquire)) throw GuardFailed("the graph is of a module that has changed since");
   BackendResult result;
-  result.outputs = run_with(present_constants(), std::move(inputs), nullptr);
+  const std::optional<Pinned> pinned = present_constants();
+  result.outputs =
+      !pinned && packed_->invariant ? run_packed_now(std::move(inputs)) : run_with(pinned, std::move(inputs), nullptr);
   return result;
 }
 

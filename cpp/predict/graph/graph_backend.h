@@ -22,7 +22,8 @@ namespace torchpool::graph {
 // One captured kind of call in two forms: packed, whose prologue has prepared the weights for the processor, and plain,
 // which reads the module's weights as they are. Calls after a change of the weights run the plain form at once. Changed
 // weights are packed anew behind the calls, and not at all while they keep changing (WeightState). Runs that began with
-// the old weights end with the old weights. See Note [Packed weights are shared].
+// the old weights end with the old weights. See Note [Packed weights are shared]. An invariant program serves changed
+// weights, too: each batch packs them for itself until they are packed for all.
 class GraphBackend : public Backend {
  public:
   // `weights` are the module's own tensors; the destructor gives them to `reclaimer`. Requires the lock that the
@@ -113,6 +114,7 @@ class GraphBackend : public Backend {
 
   // The packed constants if they are those of the present weights. Looks at the weights.
   std::optional<Pinned> present_constants() TP_EXCLUDES(mutex_);
+  std::vector<at::Tensor> run_packed_now(std::vector<at::Tensor> inputs) const;
   // Null where the weights differ from `seen`.
   PackedPtr packed_of(const WeightFingerprint& seen);
   using Results = std::vector<PackedWeight::Results>;

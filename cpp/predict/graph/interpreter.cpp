@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "core/sync/error.h"
+#include "predict/batch/thread_scope.h"
+#include "predict/graph/by_row.h"
 
 namespace torchpool::graph {
 
@@ -32,6 +34,8 @@ class Run {
       c10::IValue result = graph::apply(*instruction.scalar, stack_);
       stack_.clear();
       stack_.push_back(std::move(result));
+    } else if (!instruction.by_row.empty()) {
+      call_by_row(instruction, stack_);
     } else if (instruction.row_buckets) {
       call_in_bucket(instruction);
     } else {
@@ -150,6 +154,7 @@ class FrameUse {
 }  // namespace
 
 Constants prepare(const Program& program, const std::vector<at::Tensor>& weights) {
+  const IntraOpScope threads(program.invariant ? 1 : 0);  // more of them would round otherwise
   FrameUse slots(program);
   for (std::size_t i = 0; i < weights.size(); ++i) slots[program.weight_slots[i]] = weights[i];
   Run run(slots.frame());

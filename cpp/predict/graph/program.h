@@ -20,6 +20,7 @@ namespace torchpool::graph {
 
 using SlotIndex = std::int32_t;
 inline constexpr SlotIndex kUnused = -1;
+inline constexpr std::int32_t kNoRows = -1;
 
 // One argument of an instruction: a constant, a slot, or a list with slots inside.
 struct Argument {
@@ -30,6 +31,7 @@ struct Argument {
   Convert convert = Convert::kNone;
   bool last_use = false;  // kSlot: nobody reads the slot later, so the value may be moved out
   SlotIndex slot = kUnused;
+  std::int32_t row_dim = kNoRows;  // kSlot, of an instruction that runs by row: where the value has rows
   c10::IValue constant{};
   std::vector<Argument> items{};  // kList
   c10::TypePtr item_type{};       // kList
@@ -46,6 +48,7 @@ struct Instruction {
   std::string name;                // for messages and profiles
   // Set for a packed linear layer; all packed linear layers of a program share one.
   std::shared_ptr<RowBuckets> row_buckets{};
+  std::vector<std::int32_t> by_row{};  // see Note [Row by row]: of each result the dim of its rows; empty: at once
 };
 
 // All workers share a program. It is immutable after finish(), but for the row buckets, which are thread-safe.
@@ -60,6 +63,7 @@ struct Program {
   bool padding_is_free = false;           // what its calls are padded by is left out before it costs anything
   Guards guards;
   std::string text;
+  bool invariant = false;  // a row's bits depend on that row and the weights only
 
   // Finds last uses, which instructions have their rows in buckets, and whether padding is free. Called once, after all
   // members above but constant_slots and padding_is_free are set.

@@ -278,13 +278,15 @@ at::Tensor varlen_attention(const at::Tensor& query, const at::Tensor& key, cons
   }
   KeptKeys kept;
   bool by_mask = false;  // it says more than which keys there are
+  at::Tensor of_mask;
   if (mask) {
-    TORCH_CHECK(keys && keys->scalar_type() == at::kInt && keys->is_contiguous(),
+    of_mask = keys ? *keys : attention_keys(*mask);
+    TORCH_CHECK(of_mask.scalar_type() == at::kInt && of_mask.is_contiguous(),
                 "torchpool::varlen_attention: expected the keys of the mask, as attention_keys gives them");
-    by_mask = keys->dim() != 2 || (keys->size(0) != 1 && keys->size(0) != call.rows()) ||
-              (!call.is_packed() && keys->size(1) != call.places(0) + 1);
+    by_mask = of_mask.dim() != 2 || (of_mask.size(0) != 1 && of_mask.size(0) != call.rows()) ||
+              (!call.is_packed() && of_mask.size(1) != call.places(0) + 1);
     if (by_mask && !call.is_packed()) return call.by_aten();
-    if (!by_mask) kept = {keys->const_data_ptr<std::int32_t>(), keys->size(0) == 1 ? 0 : keys->size(1)};
+    if (!by_mask) kept = {of_mask.const_data_ptr<std::int32_t>(), of_mask.size(0) == 1 ? 0 : of_mask.size(1)};
   }
   call.query = with_dense_rows(query);
   call.key = with_dense_rows(key);

@@ -91,6 +91,11 @@ def choose(shapes: Mapping[Shape, int], storage: str = FP32) -> dict[Shape, Line
     return found
 
 
+def always_own(shapes: Mapping[Shape, int], storage: str = FP32) -> dict[Shape, LinearChoice]:
+    """As `choose`, where the kernel is to follow from the shape alone."""
+    return {shape: _fixed(shape, True, storage) for shape in shapes}
+
+
 def kernels_of_linear() -> str:
     """What there is to choose from here, in words."""
     return f"{forced or 'measured'} {_core.linear_isa()}"

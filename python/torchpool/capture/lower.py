@@ -12,6 +12,7 @@ from torch.fx import Node
 
 from torchpool.capture.export import Graph
 from torchpool.capture.graph_edit import foldable, inputs_of, schema_of
+from torchpool.capture.invariant import BY_ROW, WANTED
 from torchpool.capture.program import BODY, CaptureError, Instruction, Lowered, Slot
 
 _ARITHMETIC: dict[Any, str] = {
@@ -71,6 +72,7 @@ class _Lowering:
             checks=list(self.graph.checks),
             input_names=[node.meta["input"] for node in self.inputs],
             listing=self._listing(slots),
+            invariant=bool(self.graph.module.meta.get(WANTED)),
         )
 
     def _new(self, name: str) -> int:
@@ -138,7 +140,9 @@ class _Lowering:
     def _add(self, node: Node, op: str, overload: str | None, outputs: tuple[int, ...], spread: bool = False) -> None:
         args = tuple(self._value(node, value) for value in node.args)
         kwargs = {name: self._value(node, value) for name, value in node.kwargs.items()}
-        self._append(node, Instruction(op, overload, args, kwargs, outputs, spread))
+        read, by_row = node.meta.get(BY_ROW, ({}, ()))
+        row_dims = {self._one(used): dim for used, dim in read.items()}
+        self._append(node, Instruction(op, overload, args, kwargs, outputs, spread, by_row, row_dims))
 
     def _append(self, node: Node, instruction: Instruction) -> None:
         (self.prologue if node in self.folded else self.body).append(instruction)
@@ -172,7 +176,8 @@ class _Lowering:
         words += [f"{name}={self._show(value)}" for name, value in instruction.kwargs.items()]
         results = ", ".join(self.names[slot] if slot >= 0 else "_" for slot in instruction.outputs)
         op = f"{instruction.op}.{instruction.overload}" if instruction.overload else instruction.op
-        return f"{results + ' = ' if results else ''}{op.removeprefix('aten::')}({', '.join(words)})"
+        each = "for each row: " if instruction.by_row else ""
+        return f"{results + ' = ' if results else ''}{each}{op.removeprefix('aten::')}({', '.join(words)})"
 
     def _show(self, value: Any) -> str:
         if isinstance(value, Slot):

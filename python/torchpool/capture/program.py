@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -72,6 +72,10 @@ class Instruction:
     """A slot per result, -1 where nobody uses it."""
     spread: bool = False
     """The one result is a list of tensors, and `outputs` are its elements."""
+    by_row: tuple[int, ...] = ()
+    """Where it runs for each row on its own: the dim of rows of each output. Empty: for all at once."""
+    row_dims: dict[int, int] = field(default_factory=dict)
+    """By slot, the dim of rows of what it reads, if it runs by row."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,8 @@ class Lowered:
     input_names: list[str]
     listing: str
     """The instructions, readable."""
+    invariant: bool = False
+    """A row's bits do not depend on its batch; changed weights, too, are packed before they are computed with."""
 
     @property
     def text(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from torchpool import _core
-from torchpool.capture import linear_choice, module_copy, passes
+from torchpool.capture import invariant, linear_choice, module_copy, passes
 from torchpool.capture.export import capture
 from torchpool.capture.lifted import lifted
 from torchpool.capture.lower import lower
@@ -31,6 +31,8 @@ def programs_of(source: Source) -> Programs:
     if source.weights is None or source.dtype in (None, torch.float32):
         return _programs_of(source)
     stored = _programs_of(dataclasses.replace(source, dtype=fp32_of(source.module)))
+    if source.invariant:
+        return _with_note(stored, f"not computed in {source.dtype}: invariant=True lets no measurement choose")
     try:
         products = _programs_of(dataclasses.replace(source, weights=None))
         times = _times(source, (products, stored))
@@ -76,9 +78,13 @@ def _seconds(backend: _core.GraphBackend, leaves: Leaves) -> float:
 
 def _programs_of(source: Source) -> Programs:
     graph = capture(source)
+    if source.invariant and not (graph.rows.verdict.allows and source.contract.call_rows is None):
+        raise CaptureError(f"invariant=True needs rows that do not meet: {graph.rows.verdict.text}", graph.rows.verdict)
     if not graph.rows.verdict.allows and (source.proof_needed or source.contract.call_rows is not None):
         graph = lifted(source, graph)
-    optimised, _ = passes.optimise(graph, weights=source.weights)
+    optimised, _ = passes.optimise(
+        graph, weights=source.weights, invariant_for=source.contract if source.invariant else None
+    )
     constants = [None if module_copy.find(source.module, name) is tensor else tensor for name, tensor in graph.weights]
     packed, plain = (
         dataclasses.replace(program, weights=constants) for program in (lower(optimised), lower(graph, fold=False))
@@ -86,7 +92,8 @@ def _programs_of(source: Source) -> Programs:
     linears = optimised.module.meta.get(CHOICES, {})
     told = linear_choice.describe(linears)
     attention = (*own_attention.describe(optimised.module), *pack_places.describe(optimised.module))
-    notes = (*(() if told is None else (told,)), *attention)
+    kept = [text for key, text in optimised.module.meta.items() if key == invariant.TOLD]
+    notes = (*kept, *(() if told is None else (told,)), *attention)
     stored = sum(count for choice, count in linears.items() if choice.storage != FP32)
     return Programs(
         packed,

@@ -40,6 +40,8 @@ class Source:
     """Whether a graph in which rows may meet is of no use."""
     rows: int
     """Of a call; samples may have been cut to fewer."""
+    invariant: bool = False
+    """A graph in which a row's bits may depend on its batch is of no use."""
 
     @staticmethod
     def of(
@@ -53,6 +55,7 @@ class Source:
         weights: str | None = None,
         proof_needed: bool = False,
         rows: int = 1,
+        invariant: bool = False,
     ) -> Source:
         """`target` is `module` or a method of it; it is called once. Raises CaptureError for what no graph serves."""
         method = serves(target, module, samples, contract, dtype)
@@ -60,7 +63,9 @@ class Source:
         with torch.no_grad():
             results, spec = tree.flatten(target(*args, **kwargs))
         dtypes = tuple(leaf.dtype for leaf in results)
-        return Source(module, method, call, samples, contract, dtype, weights, spec, dtypes, proof_needed, rows)
+        return Source(
+            *(module, method, call, samples, contract, dtype, weights, spec, dtypes, proof_needed, rows, invariant)
+        )
 
     def copy(self, *, all_buffers: bool) -> nn.Module:
         """The module to export, which shares its tensors; in `dtype` if there is one."""

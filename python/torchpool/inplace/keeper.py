@@ -106,6 +106,10 @@ class Keeper:
         """Whether the result of a first call wants gradients, so that calls of its structure are the module's own."""
         return gradients_in(result, leaves=torch.is_grad_enabled())
 
+    def serves_first(self) -> bool:
+        """Whether the predictor answers the first call of a structure, too, after the module has shown what it is."""
+        return self._options.invariant
+
     def failed(self, error: BaseException) -> None:
         """The predictor raised an error that no caller saw."""
         text = f"{type(error).__name__}: {error}"

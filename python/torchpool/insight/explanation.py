@@ -13,6 +13,10 @@ _PENDING = "run alone, side by side, until their rows are proven independent"
 # How calls run that share no batch.
 SIDE_BY_SIDE, IN_ORDER = "side by side", "one at a time, in order"
 ON_THEIR_THREADS = "each on the thread that makes it"
+_BITS = {
+    True: "bits: the same whoever shares a batch, alone or merged (invariant=True)",
+    False: "bits: the last ones of a result may depend on who shares its batch; invariant=True rules that out",
+}
 _MAX_KINDS = 64  # as in the extension's table of kinds
 
 
@@ -35,6 +39,8 @@ class Explanation:
     """With `explain(verbose=True)`: the graphs' instructions, with `explain(profile=True)` timed."""
     headline: str = ""
     """Whether calls share batches, why, and what that gains: in one line."""
+    bits: str = ""
+    """Whether the bits of a result depend on who shares its batch: in one line."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that json can write."""
@@ -63,6 +69,7 @@ class Explanation:
     def __str__(self) -> str:
         lines = [self.headline] if self.headline else []
         lines += [f"{self.name}: backend {self.backend}, at most {self.max_batch} rows a batch"]
+        lines += [self.bits] if self.bits else []
         for index, contract in enumerate(self.contracts):
             backend = self.served_by[index] if index < len(self.served_by) else self.backend
             status = self.status[index] if index < len(self.status) else ""
@@ -237,11 +244,12 @@ def explain(
     more: Sequence[str] = (),
     gain: Gain | None = None,
     passed: Sequence[str] = (),
+    invariant: bool = False,
 ) -> Explanation:
     """The explanation of a predictor's present state. `backend`: what serves where no graph does; `opaque`: arguments
     that cannot be taken apart, in words, and in which order their calls run; `programs`: listings of the graphs;
     `more`: notes on all kinds of calls; `gain`: what batches were measured to save; `passed`: why calls came that
-    nothing was learned from, in words."""
+    nothing was learned from, in words; `invariant`: as the option has it."""
     notes = [] if kinds else ["nothing learned yet: the contract is learned from the first call"]
     for kind in kinds:
         notes += kind.notes()
@@ -265,6 +273,7 @@ def explain(
         status=tuple(kind.status() for kind, _ in settled),
         learning=tuple(kind.waited_for() for kind, _ in settled),
         programs=tuple(programs),
+        bits=_BITS[invariant],
         headline=headline([kind.batched() for kind in kinds], gain, _nothing_learned(opaque, passed)),
     )
 

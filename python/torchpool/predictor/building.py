@@ -78,6 +78,8 @@ class CapturedKind:
     """Its calls are made under autocast: the module serves them, as far as they are proven without."""
     context: contextvars.Context
     """Of the call that it was learned from."""
+    before: CapturedKind | None
+    """What is in force until this is, where calls of other sizes have come."""
     started: float
     """When it was learned, as time.monotonic() has it."""
 
@@ -114,12 +116,14 @@ def build(
     wanted: Callable[[], bool],
     gate: _core.UpdateGate,
     known: Outcome | None = None,
+    invariant: bool = False,
 ) -> Built:
     """A graph of the target for calls of this kind, equal to the module on one row and on several.
 
     Raises CaptureError, which says what is in the way, also soon after it is `wanted` no longer. `proof_needed`: a
-    graph whose rows may meet is in the way, too. Runs of the module pass the `gate`. `known`: what this has come to
-    for another predictor of the module, or for one whose knowledge was saved.
+    graph whose rows may meet is in the way, too; `invariant`: so is one whose rows' bits may depend on a batch. Runs of
+    the module pass the `gate`. `known`: what this has come to for another predictor of the module, or for one whose
+    knowledge was saved.
     """
     if known is not None:
         try:
@@ -159,12 +163,13 @@ def build(
             weights=weights,
             proof_needed=proof_needed,
             rows=kind.rows,
+            invariant=invariant,
         )
     )
     try:
         programs = capture_elsewhere(source, wanted)
     except CaptureError as error:
-        if not proof_needed or error.proven is None:
+        if not proof_needed or error.proven is None or invariant:
             raise
         contract = proven_contract(kind.contract, error.proven, kind.contradicted)
         return Built(None, eager, contract, source.spec, (f"none, the module serves them: {error}",), Difference())

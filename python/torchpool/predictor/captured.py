@@ -62,6 +62,8 @@ class Served:
     """Rows, where the user has bounded them."""
     proof_needed: bool
     """A graph in which rows may meet is of no use."""
+    invariant: bool
+    """A graph in which a row's bits may depend on its batch is of no use; nor may the module run batches."""
     by_module: bool
     """The user wants the module to be called: graphs are made for the proof only."""
     closed: bool

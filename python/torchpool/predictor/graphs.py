@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -22,6 +21,8 @@ from torchpool.contract import Contract, Leaves, RowsVerdict, brief
 from torchpool.insight import program_listing
 from torchpool.predictor.building import Built, CapturedKind, RestlessWeights, build, measured_batch, timed
 from torchpool.predictor.captured import Captured, Served
+from torchpool.predictor.capturer import Capturer
+from torchpool.predictor.invariance import refuse_other_bits
 from torchpool.predictor.knowledge import Outcomes, Proven, Unproven
 from torchpool.predictor.precision import notes_of, rounding_of
 from torchpool.runtime import Child, in_child
@@ -29,45 +30,6 @@ from torchpool.runtime import Child, in_child
 log = logging.getLogger("torchpool")
 T = TypeVar("T")
 _MAX_REBUILDS = 8
-
-
-class Capturer:
-    """One thread that captures, while there is something to capture: one export at a time is load enough."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._jobs: deque[Callable[[], None]] = deque()
-        self._thread: threading.Thread | None = None
-
-    def add(self, job: Callable[[], None]) -> None:
-        """Has the thread call job() once, also when the interpreter ends. Raises RuntimeError, and forgets the job,
-        where no thread can be started."""
-        with self._lock:
-            self._jobs.append(job)
-            if self._thread is not None and self._thread.is_alive():
-                return
-            # Not a daemon: torch aborts the process when the interpreter goes away under it.
-            thread = threading.Thread(target=self._serve, name="torchpool-capture", daemon=False)
-            try:
-                thread.start()
-            except RuntimeError:
-                self._jobs.remove(job)
-                raise
-            finally:
-                self._thread = thread  # one that an interrupt kept from being waited for has started all the same
-
-    def _serve(self) -> None:
-        while True:
-            with self._lock:
-                if not self._jobs:
-                    self._thread = None
-                    return
-                job = self._jobs.popleft()
-            try:
-                _core.run_inside(job)
-            except BaseException:
-                log.exception("a capture")
-            del job
 
 
 _capturer = Capturer()
@@ -154,10 +116,12 @@ class Graphs:
             proof_needed=proof_needed,
             ambient=torch.is_autocast_enabled("cpu"),
             context=contextvars.copy_context(),
+            before=None,
             started=time.monotonic(),
         )
         with self._changed:
-            known = self._kinds.get(kind_id)
+            if (known := self._kinds.get(kind_id)) is not None and kind_id in self.captured:
+                kind = replace(kind, before=replace(known, before=None))
             if known is None or known.number < number:  # of two threads that learn the same, as in the extension
                 self._kinds[kind_id] = kind
 
@@ -194,6 +158,8 @@ class Graphs:
         with self._changed:
             if self._kinds.get(kind.id) is kind:
                 del self._kinds[kind.id]
+                if kind.before is not None:
+                    self._kinds[kind.id] = kind.before
 
     def after_fork_in_child(self) -> None:
         """A thread that is gone may hold the lock, and none captures."""
@@ -229,7 +195,9 @@ class Graphs:
             self._begun[kind.id] = kind
             self._queued.add(kind.id)
             self.captured.pop(kind.id, None)
-        if kind.contract in self.known:  # so that the very call is served by it that the kind is learned from
+        if (
+            (kind.id, kind.number) in self._ready or kind.contract in self.known
+        ):  # so that the very call is served by it that the kind is learned from
             self._capture(kind)
             return
         try:
@@ -358,11 +326,19 @@ class Graphs:
             raise CaptureError(f"the module writes to itself when it runs, which a graph would not do: {written[0]}")
         target, needed, gate = served.target, served.proof_needed or kind.proof_needed, served.runner.gate
         dtype, weights, rounds = served.dtype, served.weights, served.rounds
-        by_module = served.by_module or kind.ambient
+        by_module, invariant = served.by_module or kind.ambient, served.invariant
         del served
+        if invariant and by_module:
+            raise CaptureError("invariant=True: under autocast the module runs calls, whose bits may depend on a batch")
         wanted, known = functools.partial(self._wanted, kind), self.known.get(kind.contract)
         built = build(
-            target, module, kind, dtype, weights=weights, proof_needed=needed, wanted=wanted, gate=gate, known=known
+            *(target, module, kind, dtype),
+            weights=weights,
+            proof_needed=needed,
+            invariant=invariant,
+            wanted=wanted,
+            gate=gate,
+            known=known,
         )
         rows = built.contract.rows
         proven = rows is not None and rows.allows
@@ -372,6 +348,8 @@ class Graphs:
             text = f"{rows.text}; the module is called" if rows else "the module is called"
             found = rows and replace(rows, kind="mixes", text=text)
             raise CaptureError(f"{text}, which keeps rows of a batch apart only where they are proven to be", found)
+        if invariant:
+            refuse_other_bits(built, kind, self.captured.get(kind.id))
         captured.rows, captured.contract, captured.notes = built.contract.rows, built.contract, notes_of(built, dtype)
         if (told := rounding_of(captured.notes)) is not None:
             rounds(told)

@@ -123,10 +123,7 @@ class Kind:
         watch = self.padded_with
         if contract is None or not contract.padded_by_numbers or watch is None or watch.look() == "same":
             return contract
-        inputs = tuple(replace(spec, pad=None) for spec in contract.inputs)
-        outputs = tuple(replace(spec, trims=()) for spec in contract.outputs)
-        unpadded = replace(contract, padded=frozenset(), padding=(), inputs=inputs, outputs=outputs)
-        return replace(unpadded, reason=_OTHER_WEIGHTS, code=Reason.LENGTHS)
+        return unpadded(contract, _OTHER_WEIGHTS)
 
     def to_save(self) -> Contract | None:
         """What a predictor that begins anew may start from."""
@@ -136,6 +133,14 @@ class Kind:
             verdict = RowsVerdict("refuted", self.refuted)
             return replace(self.contract, mode="alone", reason=self.refuted, code=Reason.ROWS, rows=verdict)
         return self.as_served(self.candidate if self.candidate is not None and self.merging == "no" else self.contract)
+
+
+def unpadded(contract: Contract, why: str) -> Contract:
+    """A contract by which calls merge only with calls of equal lengths; `why`: in words, for explain()."""
+    inputs = tuple(replace(spec, pad=None) for spec in contract.inputs)
+    outputs = tuple(replace(spec, trims=()) for spec in contract.outputs)
+    found = replace(contract, padded=frozenset(), padding=(), inputs=inputs, outputs=outputs)
+    return replace(found, reason=why, code=Reason.LENGTHS)
 
 
 def unsettled(contract: Contract) -> bool:

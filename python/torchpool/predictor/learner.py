@@ -16,10 +16,12 @@ import torch
 from torchpool.call import Call, parameter_names, readable_names, tensors, tree
 from torchpool.contract import Contract, Leaves, Reason, choose_first_batch, refusal
 from torchpool.contract.probe import Found
+from torchpool.predictor import invariance
 from torchpool.predictor.beside import look_beside
 from torchpool.predictor.graphs import Graphs
 from torchpool.predictor.kinds import MERGING_UNPROVEN, Kind, Learned, unsettled
-from torchpool.predictor.knowledge import Knowledge, KnownKind, Outcome, Proven
+from torchpool.predictor.knowledge import Knowledge
+from torchpool.predictor.knowledge_of import knowledge_of
 from torchpool.predictor.lazy_weights import LazyWeights
 from torchpool.predictor.looks import Looks
 from torchpool.predictor.notices import Notices
@@ -60,11 +62,13 @@ class Learner:
         on_first_batch: Callable[[int], None] | None = None,
         graphs: Graphs | None = None,
         one_at_a_time: Callable[[], bool] = lambda: False,
+        invariant: bool = False,
         notices: Notices | None = None,
     ) -> None:
         """`run_plain` runs the target as it is. `tensors_only`: who runs merged calls can give back nothing else than
         tensors. `by_module`: the module runs what is proven, too. `on_first_batch` is told a good number of rows,
-        `graphs` each kind of call whose rows may be proven independent. `one_at_a_time`: runs may not meet."""
+        `graphs` each kind of call whose rows may be proven independent. `one_at_a_time`: runs may not meet.
+        `invariant`: calls wait for what they are to be served by."""
         self._target = target
         self._module = module
         self._lazy = LazyWeights(target, module)
@@ -80,7 +84,7 @@ class Learner:
         self._tensors_only, self._by_module = tensors_only, by_module
         self._on_first_batch = on_first_batch
         self._graphs = graphs
-        self._one_at_a_time = one_at_a_time
+        self._one_at_a_time, self._invariant = one_at_a_time, invariant
         self.parameters = parameter_names(target)
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
@@ -94,7 +98,7 @@ class Learner:
         """What calls are told that the model refuses."""
         self.looks = Looks(target, module, self._code, self.kinds, self._lock)
         """What runs of calls that are not probed show."""
-        self.retries = Retries(self.kinds)
+        self.retries = Retries(self.kinds, ever=not invariant)
         self.put_off = PutOff(self._may_put_off)
         self._first_runs = self.looks.first_runs
         self._probes = Probes(
@@ -128,7 +132,7 @@ class Learner:
                 return learned  # the module is another one by now: nobody will be served by this
             self.kinds[kind_id] = kind
         try:
-            self._tell(kind_id, kind, call, learned)
+            learned = self._tell(kind_id, kind, call, learned)
         except BaseException as error:
             with self._lock:
                 if self.kinds.get(kind_id) is kind:
@@ -140,8 +144,8 @@ class Learner:
             self.notices.runs_alone(kind, kind.reason)
         return learned
 
-    def _tell(self, kind_id: int, kind: Kind, call: Call, learned: Learned) -> None:
-        """Has a graph made. Raises Refused, with prove="required", for a kind without a proof."""
+    def _tell(self, kind_id: int, kind: Kind, call: Call, learned: Learned) -> Learned:
+        """Has a graph made, and says how calls are served. Raises Refused where prove="required" finds no proof."""
         route, candidate, _, _, number, _ = learned
         if self._graphs is not None and route == "merge" and candidate is not None:
             contradicted = kind.reason if kind.route != "merge" else None
@@ -155,6 +159,9 @@ class Learner:
             if reason is not None:
                 text = f"prove='required': {reason}. prove='auto' serves such calls by the module, one by one"
                 raise refusal.Refused(ValueError(text))
+        elif self._invariant and self._graphs is not None and route == "merge":
+            return invariance.settled(kind, learned, functools.partial(self._graphs.prove_now, kind_id, number))
+        return learned
 
     def evicted(self, kind_id: int) -> None:
         """The extension has forgotten a kind, for want of room and of calls like it."""
@@ -171,7 +178,7 @@ class Learner:
 
     def _may_put_off(self) -> bool:
         """Not where the user has said something of calls, or learning may refuse them or find them to have state."""
-        stated = self._examples or self._saved or self._stated or self._alone is not None
+        stated = self._examples or self._saved or self._stated or self._alone is not None or self._invariant
         if self._module is None or stated or not self.answers_unlearned or self._lazy.missing():
             return False
         state = self._code.may_set_or_draw()
@@ -190,7 +197,7 @@ class Learner:
     @property
     def answers_unlearned(self) -> bool:
         """Whether a call may be answered before its kind is learned."""
-        return self._prove != "required" and self._code.thread_state() is None
+        return self._prove != "required" and not self._invariant and self._code.thread_state() is None
 
     @tells_refusals
     def mismatch(
@@ -229,10 +236,13 @@ class Learner:
         try:
             widened = contextvars.copy_context().run(self._widen, kind, call, samples)
             if widened is not None:
-                self._tell(kind_id, kind, call, widened)
+                widened = self._tell(kind_id, kind, call, widened)
         except BaseException:
             vars(kind).update(vars(before))  # the extension goes on with what was learned before
             raise
+        if self._invariant and (widened is None or widened[0] != "merge"):
+            invariance.stays(kind, before)
+            kind.widenings, widened = _MAX_WIDENINGS, None
         return result, widened
 
     def refuted(self, kind_id: int, text: str) -> None:
@@ -339,6 +349,8 @@ class Learner:
         if self._one_at_a_time() and not contract.serial:
             contract = dataclasses.replace(contract, mode="alone", serial=True, reason=_OWN_HOOKS, code=Reason.CHECK)
             candidate = None
+        if self._invariant:
+            contract, candidate = invariance.without_padding(contract), invariance.without_padding(candidate)
         route = "merge" if contract.mode == "merge" else "serial" if contract.serial else "parallel"
         if contract.code is Reason.THREAD:
             route = "caller"
@@ -358,7 +370,7 @@ class Learner:
             contract = dataclasses.replace(contract, mode="alone", reason=text, code=Reason.ROWS)
             route, spec, candidate = "parallel", None, None
         if unsettled(contract):
-            contract = dataclasses.replace(contract, reason=f"{contract.reason}; it is tried again later")
+            contract = dataclasses.replace(contract, reason=f"{contract.reason}; {self.retries.when}")
         with self._lock:
             kind.route, kind.contract, kind.reason = route, contract, contract.reason
             kind.merging, kind.aliases, kind.candidate = merging, contract.aliases, candidate
@@ -384,17 +396,4 @@ class Learner:
         with self._lock:
             learned = [(kind_id, kind, kind.to_save()) for kind_id, kind in self.kinds.items()]
             saved = list(self._saved)
-        found = [KnownKind(one, self._outcome(kind_id, kind, one)) for kind_id, kind, one in learned if one is not None]
-        known = {one.contract for one in found}
-        return Knowledge(
-            (*found, *(KnownKind(one, self._outcome(None, None, one)) for one in saved if one not in known)), batch
-        )
-
-    def _outcome(self, kind_id: int | None, kind: Kind | None, contract: Contract) -> Outcome | None:
-        if self._graphs is None:
-            return None
-        captured = None if kind_id is None else self._graphs.captured.get(kind_id)
-        found = self._graphs.known.get(contract) if captured is None else captured.outcome
-        if kind is None or not isinstance(found, Proven):
-            return found
-        return found if kind.refuted is None and kind.as_served(found.contract) is found.contract else None
+        return knowledge_of(learned, saved, self._graphs, batch)

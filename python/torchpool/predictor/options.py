@@ -44,6 +44,7 @@ class Options:
     verify: float
     probe_timeout: float
     cache: bool
+    invariant: bool = False
 
     @property
     def proof_needed(self) -> bool:
@@ -76,6 +77,7 @@ def read_options(
     verify: float,
     probe_timeout: float,
     cache: bool = False,
+    invariant: bool = False,
 ) -> Options:
     """What wrap() was given. Raises TypeError or ValueError for what makes no sense."""
     refuse_no_model(model)
@@ -84,6 +86,7 @@ def read_options(
     if isinstance(batch, Explanation):
         max_batch = max_batch or batch.max_batch
     stated, saved, merging = _read_batch(batch)
+    _read_invariant(invariant, prove, stated)
     return Options(
         examples=read_examples(example),
         batch=stated,
@@ -104,6 +107,7 @@ def read_options(
         verify=_share(verify),
         probe_timeout=_timeout(probe_timeout),
         cache=_flag("cache", cache),
+        invariant=invariant,
     )
 
 
@@ -181,6 +185,15 @@ def _read_prove(model: Callable[..., Any], prove: str, merging: bool, stated: Ma
             kind = type(model).__name__
             raise TypeError(f"prove='required' needs an nn.Module that is not scripted, or a method of one, got {kind}")
     return prove
+
+
+def _read_invariant(invariant: bool, prove: str, stated: Mapping[str, int] | None) -> None:
+    if _flag("invariant", invariant) and (prove in ("verify", "trust") or stated is not None):
+        given = f"prove={prove!r}" if stated is None else "batch={name: dim}"
+        raise ValueError(
+            f"invariant=True contradicts {given}: without a proof the module runs batches, and a row's bits may depend "
+            "on them. Leave one of the two out"
+        )
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:

@@ -22,6 +22,7 @@ from torchpool.predictor.captured import Served
 from torchpool.predictor.entered import Entered, model_of, target_of
 from torchpool.predictor.examples import refused_example
 from torchpool.predictor.graphs import Graphs
+from torchpool.predictor.invariance import NO_GRAPH
 from torchpool.predictor.knowledge import Knowledge
 from torchpool.predictor.learner import Learner
 from torchpool.predictor.notices import Notices
@@ -102,6 +103,9 @@ class Predictor(Portable[P, R]):
     def _make_learner(self, known: Knowledge | None) -> Learner:
         options = self._options
         saved = known.contracts if known else options.saved
+        without = None if options.merging else "merging is off (batch=False)"
+        if options.invariant and self._graphs is None:
+            without = without or NO_GRAPH
         probed = self._module is not None or options.examples or options.batch is not None or saved
         return Learner(
             self._model,
@@ -111,7 +115,7 @@ class Predictor(Portable[P, R]):
             batch=options.batch,
             saved=saved,
             pad=options.pad,
-            alone=None if options.merging and probed else "merging is off (batch=False)" if probed else _NOT_PROBED,
+            alone=None if options.merging and probed and not without else without or _NOT_PROBED,
             prove=options.prove,
             probe_timeout=options.probe_timeout,
             dtype=options.dtype,
@@ -120,6 +124,7 @@ class Predictor(Portable[P, R]):
             on_first_batch=_first_batch_setter(weakref.ref(self)) if options.max_batch is None and not known else None,
             graphs=self._graphs,
             one_at_a_time=_one_at_a_time(weakref.ref(self)),
+            invariant=options.invariant,
             notices=Notices(options.name, quiet=not (options.merging and probed)),
         )
 
@@ -143,10 +148,12 @@ class Predictor(Portable[P, R]):
             method=self._method,
             by_graph=self._graphs is not None,
             verify=options.verify,
+            invariant=options.invariant,
         )
 
     def _make_graphs(self, known: Knowledge | None) -> Graphs | None:
-        if not self._options.merging or (self._options.backend == "python" and not self._options.proof_needed):
+        options = self._options
+        if not options.merging or (options.backend == "python" and (options.invariant or not options.proof_needed)):
             return None
         if self._module is None or isinstance(self._module, torch.jit.ScriptModule):
             return None
@@ -181,7 +188,7 @@ class Predictor(Portable[P, R]):
 
     def _may_wait(self) -> bool:
         """In a forked child: whether something is to be learned or captured, and the module may serve until then."""
-        if self._module is None or not self._options.merging or self._options.prove == "required":
+        if self._module is None or not self._options.merging or not self._learner.answers_unlearned:
             return False
         if self._closed or self._used_runtime._closed:
             return False
@@ -358,6 +365,7 @@ def _served(ref: weakref.ref[Predictor]) -> Callable[[], Served | None]:
             max_batch=options.max_batch,
             closed=predictor._closed,
             proof_needed=options.proof_needed,
+            invariant=options.invariant,
             by_module=options.backend == "python",
             runner=predictor._core,
             grow_batch=predictor._grow_batch,

@@ -26,7 +26,7 @@ from torchpool.contract import Contract, RowsVerdict
 from torchpool.predictor.knowledge import Knowledge, KnownKind, Outcome, Proven, Unproven
 
 _MAGIC = b"torchpool"
-VERSION = 1
+VERSION = 2
 _HEADER = struct.Struct(f"<{len(_MAGIC)}sHQ32s")
 _ALIGN = 64
 _MOST_TENSORS = 1 << 20

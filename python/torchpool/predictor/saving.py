@@ -17,7 +17,7 @@ from torchpool.predictor.own_code import OwnCode
 log = logging.getLogger("torchpool")
 
 # Options that decide what is learned; a file has them, and load() takes no others.
-DECIDING = ("batch", "pad", "dtype", "weights", "backend", "prove")
+DECIDING = ("batch", "pad", "dtype", "weights", "backend", "prove", "invariant")
 # Options that only say how calls are served.
 SERVING = ("max_batch", "max_delay", "weight", "queue_size", "queue_bytes", "overflow", "name", "verify")
 

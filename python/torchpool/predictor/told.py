@@ -74,6 +74,7 @@ class Told(Calls[P, R]):
             [*sorted(self._learner.notes), *put_off, *entrance],
             measured_gain(core.stats()["cost"]),
             [*put_off, *entrance[1:]],
+            self._options.invariant,
         )
 
     def _backends(self) -> str:

@@ -54,3 +54,4 @@ class WrapOptions(LoadOptions, total=False):
     backend: Literal["auto", "graph", "python", "torchscript"]
     prove: Literal["auto", "required", "verify", "trust"]
     cache: bool
+    invariant: bool

@@ -45,6 +45,7 @@ def wrap(
     verify: float = 0.01,
     probe_timeout: float = 20.0,
     cache: bool = False,
+    invariant: bool = False,
 ) -> Predictor:
     """A predictor of a model: called like it from any thread, with the same results, in shared batches.
 
@@ -89,6 +90,10 @@ def wrap(
         is tried again after 10 s, 20 s, 40 s and so on, up to an hour.
     cache: keep what is learned in a folder of the user's own ($TORCHPOOL_CACHE, else torchpool in $XDG_CACHE_HOME or
         ~/.cache), and start from what another process has learned of a model like this one, as `load` does.
+    invariant: a call's result has the same bits whoever shares its batch, alone or merged, with any number of workers.
+        Graphs then compute rows by kernels that keep their bits, and all other operators row by row; only calls of
+        equal lengths share batches. The first call of a kind, or of new sizes, waits for its graph; a deadline ends the
+        wait. Where there can be none, explain() names the operator, and the module runs each call alone, on one thread.
 
     An accelerated module gives its predictor, if it is given no options, or the same.
 
@@ -115,6 +120,7 @@ def wrap(
         verify=verify,
         probe_timeout=probe_timeout,
         cache=cache,
+        invariant=invariant,
     )
     entrance = entrance_of(model)
     if entrance is not None and entrance.keeper is not None:

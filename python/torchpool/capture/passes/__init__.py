@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 
 from torch.fx import GraphModule
 
+from torchpool.capture import invariant
 from torchpool.capture.export import Graph
 from torchpool.capture.graph_edit import copy_of
 from torchpool.capture.passes import (
@@ -24,6 +25,7 @@ from torchpool.capture.passes import (
     pack_places,
     pack_rnn,
 )
+from torchpool.contract import Contract
 
 PASSES: dict[str, Callable[[GraphModule], int]] = {
     "drop_dropout": drop_dropout.run,
@@ -43,11 +45,20 @@ PASSES: dict[str, Callable[[GraphModule], int]] = {
 """By name, in the order in which they run; each returns how many rewrites it made."""
 
 
+# Their kernels are chosen by measuring, or compute a row as the batch lets them.
+_NOT_INVARIANT = frozenset({"pack_places", "pack_linear"})
+
+
 def optimise(
-    graph: Graph, *, without: Collection[str] = (), weights: str | None = None
+    graph: Graph,
+    *,
+    without: Collection[str] = (),
+    weights: str | None = None,
+    invariant_for: Contract | None = None,
 ) -> tuple[Graph, dict[str, int]]:
     """A rewritten copy of the graph, and the number of rewrites of each pass. `weights`: in what those of linear layers
-    are to be stored, if not in fp32.
+    are to be stored, if not in fp32. With `invariant_for`, the contract of its calls, a row's bits are the same in all
+    batches of the copy; raises CaptureError where they cannot be.
 
     It computes with packed copies of the weights; the graph itself stays as it is, for weights that keep changing.
     """
@@ -57,7 +68,12 @@ def optimise(
     module = copy_of(graph.module)
     if weights is not None:
         module.meta[own_linear.STORAGE] = weights
+    if invariant_for is not None:
+        module.meta[invariant.WANTED] = True
+        without = _NOT_INVARIANT.union(without)
     counts = {name: run(module) for name, run in PASSES.items() if name not in without}
+    if invariant_for is not None:
+        module.meta[invariant.TOLD] = invariant.mark(module, invariant_for, graph.rows.verdict)
     module.graph.lint()
     module.recompile()
     return dataclasses.replace(graph, module=module), counts

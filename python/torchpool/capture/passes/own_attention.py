@@ -11,6 +11,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from torchpool import _core
 from torchpool.capture.graph_edit import bound_arguments, calls, only_user, value_of
+from torchpool.capture.invariant import WANTED
 from torchpool.capture.passes.layout import may_change_strides, use_reshape
 
 _aten = torch.ops.aten
@@ -61,7 +62,7 @@ def run(module: GraphModule) -> int:
         return 0
     keys: dict[Any, Node] = {}
     for node, attention in found:
-        _replace(graph, node, attention, keys)
+        _replace(graph, node, attention, None if module.meta.get(WANTED) else keys)
     use_reshape(graph)
     graph.eliminate_dead_code()
     module.meta[_FOUND] = len(found)
@@ -166,9 +167,10 @@ def _unfit(node: Node, attention: Attention) -> str | None:
     return None
 
 
-def _replace(graph: Graph, node: Node, attention: Attention, known: dict[Any, Node]) -> None:
+def _replace(graph: Graph, node: Node, attention: Attention, known: dict[Any, Node] | None) -> None:
+    """`known`: the keys of masks that were read for other layers; None: each run of the kernel reads its own."""
     with graph.inserting_before(node):
-        keys = None if attention.mask is None else _keys_of(graph, attention.mask, known)
+        keys = None if attention.mask is None or known is None else _keys_of(graph, attention.mask, known)
         own = graph.call_function(
             ATTENTION,
             (*attention[:4], keys, attention.is_causal, attention.scale),

@@ -9,6 +9,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from torchpool.capture import linear_choice
 from torchpool.capture.graph_edit import bound_arguments, calls, foldable, value_of
+from torchpool.capture.invariant import WANTED
 from torchpool.capture.passes.pack_linear import TARGETS, Linear, read
 from torchpool.capture.storage import FP32
 
@@ -30,7 +31,8 @@ def run(module: GraphModule) -> int:
         if found is not None and value_of(found.weight).dtype == torch.float32:
             layers.append((node, found))
     shapes = Counter(_shape(layer) for _, layer in layers)
-    choices = linear_choice.choose(shapes, module.meta.get(STORAGE, FP32))
+    choose = linear_choice.always_own if module.meta.get(WANTED) else linear_choice.choose
+    choices = choose(shapes, module.meta.get(STORAGE, FP32))
     module.meta[CHOICES] = {choices[shape]: count for shape, count in shapes.items()}
     own = [(node, layer) for node, layer in layers if choices[_shape(layer)].kernel == linear_choice.OWN]
     for node, layer in own:

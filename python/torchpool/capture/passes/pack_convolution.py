@@ -8,6 +8,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from torchpool.capture.graph_edit import bound_arguments, calls, foldable, is_tensor, value_of
+from torchpool.capture.invariant import WANTED
 from torchpool.capture.passes.layout import may_change_strides, use_reshape
 from torchpool.capture.passes.onednn import supported
 
@@ -38,7 +39,7 @@ def run(module: GraphModule) -> int:
         one = read(node, constants)
         if one is None:
             continue
-        sizes = [_ROWS, *value_of(one.x).shape[1:]]
+        sizes = [1 if module.meta.get(WANTED) else _ROWS, *value_of(one.x).shape[1:]]
         known = sizes if all(isinstance(size, int) for size in sizes) else None
         with graph.inserting_before(node):
             packed = graph.call_function(
