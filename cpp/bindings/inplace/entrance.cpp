@@ -11,6 +11,7 @@
 #include "bindings/graph/module_parts.h"
 #include "bindings/inplace/call_arguments.h"
 #include "bindings/inplace/inside.h"
+#include "bindings/inplace/keeper_calls.h"
 #include "bindings/inplace/plain_call.h"
 #include "bindings/inplace/raw_type.h"
 #include "bindings/inplace/served_call.h"
@@ -61,26 +62,6 @@ Passing why_passed(Entrance* own, Door door, PyObject* module, PyObject* args, P
   return found->second;
 }
 
-// What the keeper answers; null, with the error set, where it raises one. `about` may be null.
-PyObject* ask(Entrance* own, const char* method, PyObject* about) {
-  if (own->keeper == nullptr) Py_RETURN_NONE;
-  PyObject* keeper = Py_NewRef(own->keeper);  // restore() may take it away meanwhile
-  PyObject* name = PyUnicode_FromString(method);
-  const std::array<PyObject*, 2> with{keeper, about};  // a format would take a tuple apart
-  PyObject* answer =
-      name == nullptr ? nullptr : PyObject_VectorcallMethod(name, with.data(), about == nullptr ? 1 : 2, nullptr);
-  Py_XDECREF(name);
-  Py_DECREF(keeper);
-  return answer;
-}
-
-// For the log only.
-void tell(Entrance* own, const char* method, PyObject* about) {
-  PyObject* done = ask(own, method, about);
-  if (done == nullptr) PyErr_WriteUnraisable(about);
-  Py_XDECREF(done);
-}
-
 void count_call(Entrance* own, Passing why) {
   if (own->known->counts.at(static_cast<std::size_t>(why))++ != 0 || why == Passing::kNo) return;
   PyObject* text = PyUnicode_FromString(to_string(why));
@@ -113,15 +94,6 @@ PyObject* call_first(Entrance* own, Door door, PyObject* module, PyObject* args,
   }
   own->known->first[structure] = seen;
   return result;
-}
-
-// Whether a call that only told what calls like it are is to have the bits of these.
-bool serves_first(Entrance* own) {
-  PyObject* answer = ask(own, "serves_first", nullptr);
-  if (answer == nullptr && PyErr_ExceptionMatches(PyExc_Exception) != 0) PyErr_Clear();  // an interrupt stays
-  const bool serves = answer == Py_True;
-  Py_XDECREF(answer);
-  return serves;
 }
 
 // A new reference. Null without an error where there can be none now; with one where an interrupt came.

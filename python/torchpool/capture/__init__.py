@@ -2,11 +2,11 @@
 
 `source` says what is to be captured, or why it cannot be (`eval_twin`: since train mode changes it). `process` forks a
 child for it, in which `programs` goes the way: `export` (torch.export of a `module_copy`, with the free sizes of
-`shapes` and the ops of `rnn_op`), `row_proof`, `passes` over the graph (`linear_choice` measures kernels for them),
-`lower` to the plain data of `program`. Where rows meet, `lifted` has the graph written anew by `lifting` (with the
-operators of `per_call`), exported and proven once more. `comparison` holds the program against the module; `storage` is
-what weights may be stored in; `written` is a program's form in a file. torch.export takes a second to import: nothing
-imports it but what the child runs.
+`shapes` and the ops of `rnn_op`), `row_proof`, `passes` over the graph (`linear_choice` measures kernels for them,
+`invariant` says what keeps a row's bits), `lower` to the plain data of `program`. Where rows meet, `lifted` has the
+graph written anew by `lifting` (with the operators of `per_call`), exported and proven once more. `comparison` holds
+the program against the module; `storage` is what weights may be stored in; `written` is a program's form in a file.
+torch.export takes a second to import: nothing imports it but what the child runs.
 """
 
 from torchpool.capture.comparison import Difference, Tolerance, compare, compare_calls
