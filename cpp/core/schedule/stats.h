@@ -50,7 +50,8 @@ struct ChannelStats {
   Histogram batch_ns;  // start to resolved, per batch
   Histogram run_ns;    // the backend alone, per batch
   Histogram batch_rows;
-  // Sums over batches: rows x length, and the positions that were asked for. The difference is padding that was computed.
+  // Sums over batches: rows x length, and the positions that were asked for. The difference is padding that was
+  // computed.
   std::atomic<std::uint64_t> cells{0};
   std::atomic<std::uint64_t> items{0};
   std::atomic<std::uint64_t> out_of_memory{0};  // batches and lone calls that memory could not hold
