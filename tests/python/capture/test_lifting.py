@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from torchpool import _core
 from torchpool.call import tree
-from torchpool.capture.comparison import compare_calls
+from torchpool.capture.comparison import Tolerance, compare_calls
 from torchpool.capture.program import CaptureError, Programs
 from torchpool.capture.programs import programs_of
 from torchpool.capture.source import Source
@@ -99,7 +99,7 @@ class Lifted:
     def compared(self, dtype: torch.dtype | None) -> str | None:
         """What is wrong with calls of a batch, as it is found out before a graph serves."""
         checks = self.programs.plain.checks
-        return compare_calls(self.backend, self.alone, [self.call], self.contract, checks, dtype)[1]
+        return compare_calls(self.backend, self.alone, [self.call], self.contract, checks, Tolerance.of(dtype, None))[1]
 
     def assert_as_alone(self, most: int = 7) -> None:
         """Batches of 1 to 7 calls of ordinary and of odd values give each call what it gets alone."""
