@@ -254,7 +254,7 @@ class Chunk {
   template <int kLines>
   void fetch(Tile& one, const char* panel, std::int64_t i, std::int64_t tiles) const {
     one.ahead = panel + i * panel_size_ / tiles;
-    one.ahead_step = 4 * kPanel * std::int64_t{sizeof(typename W::Element)} / (kLines * tiles);
+    one.ahead_step = 4 * std::int64_t{kPanel} * std::int64_t{sizeof(typename W::Element)} / (kLines * tiles);
   }
 
   // Each panel in fp32, for all rows.

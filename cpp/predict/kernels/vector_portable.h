@@ -23,7 +23,7 @@ struct Vector4 {
   // See Vector8.
   static TP_ALWAYS_INLINE void widen_bf16(const std::uint16_t* from, Reg& first, Reg& second) {
     Bits pairs;
-    for (int i = 0; i < kLanes; ++i) pairs[i] = static_cast<std::int32_t>(from[2 * i] | (from[2 * i + 1] * 65536U));
+    for (int i = 0; i < kLanes; ++i, from += 2) pairs[i] = static_cast<std::int32_t>(from[0] | (from[1] * 65536U));
     first = __builtin_bit_cast(Reg, pairs << 16);
     second = __builtin_bit_cast(Reg, pairs & -65536);
   }
