@@ -17,9 +17,12 @@ from zoo import Entry
 MODELS = [entry for entry in [*zoo_text.MODELS, *zoo_torch.MODELS, *zoo_python.MODELS] if entry.pad]
 NO_GRAPH = {"longformer", "switch transformers"}
 # Masked with the least number, not with -inf.
-CONDITIONAL = {"mpnet", "deberta-v2", "roformer", "t5 encoder", "t5", "gemma2", "bloom"}
+CONDITIONAL = {"mpnet", "deberta-v2", "roformer", "t5 encoder", "gemma2", "bloom"}
 # Mixtures of experts sort the tokens of all places.
 BY_NUMBERS = {"mixtral", "qwen2-moe"}
+# Of two lengths one is proven under a condition. The decoder attends to the other's padded places, which are not known
+# to be finite.
+ONE_BY_NUMBERS = {"t5"}
 SOME = [
     pytest.param(entry, id=entry.name, marks=[pytest.mark.exhaustive] if i % 8 else [])
     for i, entry in enumerate(entry for entry in MODELS if entry.name not in NO_GRAPH)
@@ -48,6 +51,10 @@ def test_the_claims_of_the_zoo(entry: Entry) -> None:
     lengths = padded_of(export(entry.build(), entry.calls()[:2]), pads_of(entry))
     assert lengths
     expected = "lost" if entry.name in BY_NUMBERS else "conditional" if entry.name in CONDITIONAL else "proven"
+    if entry.name in ONE_BY_NUMBERS:
+        assert {padded.verdict.kind for padded in lengths} == {"conditional", "lost"}
+        expected = "conditional"
+        lengths = [padded for padded in lengths if padded.verdict.kind == expected]
     for padded in lengths:
         assert padded.verdict.kind == expected, padded.verdict
         audit = Audit(padded)
@@ -60,4 +67,4 @@ def test_the_claims_of_the_zoo(entry: Entry) -> None:
 
 
 def test_what_is_not_proven_is_in_the_zoo() -> None:
-    assert {entry.name for entry in MODELS} >= CONDITIONAL | BY_NUMBERS | NO_GRAPH
+    assert {entry.name for entry in MODELS} >= CONDITIONAL | BY_NUMBERS | ONE_BY_NUMBERS | NO_GRAPH
