@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import torchpool
 from benchmarks.harness.fresh import in_fresh_process
-from benchmarks.harness.models import build
+from benchmarks.harness.models import LSTMClassifier, build
 from benchmarks.harness.wanted import Figure, report
 
 ITEMS = 1_000
@@ -33,20 +33,6 @@ class Identity(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x
-
-
-class Classifier(nn.Module):
-    """An LSTM over 50 steps, and a linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(10, 20, batch_first=True)
-        self.linear = nn.Linear(20, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        _, (hidden, _) = self.lstm(x)
-        result: Tensor = self.linear(hidden[-1])
-        return result
 
 
 def _medians(ways: Ways, rounds: int) -> dict[str, float]:
@@ -96,7 +82,7 @@ def _in_threads(call: Callable[[Tensor], Tensor], xs: list[Tensor]) -> None:
 
 def many_threads() -> dict[str, float]:
     """Of the LSTM."""
-    model = build(Classifier)
+    model = build(LSTMClassifier)
     xs = [torch.randn(1, 50, 10) for _ in range(ITEMS)]
 
     def loop() -> None:

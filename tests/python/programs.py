@@ -12,6 +12,7 @@ from torch import nn
 
 from torchpool import _core
 from torchpool.call import arguments, tree
+from torchpool.capture import passes
 from torchpool.capture.export import Graph, capture
 from torchpool.capture.lower import lower
 from torchpool.capture.program import Lowered
@@ -89,6 +90,17 @@ def assert_near(got: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], b
         if other.numel():
             gap = (one.double() - other.double()).abs().max()
             assert gap <= bound * other.double().abs().max(), f"differs by {gap}"
+
+
+def optimised(captured: Captured) -> tuple[Program, Graph, dict[str, int]]:
+    """The graph after all passes, run on the proof's samples beside the one before, and what the passes did."""
+    graph, counts = passes.optimise(captured.graph)
+    program = Program(lower(graph))
+    for sample in captured.proof():
+        expected = run_graph(captured.graph, sample.leaves)
+        assert_near(run_graph(graph, sample.leaves), expected)
+        assert_near(program(sample.leaves), expected)
+    return program, graph, counts
 
 
 def assert_proven(captured: Captured, bound: float = 1e-5) -> list[str]:

@@ -71,8 +71,15 @@ def export(model: nn.Module, calls: Sequence[Any], layout: Layout | None = None)
     with torch.no_grad():  # of several rows: some take no single one
         args, kwargs = arguments.replace_tensors(taken[0], capture_shapes.example(samples, contract, free=False))
         results, spec = tree.flatten(module_copy.share(model)(*args, **kwargs))
-    dtypes = tuple(leaf.dtype for leaf in results)
-    source = Source(*(model, None, taken[0], samples, contract, None, None, spec, dtypes), proof_needed=False, rows=1)
+    source = Source(
+        module=model,
+        method=None,
+        call=taken[0],
+        samples=samples,
+        contract=contract,
+        spec=spec,
+        result_dtypes=tuple(leaf.dtype for leaf in results),
+    )
     program = _export(source)
     return _read(program, layout, samples)
 

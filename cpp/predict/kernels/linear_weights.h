@@ -10,17 +10,23 @@
 namespace torchpool::kernels {
 namespace {
 
+// What weights of a panel are stored as. kOnceFrom: so many tiles of rows are worth widening a panel into a buffer; 0:
+// never. kGroup: weights of an output that share a scale, or are read in one go.
+template <Storage kStored, class E, int kTiles, std::int64_t kShared>
+struct StoredAs {
+  using Element = E;
+  static constexpr Storage kStorage = kStored;
+  static constexpr int kOnceFrom = kTiles;
+  static constexpr std::int64_t kGroup = kShared;
+};
+
 // read(): the two vectors of a panel at one k, of which `scales` are those of its group, or nothing.
 template <class V, Storage kStorage>
 struct Weights;
 
 template <class V>
-struct Weights<V, Storage::kFp32> {
-  using Element = float;
-  static constexpr Storage kStorage = Storage::kFp32;
-  static constexpr int kOnceFrom = 0;  // so many tiles of rows are worth widening a panel into a buffer; 0: never
-  static constexpr std::int64_t kGroup = kChunk;
-  static TP_ALWAYS_INLINE void read(const Element* from, const float* /*scales*/, typename V::Reg& first,
+struct Weights<V, Storage::kFp32> : StoredAs<Storage::kFp32, float, 0, kChunk> {
+  static TP_ALWAYS_INLINE void read(const float* from, const float* /*scales*/, typename V::Reg& first,
                                     typename V::Reg& second) {
     first = V::load(from);
     second = V::load(from + V::kLanes);
@@ -28,24 +34,16 @@ struct Weights<V, Storage::kFp32> {
 };
 
 template <class V>
-struct Weights<V, Storage::kBf16> {
-  using Element = std::uint16_t;
-  static constexpr Storage kStorage = Storage::kBf16;
-  static constexpr int kOnceFrom = 4;
-  static constexpr std::int64_t kGroup = kChunk;
-  static TP_ALWAYS_INLINE void read(const Element* from, const float* /*scales*/, typename V::Reg& first,
+struct Weights<V, Storage::kBf16> : StoredAs<Storage::kBf16, std::uint16_t, 4, kChunk> {
+  static TP_ALWAYS_INLINE void read(const std::uint16_t* from, const float* /*scales*/, typename V::Reg& first,
                                     typename V::Reg& second) {
     V::widen_bf16(from, first, second);
   }
 };
 
 template <class V>
-struct Weights<V, Storage::kFp16> {
-  using Element = std::uint16_t;
-  static constexpr Storage kStorage = Storage::kFp16;
-  static constexpr int kOnceFrom = 3;
-  static constexpr std::int64_t kGroup = kChunk;
-  static TP_ALWAYS_INLINE void read(const Element* from, const float* /*scales*/, typename V::Reg& first,
+struct Weights<V, Storage::kFp16> : StoredAs<Storage::kFp16, std::uint16_t, 3, kChunk> {
+  static TP_ALWAYS_INLINE void read(const std::uint16_t* from, const float* /*scales*/, typename V::Reg& first,
                                     typename V::Reg& second) {
     first = V::widen_fp16(from);
     second = V::widen_fp16(from + V::kLanes);
@@ -53,12 +51,8 @@ struct Weights<V, Storage::kFp16> {
 };
 
 template <class V>
-struct Weights<V, Storage::kInt8> {
-  using Element = std::int8_t;
-  static constexpr Storage kStorage = Storage::kInt8;
-  static constexpr int kOnceFrom = 2;
-  static constexpr std::int64_t kGroup = kScaled;
-  static TP_ALWAYS_INLINE void read(const Element* from, const float* scales, typename V::Reg& first,
+struct Weights<V, Storage::kInt8> : StoredAs<Storage::kInt8, std::int8_t, 2, kScaled> {
+  static TP_ALWAYS_INLINE void read(const std::int8_t* from, const float* scales, typename V::Reg& first,
                                     typename V::Reg& second) {
     first = V::mul(V::widen_int8(from), V::load(scales));
     second = V::mul(V::widen_int8(from + V::kLanes), V::load(scales + V::kLanes));

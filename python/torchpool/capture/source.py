@@ -20,7 +20,7 @@ COLLECTING_MARK = "_output_capturing_hooks_installed"
 """The attribute by which a model knows that it has set them, in its first run."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     module: nn.Module
     method: str | None
@@ -29,16 +29,16 @@ class Source:
     samples: Sequence[Leaves]
     """Tensors of calls that the module takes."""
     contract: Contract
-    dtype: torch.dtype | None
+    dtype: torch.dtype | None = None
     """What to compute in instead of the module's own."""
-    weights: str | None
+    weights: str | None = None
     """In what to store weights of linear layers, and to compute in fp32; beside a dtype: the faster of the two."""
     spec: tree.TreeSpec
     """Of the module's result."""
     result_dtypes: tuple[torch.dtype, ...]
-    proof_needed: bool
+    proof_needed: bool = False
     """Whether a graph in which rows may meet is of no use."""
-    rows: int
+    rows: int = 1
     """Of a call; samples may have been cut to fewer."""
     invariant: bool = False
     """A graph in which a row's bits may depend on its batch is of no use."""
@@ -62,9 +62,19 @@ class Source:
         args, kwargs = replace_tensors(call, samples[0])
         with torch.no_grad():
             results, spec = tree.flatten(target(*args, **kwargs))
-        dtypes = tuple(leaf.dtype for leaf in results)
         return Source(
-            *(module, method, call, samples, contract, dtype, weights, spec, dtypes, proof_needed, rows, invariant)
+            module=module,
+            method=method,
+            call=call,
+            samples=samples,
+            contract=contract,
+            dtype=dtype,
+            weights=weights,
+            spec=spec,
+            result_dtypes=tuple(leaf.dtype for leaf in results),
+            proof_needed=proof_needed,
+            rows=rows,
+            invariant=invariant,
         )
 
     def copy(self, *, all_buffers: bool) -> nn.Module:

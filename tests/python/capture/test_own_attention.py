@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from programs import Captured, Program, assert_near, run_graph
+from programs import Captured, Program, assert_near, optimised, run_graph
 from support import HANG, assert_close, build, draw, eager, run_threads
 from torch import Tensor, nn
 from zoo import ids, pretrained
@@ -75,12 +75,7 @@ def divided(q: Tensor, k: Tensor, v: Tensor, *mask: Tensor) -> Tensor:
 def apply(model: Callable[[], nn.Module], *calls: Any) -> tuple[Program, Captured, dict[str, int]]:
     """The graph after the passes, which is compared with the one before."""
     found = Captured(build(model), *calls)
-    graph, counts = passes.optimise(found.graph)
-    program = Program(lower(graph))
-    for sample in found.proof():
-        expected = run_graph(found.graph, sample.leaves)
-        assert_near(run_graph(graph, sample.leaves), expected)
-        assert_near(program(sample.leaves), expected)
+    program, _, counts = optimised(found)
     return program, found, counts
 
 
