@@ -2,7 +2,7 @@
 
 A row is computed beside others in three ways: moved or rounded once for each element, which no neighbour can change;
 by kernels whose order of operations does not depend on the batch (torchpool's own, and those of ATen that
-tests/python/capture/test_invariant_ops.py has compared at all sizes); or by an operator that sees one row at a time.
+tests/python/invariant/test_invariant_ops.py has compared at all sizes); or by an operator that sees one row at a time.
 What is none of these is named, and its graph is not made.
 """
 
